@@ -1,0 +1,44 @@
+# make help lists every target. Each target sets up what it needs: python3 >= 3.11, pip and make are enough.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-slow lint types check bench-accuracy clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv and install the project with its development tools
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "visionlora needs Python 3.11 or newer; name one with PYTHON=..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+train: $(STAMP) ## fine-tune the offline default; ARGS="lora.r=8 data=imagefolder data.root=DIR" for anything else
+	$(BIN)/python -m visionlora.train $(ARGS)
+
+test: $(STAMP) ## run the test suite (the slow ones aside)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-slow: $(STAMP) ## run the slow tests; VISIONLORA_CIFAR10=DIR names class folders of CIFAR-10
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+check: test lint types ## what CI runs
+
+bench-accuracy: $(STAMP) ## the CIFAR-10 table of the README; ARGS="--root DIR" names class folders of CIFAR-10
+	$(BIN)/python benchmarks/accuracy.py $(ARGS)
+
+clean: ## remove the environment and caches, not the runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
