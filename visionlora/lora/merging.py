@@ -1,0 +1,87 @@
+"""Fold the adapters into the weights, and take them out again, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from visionlora.lora.adapter import AdapterSet
+from visionlora.lora.layer import adapt, detach, lora_layers
+
+_KEPT = "_lora_kept"
+_TRAINABLE = "_lora_trainable"
+
+
+@dataclass
+class _Kept:
+    """What ``unmerge`` needs, outside the state dict: the frozen weights to the bit, and the adapters."""
+
+    originals: dict[str, Tensor]
+    sets: dict[str, AdapterSet]
+
+
+def is_merged(model: nn.Module) -> bool:
+    """Whether ``unmerge`` has something to do."""
+    return any(True for _ in _merged(model))
+
+
+@torch.no_grad()
+def merge(model: nn.Module, keep: bool = True) -> nn.Module:
+    """Write the effective weights into the plain layers: the model is then of its own classes, with its own keys.
+
+    Args:
+        model: with adapters; without any, nothing happens.
+        keep: keep the frozen weights and adapters aside for ``unmerge``; ``False`` for export.
+    """
+    done: dict[int, Tensor] = {}  # by identity of the parameter: a tied weight is written once
+    for _, layer in list(lora_layers(model)):
+        originals = {}
+        for name, adapters in layer.adapter_sets.items():
+            raw = layer.raw(name)
+            if id(raw) not in done:
+                done[id(raw)] = raw.detach().clone()
+                raw.copy_(adapters.effective(raw, dropout=False))
+            originals[name] = done[id(raw)]
+        sets = detach(layer)
+        if keep:
+            layer.__dict__[_KEPT] = _Kept(originals, sets)
+    return model
+
+
+@torch.no_grad()
+def unmerge(model: nn.Module) -> nn.Module:
+    """Undo ``merge``: weights as they were to the bit, adapters in place. Without a merge, nothing happens."""
+    for module, kept in list(_merged(model)):
+        for name, original in kept.originals.items():
+            raw = module._parameters[name]
+            assert raw is not None
+            raw.copy_(original)
+            kept.sets[name].to(raw.device)
+        del module.__dict__[_KEPT]
+        adapt(module, kept.sets)
+    return model
+
+
+def remove(model: nn.Module) -> nn.Module:
+    """Take every adapter out: classes, keys, weights and what is trainable are as before ``inject``."""
+    unmerge(model)
+    for _, layer in list(lora_layers(model)):
+        detach(layer)
+    trainable = model.__dict__.pop(_TRAINABLE, None)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trainable is None or name in trainable)
+    return model
+
+
+def remember_trainable(model: nn.Module) -> None:
+    """Note which parameters are trainable before the first injection, for ``remove``."""
+    model.__dict__.setdefault(_TRAINABLE, {name for name, p in model.named_parameters() if p.requires_grad})
+
+
+def _merged(model: nn.Module) -> Iterator[tuple[nn.Module, _Kept]]:
+    for module in model.modules():
+        if _KEPT in module.__dict__:
+            yield module, module.__dict__[_KEPT]

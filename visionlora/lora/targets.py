@@ -1,0 +1,123 @@
+"""From patterns to the layers that get an adapter."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from visionlora.errors import UserError, did_you_mean
+from visionlora.lora.config import LayerRank, LoraConfig
+from visionlora.lora.frozen import FrozenWeight
+from visionlora.lora.layer import adaptable
+
+
+@dataclass(frozen=True)
+class Target:
+    """One layer chosen, with the rank it gets: ``rank.r`` is at most the rank its matrix can have."""
+
+    name: str
+    module: nn.Module
+    parameters: tuple[str, ...]
+    rank: LayerRank
+    asked: int
+
+    @property
+    def capped(self) -> bool:
+        return self.rank.r < self.asked
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether ``pattern`` names the layer: its whole name, its last parts, or the block it is in; globs in each."""
+    return any(fnmatch.fnmatchcase(name, glob) for glob in (pattern, f"*.{pattern}", f"{pattern}.*"))
+
+
+def in_any(name: str, patterns: Iterable[str]) -> bool:
+    return any(matches(name, pattern) for pattern in patterns)
+
+
+def select(model: nn.Module, config: LoraConfig, head: Iterable[str] = ()) -> list[Target]:
+    """The layers ``config.targets`` chooses, in the model's order. The head and what is under it are never chosen.
+
+    Raises:
+        UserError: a pattern matches nothing, a rank named for a layer cannot be had, or a layer cannot be adapted.
+    """
+    candidates = _candidates(model, head)
+    chosen: dict[str, LayerRank] = {}
+    for pattern, rank in config.patterns().items():
+        names = [name for name, (module, _) in candidates.items() if _chooses(pattern, name, module)]
+        if not names:
+            last_parts = {part for name in candidates for part in name.split(".") if not part.isdigit()}
+            raise UserError(
+                f"lora.targets: the pattern {pattern!r} matches no linear or conv layer of the model (the head excluded)."
+                f"{did_you_mean(pattern, {*candidates, *last_parts})} Layers are named like {', '.join(list(candidates)[:3])}."
+            )
+        chosen |= dict.fromkeys(names, rank)
+    for pattern in config.exclude:
+        excluded = [name for name in chosen if matches(name, pattern)]
+        if not excluded and not in_any(pattern, candidates) and not any(matches(name, pattern) for name in candidates):
+            raise UserError(f"lora.exclude: the pattern {pattern!r} matches no layer.{did_you_mean(pattern, candidates)}")
+        for name in excluded:
+            del chosen[name]
+    if not chosen:
+        raise UserError("lora.exclude leaves no layer to adapt; lora=none trains the head alone.")
+    return [_target(name, *candidates[name], chosen[name], config) for name in candidates if name in chosen]
+
+
+def exactly(model: nn.Module, config: LoraConfig, ranks: Mapping[str, LayerRank]) -> list[Target]:
+    """The layers named in ``ranks``, whatever ``config.targets`` says: for reading an adapter back.
+
+    Raises:
+        UserError: the model has no such layer, or it cannot have that rank.
+    """
+    candidates = _candidates(model)
+    for name in ranks:
+        if name not in candidates:
+            raise UserError(
+                f"the adapter is for another model: this one has no linear or conv layer {name!r}.{did_you_mean(name, candidates)}"
+            )
+    return [_target(name, *candidates[name], rank, config) for name, rank in ranks.items()]
+
+
+def _candidates(model: nn.Module, head: Iterable[str] = ()) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+    head = tuple(head)
+    return {
+        name: (module, parameters)
+        for name, module in model.named_modules()
+        if (parameters := adaptable(module)) and not any(name == h or name.startswith(h + ".") for h in head)
+    }
+
+
+def _chooses(pattern: str, name: str, module: nn.Module) -> bool:
+    if pattern == "auto":
+        return not _is_depthwise(module)
+    return pattern == "all" or matches(name, pattern)
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    groups = getattr(module, "groups", 1)
+    return groups > 1 and groups == getattr(module, "in_channels", None)
+
+
+def _target(name: str, module: nn.Module, parameters: tuple[str, ...], rank: LayerRank, config: LoraConfig) -> Target:
+    _refuse_special(name, module, parameters)
+    limit = min(min(FrozenWeight(module._parameters[p]).matrix_shape) for p in parameters)  # type: ignore[arg-type]
+    if rank.explicit and rank.r > limit:
+        raise UserError(f"lora.targets: layer {name} cannot have rank {rank.r}; its weight has rank {limit} at the most.")
+    r = min(rank.r, limit)
+    alpha = rank.alpha * (config.scaling(rank) / config.scaling(LayerRank(r, rank.alpha)))  # capping keeps the scaling
+    return Target(name, module, parameters, LayerRank(r, alpha, rank.explicit), asked=rank.r)
+
+
+def _refuse_special(name: str, module: nn.Module, parameters: tuple[str, ...]) -> None:
+    if nn.utils.parametrize.is_parametrized(module):
+        reason = "is parametrised (torch.nn.utils.parametrize); remove the parametrisation first"
+    elif any(parameter + "_g" in module._parameters for parameter in parameters):
+        reason = "is weight-normed; call torch.nn.utils.remove_weight_norm first"
+    elif any(isinstance(module._parameters[parameter], nn.UninitializedParameter) for parameter in parameters):
+        reason = "is lazy; run the model on one batch first"
+    else:
+        return
+    raise UserError(f"lora.targets: layer {name} {reason}, or leave it out with lora.exclude.")
