@@ -1,0 +1,1 @@
+"""Backbones of timm and torchvision, and what is known of them."""

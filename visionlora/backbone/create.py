@@ -1,0 +1,74 @@
+"""Build a backbone from timm or torchvision, with what we know of it beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from visionlora.backbone import timm_models, torchvision_models
+from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint
+from visionlora.backbone.modules import small_image_stem
+from visionlora.errors import UserError, did_you_mean
+
+SOURCES = {"timm": timm_models, "torchvision": torchvision_models}
+
+
+def create_backbone(name: str, num_classes: int, pretrained: bool = True, **options: Any) -> nn.Module:
+    """A classifier with a fresh head.
+
+    Args:
+        name: ``timm/NAME`` (tags allowed: ``timm/resnet18.a1_in1k``) or ``torchvision/NAME``; without a source, timm's.
+        num_classes: number of logits.
+        pretrained: load weights; from the library's hub unless ``weights`` names others.
+        **options: ``weights`` (a file, safetensors or a state dict, or ``pip:PACKAGE``), ``in_chans`` (another number of
+            channels than 3: the first layer is remade), ``image_size`` (pixels), ``stem`` (``default`` or ``small``),
+            ``drop_rate``, ``drop_path_rate``.
+
+    Returns:
+        The library's own module; ``model.backbone_info`` says where it came from and how to prepare its pictures.
+
+    Raises:
+        UserError: unknown model, weights that cannot be had or do not fit, no network.
+    """
+    source, _, model_name = name.rpartition("/")
+    return build(BackboneSpec(source or "timm", model_name, num_classes, pretrained, **options))
+
+
+def build(spec: BackboneSpec) -> nn.Module:
+    """Build the backbone ``spec`` describes; see ``create_backbone``."""
+    if spec.source not in SOURCES:
+        raise UserError(f"model.source={spec.source} is unknown; it is timm or torchvision.{did_you_mean(spec.source, SOURCES)}")
+    if spec.weights is not None and not spec.weights.startswith("pip:") and not spec.pretrained:
+        raise UserError(f"model.weights={spec.weights} is not read with model.pretrained=false; leave one of them out.")
+    model: nn.Module
+    model, info = SOURCES[spec.source].build(spec)
+    if spec.stem == "small":
+        info.remade = tuple(dict.fromkeys((*info.remade, *small_image_stem(model, spec.full_name))))
+    elif spec.stem != "default":
+        raise UserError(f"model.stem={spec.stem} is unknown; it is default or small.")
+    info.fingerprint = fingerprint(model.state_dict(), without=(*info.head, *info.remade))
+    setattr(model, ATTRIBUTE, info)
+    return model
+
+
+def rebuild(info: BackboneInfo, state: dict[str, Any] | None = None) -> nn.Module:
+    """Build the base ``info`` describes again, from ``state`` where its weights cannot be had by name.
+
+    Raises:
+        UserError: the weights are not the ones ``info`` was made with.
+    """
+    if state is None:
+        model = build(info.spec)
+    else:
+        model = build(replace(info.spec, pretrained=False, weights=None))
+        model.load_state_dict(state, strict=False)
+    found = fingerprint(model.state_dict(), without=(*info.head, *info.remade))
+    if found != info.fingerprint:
+        raise UserError(
+            f"the weights of {info.spec.full_name} are not the ones this run was trained on"
+            f" (fingerprint {found[:12]}, expected {info.fingerprint[:12]}): they changed at their source."
+        )
+    setattr(model, ATTRIBUTE, info)
+    return model

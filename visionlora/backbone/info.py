@@ -1,0 +1,123 @@
+"""What is known of a backbone beside its weights: where it came from, its head, its preprocessing, its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ATTRIBUTE = "backbone_info"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the backbone wants its pictures.
+
+    Args:
+        image_size: side of the square input, in pixels.
+        mean: per channel, of values in 0…1.
+        std: per channel, of values in 0…1.
+        interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
+        crop_pct: share of the resized picture that the centre crop keeps.
+        crop_mode: ``center``, or ``squash``: the whole picture, whatever its shape.
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bilinear"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """Read back what ``asdict`` wrote to JSON."""
+        return cls(**(values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}))
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """The arguments that build the backbone again; see ``create_backbone``."""
+
+    source: str
+    name: str
+    num_classes: int
+    pretrained: bool = True
+    weights: str | None = None
+    in_chans: int = 3
+    image_size: int | None = None
+    stem: str = "default"
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.source}/{self.name}"
+
+
+@dataclass
+class BackboneInfo:
+    """Kept on the model as ``model.backbone_info``.
+
+    Args:
+        spec: how to build it again.
+        preprocessing: how to prepare its pictures.
+        head: names of the modules that make logits of features.
+        remade: names of the layers made anew for this task, trained and saved whole.
+        fingerprint: of the base's weights, see ``fingerprint``.
+        classes: names of the classes, once known.
+    """
+
+    spec: BackboneSpec
+    preprocessing: Preprocessing
+    head: tuple[str, ...]
+    remade: tuple[str, ...] = ()
+    fingerprint: str = ""
+    classes: list[str] = field(default_factory=list)
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether the same weights can be had again by name: not so for random ones or a local file."""
+        weights = self.spec.weights
+        return self.spec.pretrained and (weights is None or weights.startswith("pip:"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BackboneInfo:
+        """Read back what ``to_dict`` gave."""
+        nested = {
+            "spec": BackboneSpec(**values["spec"]),
+            "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
+            "head": tuple(values["head"]),
+            "remade": tuple(values["remade"]),
+        }
+        return cls(**(values | nested))
+
+
+def info_of(model: nn.Module) -> BackboneInfo | None:
+    """The info ``create_backbone`` left on the model, or ``None`` for a model from elsewhere."""
+    info = getattr(model, ATTRIBUTE, None)
+    return info if isinstance(info, BackboneInfo) else None
+
+
+def fingerprint(state: dict[str, Tensor], without: Iterable[str] = ()) -> str:
+    """sha256 over the sorted (key, dtype, shape, bytes) of a state dict, modules named in ``without`` left out."""
+    prefixes = tuple(name + "." for name in without)
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        if not key.startswith(prefixes):
+            tensor = state[key].detach().cpu().contiguous()
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,105 @@
+"""Backbones from timm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing
+from visionlora.backbone.weights import hub_access, read_weights
+from visionlora.errors import UserError, did_you_mean
+
+
+def names() -> list[str]:
+    """Every model name timm knows, without pretrained tags."""
+    return list(timm.list_models())
+
+
+def build(spec: BackboneSpec) -> tuple[nn.Module, BackboneInfo]:
+    """Build ``spec``; timm itself adapts the weights to the classes, channels and image size."""
+    name = spec.name.split(".")[0]
+    if not timm.is_model(name):
+        raise UserError(f"model.name={spec.name}: timm has no such model.{did_you_mean(name, names())}")
+    arguments: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.in_chans}
+    arguments |= {key: rate for key in ("drop_rate", "drop_path_rate") if (rate := getattr(spec, key))}
+    config = timm.get_pretrained_cfg(spec.name)
+    if config is None and "." in spec.name:
+        raise UserError(f"model.name={spec.name}: timm has no weights tagged {spec.name.split('.', 1)[1]!r} for {name}.")
+    if spec.image_size is not None and config is not None and config.fixed_input_size:
+        arguments["img_size"] = spec.image_size  # such models have position embeddings of a fixed size
+    if spec.pretrained and spec.weights is not None:
+        model = _from_state(spec, arguments)
+    elif spec.pretrained:
+        if config is None or not config.has_weights:
+            raise UserError(f"model.name={spec.name}: timm has no pretrained weights for it; use model.pretrained=false.")
+        with hub_access(f"timm's {spec.name}"):
+            model = _create(spec, arguments, pretrained=True)
+    else:
+        model = _create(spec, arguments)
+    return model, _describe(model, spec)
+
+
+def _create(spec: BackboneSpec, arguments: dict[str, Any], **more: Any) -> nn.Module:
+    try:
+        return timm.create_model(spec.name, **arguments, **more)  # type: ignore[no-any-return]
+    except (TypeError, AssertionError) as error:
+        raise UserError(f"model.name={spec.name} does not take these arguments ({', '.join(arguments)}): {error}") from None
+
+
+def _from_state(spec: BackboneSpec, arguments: dict[str, Any]) -> nn.Module:
+    with torch.device("meta"):
+        keys = timm.create_model(spec.name).state_dict()
+    assert spec.weights is not None
+    state = read_weights(spec.weights, keys)
+    config = timm.get_pretrained_cfg(spec.name)
+    heads = [f"{head}.weight" for head in _as_tuple(config.classifier if config else ())]
+    classes = next((state[head].shape[0] for head in heads if head in state), 0)
+    # A head of another number of classes is left out; one of the same number is taken over.
+    overlay = {"state_dict": state, "num_classes": classes, "custom_load": False}
+    try:
+        model = _create(spec, arguments, pretrained=True, pretrained_cfg_overlay=overlay)
+    except RuntimeError as error:
+        raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: {_first_lines(error)}") from None
+    model.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr, operator]
+    expected = {key for key in model.state_dict() if not any(key.startswith(h.rsplit(".", 1)[0] + ".") for h in heads)}
+    missing = sorted(expected - set(state)) if arguments.get("img_size") is None else []
+    if missing:
+        raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: it lacks {len(missing)} keys, {missing[0]} first.")
+    return model
+
+
+def _describe(model: nn.Module, spec: BackboneSpec) -> BackboneInfo:
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    preprocessing = Preprocessing(
+        image_size=spec.image_size or int(config["input_size"][-1]),
+        mean=_channels(config["mean"], spec.in_chans),
+        std=_channels(config["std"], spec.in_chans),
+        interpolation=config["interpolation"] if config["interpolation"] != "random" else "bilinear",
+        crop_pct=float(config["crop_pct"]),
+    )
+    head = tuple(name for name in _as_tuple(config.get("classifier")) if _has(model, name))
+    remade = _as_tuple(config.get("first_conv")) if spec.in_chans != 3 else ()
+    return BackboneInfo(spec, preprocessing, head, remade)
+
+
+def _channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
+    return tuple(values) if in_chans == len(values) else (sum(values) / len(values),) * in_chans
+
+
+def _as_tuple(names: Any) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

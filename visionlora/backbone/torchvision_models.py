@@ -1,0 +1,121 @@
+"""Backbones from torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torchvision
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing
+from visionlora.backbone.modules import replace_module, with_channels
+from visionlora.backbone.weights import hub_access, read_weights
+from visionlora.errors import UserError, did_you_mean
+
+_CLASSES = 1000
+_AUXILIARY = ("googlenet", "inception_v3")
+
+
+def names() -> list[str]:
+    """Every image classifier of torchvision."""
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def build(spec: BackboneSpec) -> tuple[nn.Module, BackboneInfo]:
+    """Build ``spec`` with torchvision's own head, load it, then exchange the head and, if need be, the first conv."""
+    if spec.name not in names():
+        raise UserError(f"model.name={spec.name}: torchvision has no such classifier.{did_you_mean(spec.name, names())}")
+    published = torchvision.models.get_model_weights(spec.name).DEFAULT
+    transforms = published.transforms()
+    arguments: dict[str, Any] = {}
+    if spec.name in _AUXILIARY:
+        arguments |= {"aux_logits": False, "init_weights": not spec.pretrained}
+    if spec.drop_rate:
+        arguments["dropout"] = spec.drop_rate
+    if spec.drop_path_rate:
+        arguments["stochastic_depth_prob"] = spec.drop_path_rate
+    image_size = spec.image_size or int(transforms.crop_size[0])
+    is_vit = spec.name.startswith("vit_")
+    if is_vit:
+        arguments["image_size"] = image_size
+    try:
+        model = torchvision.models.get_model(spec.name, weights=None, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.name={spec.name} does not take these arguments ({', '.join(arguments)}): {error}") from None
+    head = find_head(model)
+    if spec.pretrained:
+        _load(model, spec, _published_state(spec, published), head)
+    stem = _first_conv(model)
+    remade: tuple[str, ...] = ()
+    if spec.in_chans != 3:
+        _adapt_first_conv(model, stem, spec.in_chans)
+        remade = (stem,)
+    replace_module(model, head, _new_head(model.get_submodule(head), spec.num_classes))
+    mean, std = (_channels(transforms.mean, spec.in_chans), _channels(transforms.std, spec.in_chans))
+    preprocessing = Preprocessing(
+        image_size, mean, std, transforms.interpolation.value, transforms.crop_size[0] / transforms.resize_size[0]
+    )
+    return model, BackboneInfo(spec, preprocessing, (head,), remade)
+
+
+def find_head(model: nn.Module) -> str:
+    """Name of the last linear or conv layer with torchvision's thousand outputs."""
+    sizes = {name: getattr(m, "out_features", getattr(m, "out_channels", None)) for name, m in model.named_modules()}
+    heads = [name for name, size in sizes.items() if size == _CLASSES and isinstance(model.get_submodule(name), nn.Linear | nn.Conv2d)]
+    if not heads:
+        raise UserError(f"cannot find the classifier of {type(model).__name__}.")
+    return str(heads[-1])
+
+
+def _published_state(spec: BackboneSpec, published: Any) -> Any:
+    """The hub's state dict, or ``None`` when ``model.weights`` names another."""
+    if spec.weights is not None:
+        return None
+    with hub_access(f"torchvision's {spec.name}"):
+        return published.get_state_dict(progress=False, check_hash=True)
+
+
+def _load(model: nn.Module, spec: BackboneSpec, state: dict[str, Tensor] | None, head: str) -> None:
+    if state is None:
+        assert spec.weights is not None
+        state = read_weights(spec.weights, model.state_dict())
+        state = {key: value for key, value in state.items() if not key.startswith(head + ".")}
+    state = {key: value for key, value in state.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
+    if isinstance(model, VisionTransformer):
+        state = dict(interpolate_embeddings(model.image_size, model.patch_size, state))
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: {' '.join(str(error).split())[:200]}") from None
+    wrong = [key for key in (*result.missing_keys, *result.unexpected_keys) if not key.startswith(head + ".")]
+    if wrong:
+        raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: {len(wrong)} keys differ, {wrong[0]} first.")
+
+
+def _first_conv(model: nn.Module) -> str:
+    return next(str(name) for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+
+
+@torch.no_grad()
+def _adapt_first_conv(model: nn.Module, name: str, in_chans: int) -> None:
+    conv = model.get_submodule(name)
+    assert isinstance(conv, nn.Conv2d)
+    new = with_channels(conv, in_chans)
+    new.weight.copy_(adapt_input_conv(in_chans, conv.weight))
+    if conv.bias is not None and new.bias is not None:
+        new.bias.copy_(conv.bias)
+    replace_module(model, name, new)
+
+
+def _new_head(old: nn.Module, num_classes: int) -> nn.Module:
+    if isinstance(old, nn.Conv2d):  # SqueezeNet
+        return nn.Conv2d(old.in_channels, num_classes, old.kernel_size, old.stride, old.padding)  # type: ignore[arg-type]
+    assert isinstance(old, nn.Linear)
+    return nn.Linear(old.in_features, num_classes)
+
+
+def _channels(values: list[float], in_chans: int) -> tuple[float, ...]:
+    return tuple(values) if in_chans == len(values) else (sum(values) / len(values),) * in_chans
