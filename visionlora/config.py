@@ -1,0 +1,190 @@
+"""The schema of a run: every key a user can set, its type and its limits. Free of torch: a mistake here is told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from visionlora.errors import UserError, did_you_mean
+from visionlora.lora.config import LoraConfig
+
+OPTIMIZERS = ("adamw", "adam", "sgd", "nadamw", "radam", "lamb", "lion", "adan", "adopt", "muon", "rmsprop", "adabelief", "laprop", "mars")
+"""Names of ``timm.optim.create_optimizer_v2`` (which takes torch's own for the first ones)."""
+SCHEDULES = ("onecycle", "cosine", "constant")
+SOURCES = ("digits", "cifar10", "cifar100", "imagefolder", "imagenet", "fake")
+
+
+@dataclass
+class ModelConfig:
+    """The backbone; see ``backbone.create.create_backbone``."""
+
+    source: str
+    name: str
+    pretrained: bool = True
+    weights: str | None = None
+    in_chans: int = 3
+    stem: str = "default"
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    freeze_bn: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("model.source", self.source, ("timm", "torchvision"))
+        one_of("model.stem", self.stem, ("default", "small"))
+        at_least("model.in_chans", self.in_chans, 1)
+        fraction("model.drop_rate", self.drop_rate)
+        fraction("model.drop_path_rate", self.drop_path_rate)
+
+
+@dataclass
+class DataConfig:
+    """The pictures and how they are split, prepared and augmented; see ``data.module.ImageData``."""
+
+    name: str
+    root: str = "data"
+    batch_size: int = 64
+    num_workers: int | None = None
+    image_size: int | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    download: bool = True
+    hflip: float = 0.5
+    crop_scale: list[float] | None = None
+    randaugment: int = 0
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+    num_classes: int = 4
+    num_images: int = 64
+
+    def __post_init__(self) -> None:
+        one_of("data.name", self.name, SOURCES)
+        at_least("data.batch_size", self.batch_size, 1)
+        if self.num_workers is not None:
+            at_least("data.num_workers", self.num_workers, 0)
+        if self.image_size is not None:
+            at_least("data.image_size", self.image_size, 8)
+        for key in ("val_fraction", "test_fraction", "hflip", "random_erasing"):
+            fraction(f"data.{key}", getattr(self, key), one=key in ("hflip", "random_erasing"))
+        at_least("data.randaugment", self.randaugment, 0)
+        at_least("data.color_jitter", self.color_jitter, 0)
+        scale = self.crop_scale
+        if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
+            raise UserError(f"data.crop_scale={scale} must be [smallest, largest] share of the picture, or null for no random crop.")
+        at_least("data.num_classes", self.num_classes, 1)
+        at_least("data.num_images", self.num_images, 1)
+
+
+@dataclass
+class OptimConfig:
+    """Optimizer, schedule and loss; see ``optim.py``."""
+
+    name: str = "adamw"
+    lr: float = 3e-3
+    head_lr: float | None = None
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    schedule: str = "onecycle"
+    warmup: float = 0.1
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("optim.name", self.name, OPTIMIZERS)
+        one_of("optim.schedule", self.schedule, SCHEDULES)
+        for key in ("lr", "head_lr"):
+            value = getattr(self, key)
+            if value is not None and not value > 0:
+                raise UserError(f"optim.{key}={value} must be above 0.")
+        at_least("optim.weight_decay", self.weight_decay, 0)
+        for key in ("momentum", "warmup", "label_smoothing"):
+            fraction(f"optim.{key}", getattr(self, key))
+
+
+@dataclass
+class TrainConfig:
+    """One run of ``visionlora.train``. ``trainer`` holds arguments of ``lightning.Trainer`` under their own names."""
+
+    model: ModelConfig
+    data: DataConfig
+    lora: LoraConfig
+    optim: OptimConfig
+    trainer: dict[str, Any]
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    ckpt_path: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least("seed", self.seed, 0)
+
+
+@dataclass
+class EvaluateConfig:
+    """One call of ``visionlora.evaluate``."""
+
+    run: str
+    split: str = "test"
+    batch_size: int | None = None
+    num_workers: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("split", self.split, ("train", "val", "test"))
+
+
+@dataclass
+class PredictConfig:
+    """One call of ``visionlora.predict``."""
+
+    run: str
+    input: str
+    topk: int = 3
+    batch_size: int = 32
+    output: str = "predictions.csv"
+
+    def __post_init__(self) -> None:
+        at_least("topk", self.topk, 1)
+        at_least("batch_size", self.batch_size, 1)
+
+
+T = TypeVar("T")
+
+
+def checked(schema: type[T], config: DictConfig) -> T:
+    """``config`` as an instance of ``schema``.
+
+    Raises:
+        UserError: an unknown or missing key, or a value of the wrong type or out of range.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), config)
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is not set; give it on the command line as {error.full_key}=….") from None
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        where, _, key = (error.full_key or "").rpartition(".")
+        section = OmegaConf.select(OmegaConf.structured(schema), where) if where else OmegaConf.structured(schema)
+        known = map(str, section) if isinstance(section, DictConfig) else ()
+        raise UserError(f"unknown key {error.full_key}.{did_you_mean(key, known)}") from None
+    except (ValidationError, OmegaConfBaseException) as error:
+        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}.") from None
+
+
+def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise ``UserError`` unless ``value`` is among ``known``."""
+    if value not in known:
+        raise UserError(f"{key}={value} is unknown; it is one of {', '.join(known)}.{did_you_mean(str(value), known)}")
+
+
+def at_least(key: str, value: float, least: float) -> None:
+    """Raise ``UserError`` for a ``value`` below ``least``."""
+    if not value >= least:
+        raise UserError(f"{key}={value} must be at least {least}.")
+
+
+def fraction(key: str, value: float, one: bool = False) -> None:
+    """Raise ``UserError`` unless ``value`` is in 0…1 (1 itself only if ``one``)."""
+    if not (0 <= value < 1 or (one and value == 1)):
+        raise UserError(f"{key}={value} must be between 0 and 1.")

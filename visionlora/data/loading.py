@@ -1,0 +1,73 @@
+"""Data set and sampler in which randomness is a function of seed, epoch and picture: the same with any number of workers,
+any number of processes, and after a resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from visionlora.data.pictures import Pictures
+from visionlora.data.transforms import Transform
+
+
+class TransformedPictures(Dataset[tuple[Tensor, int]]):
+    """``(uint8 (C, H, W), label)`` for an item ``(index, seed)`` of the sampler."""
+
+    def __init__(self, pictures: Pictures, transform: Transform, channels: int) -> None:
+        self.pictures, self.transform, self.channels = pictures, transform, channels
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
+        index, seed = item
+        image = self.pictures.open(index, self.channels)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.transform(image), self.pictures.labels[index]
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields ``(index, seed)``; this process's share when there are several.
+
+    Args:
+        size: number of pictures.
+        seed: of the run.
+        shuffle: a new order each epoch, shares padded to the same length; otherwise in order, and shares may differ by one,
+            so that an evaluation counts every picture once.
+    """
+
+    def __init__(self, size: int, seed: int, shuffle: bool) -> None:
+        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch, after a resume too."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rank, processes = _process()
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        seeds = torch.randint(2**62, (self.size,), generator=generator).tolist()
+        order = torch.randperm(self.size, generator=generator).tolist() if self.shuffle else list(range(self.size))
+        if self.shuffle:
+            order += order[: -self.size % processes]
+        return iter([(index, seeds[index]) for index in order[rank::processes]])
+
+    def __len__(self) -> int:
+        rank, processes = _process()
+        return -(-self.size // processes) if self.shuffle else len(range(rank, self.size, processes))
+
+
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """One seed for each run, epoch and process."""
+    return (seed * 1_000_003 + epoch) * 1_009 + rank
+
+
+def _process() -> tuple[int, int]:
+    ready = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)

@@ -1,0 +1,110 @@
+"""The one DataModule."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from visionlora.backbone.info import Preprocessing
+from visionlora.config import DataConfig
+from visionlora.data.loading import EpochSampler, TransformedPictures
+from visionlora.data.pictures import Pictures
+from visionlora.data.sources import load_source
+from visionlora.data.split import complete, recorded
+from visionlora.data.transforms import Transform, eval_transform, for_data, normalize, train_transform
+from visionlora.errors import UserError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ImageData(L.LightningDataModule):
+    """Pictures of one source as batches ``(float32 (N, C, H, W), int64 (N,))``.
+
+    Args:
+        config: source, split, batch size, augmentation.
+        seed: of the run: order and augmentation.
+        record: split of an earlier run to go by (``split.json``), or ``None`` to make it.
+
+    Raises:
+        UserError: see ``sources.load_source`` and ``split.complete``.
+    """
+
+    def __init__(self, config: DataConfig, seed: int = 0, record: Mapping[str, list[str]] | None = None) -> None:
+        super().__init__()
+        source = load_source(config)
+        self.config, self.seed, self.classes = config, seed, source.classes
+        self.record: dict[str, list[str]]
+        if record:
+            self.parts, self.record = recorded(source, record), dict(record)
+        else:
+            self.parts, self.record = complete(source, config)
+        self.preprocessing: Preprocessing | None = None
+
+    def prepare_for(self, preprocessing: Preprocessing) -> Preprocessing:
+        """Take over what the backbone wants; returns it as this data will be prepared."""
+        self.preprocessing = for_data(preprocessing, self.config)
+        return self.preprocessing
+
+    def save_split(self, path: Path) -> None:
+        """Write down which pictures were split off, if any were."""
+        if self.record:
+            path.write_text(json.dumps(self.record))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Random views in a new order each epoch."""
+        return self._loader(self.parts["train"], train_transform(self._ready(), self.config), shuffle=True)
+
+    def eval_dataloader(self, part: str) -> DataLoader[Any]:
+        """One view of each picture, in order."""
+        if part not in self.parts:
+            raise UserError(f"the data has no {part} part; it has {', '.join(self.parts)}.")
+        return self._loader(self.parts[part], eval_transform(self._ready()))
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        return self.eval_dataloader("val") if "val" in self.parts else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self.eval_dataloader("test")
+
+    def sample_dataloader(self, per_class: int) -> DataLoader[Any]:
+        """Evaluation views of the first ``per_class`` training pictures of each class."""
+        train, taken = self.parts["train"], dict.fromkeys(range(len(self.classes)), 0)
+        indices = []
+        for index, label in enumerate(train.labels):
+            if taken[label] < per_class:
+                taken[label] += 1
+                indices.append(index)
+        return self._loader(train.subset(indices), eval_transform(self._ready()))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        images, labels = batch
+        return normalize(images, self._ready()), labels
+
+    def _ready(self) -> Preprocessing:
+        if self.preprocessing is None:
+            raise RuntimeError("call prepare_for(preprocessing of the backbone) first")
+        return self.preprocessing
+
+    def _loader(self, pictures: Pictures, transform: Transform, shuffle: bool = False) -> DataLoader[Any]:
+        size, batch_size = len(pictures), self.config.batch_size
+        workers = self._workers(pictures)
+        return DataLoader(
+            TransformedPictures(pictures, transform, self._ready().channels),
+            batch_size=batch_size,
+            sampler=EpochSampler(size, self.seed, shuffle),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            drop_last=shuffle and size % batch_size == 1 and size > 1,  # batch-norm in train mode cannot take one picture
+        )
+
+    def _workers(self, pictures: Pictures) -> int:
+        if self.config.num_workers is not None:
+            return self.config.num_workers
+        return 0 if pictures.in_memory else min(8, max(1, (os.cpu_count() or 1) // 2))

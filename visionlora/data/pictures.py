@@ -1,0 +1,87 @@
+"""Labelled pictures, in files or in memory, opened one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from visionlora.errors import UserError
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures with labels.
+
+    Args:
+        labels: index of the class of each picture.
+        names: what tells each picture from the others: its path below the root, or its position.
+        paths: files, or empty when ``arrays`` has the pictures.
+        arrays: uint8 ``(N, H, W)`` or ``(N, H, W, C)``, or ``None``.
+    """
+
+    labels: list[int]
+    names: list[str]
+    paths: Sequence[Path] = ()
+    arrays: np.ndarray | None = None
+
+    @classmethod
+    def of_arrays(cls, arrays: np.ndarray, labels: Sequence[int], prefix: str = "") -> Self:
+        """Pictures in memory."""
+        return cls([int(label) for label in labels], [f"{prefix}{i}" for i in range(len(labels))], (), arrays)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def in_memory(self) -> bool:
+        return self.arrays is not None
+
+    def open(self, index: int, channels: int) -> Image.Image:
+        """Picture ``index`` with ``channels`` channels (1, 3 or 4).
+
+        Raises:
+            UserError: the file cannot be read as a picture.
+        """
+        if self.arrays is not None:
+            return to_mode(Image.fromarray(self.arrays[index]), channels)
+        return open_picture(self.paths[index], channels)
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """The pictures at ``indices``, in that order."""
+        return replace(
+            self,
+            labels=[self.labels[i] for i in indices],
+            names=[self.names[i] for i in indices],
+            paths=[self.paths[i] for i in indices] if self.arrays is None else (),
+            arrays=None if self.arrays is None else self.arrays[list(indices)],
+        )
+
+
+def open_picture(path: Path, channels: int) -> Image.Image:
+    """The picture in a file, upright (EXIF), with ``channels`` channels.
+
+    Raises:
+        UserError: it cannot be read as a picture; the message names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_mode(ImageOps.exif_transpose(image), channels)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = "no picture format was recognised" if "cannot identify" in str(error) else str(error)
+        raise UserError(f"cannot read the picture {path}: {reason}; mend or remove the file.") from None
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Convert to 1, 3 or 4 channels of 8 bits."""
+    if channels not in _MODES:
+        raise UserError(f"model.in_chans={channels}: pictures are read with 1, 3 or 4 channels.")
+    if image.mode.startswith("I;16"):  # PIL would clip 16 bits at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert(_MODES[channels])

@@ -1,0 +1,135 @@
+"""Where pictures come from: one function a source, named in ``SOURCES``."""
+
+from __future__ import annotations
+
+import urllib.error
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torchvision
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+from visionlora.config import DataConfig
+from visionlora.data.pictures import Pictures
+from visionlora.errors import UserError
+
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a source has: names of the classes, and its parts (``train`` at least) before anything is split off."""
+
+    classes: list[str]
+    parts: dict[str, Pictures]
+
+
+def load_source(config: DataConfig) -> Source:
+    """The source ``config.name`` with its classes checked.
+
+    Raises:
+        UserError: nothing there, fewer than two classes, a class without pictures, no network.
+    """
+    source = SOURCES[config.name](config)
+    if len(source.classes) < 2:
+        raise UserError(f"data={config.name} has one class only ({source.classes[0]!r}); a classifier needs two.")
+    return source
+
+
+def digits(config: DataConfig) -> Source:
+    """scikit-learn's 1,797 digits, 8×8, 16 grey levels."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return Source(
+        [str(n) for n in bunch.target_names], {"train": Pictures.of_arrays((bunch.images * 15.9375).astype(np.uint8), bunch.target)}
+    )
+
+
+def fake(config: DataConfig) -> Source:
+    """Noise around a colour for each class: learnable, made on the fly, the same each time."""
+    side, count = config.image_size or 32, config.num_classes
+    random = np.random.default_rng(0)
+    colours = random.integers(40, 216, (count, 3))
+    parts = {}
+    for part, size in (("train", config.num_images), ("test", max(config.num_images // 2, count))):
+        labels = np.arange(size) % count
+        noise = random.integers(-40, 40, (size, side, side, 3))
+        parts[part] = Pictures.of_arrays((colours[labels][:, None, None] + noise).astype(np.uint8), labels.tolist(), f"{part}/")
+    return Source([f"class{n}" for n in range(count)], parts)
+
+
+def cifar(config: DataConfig) -> Source:
+    """Class folders under the root if there are any, else torchvision's files, downloaded when missing."""
+    for root in (Path(config.root), Path(config.root) / config.name):
+        if (root / "train").is_dir():
+            return class_folders(root, config.name)
+    dataset = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}[config.name]
+    try:
+        train, test = (dataset(config.root, train=train, download=config.download) for train in (True, False))
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"data={config.name}: {config.root} holds neither class folders (train/CLASS/*, test/CLASS/*) nor torchvision's files,"
+            f" and they cannot be downloaded ({getattr(error, 'reason', error)}). Offline, put either there and give data.root=DIR."
+        ) from None
+    parts = {
+        "train": Pictures.of_arrays(train.data, train.targets, "train/"),
+        "test": Pictures.of_arrays(test.data, test.targets, "test/"),
+    }
+    return Source(list(train.classes), parts)
+
+
+def image_folder(config: DataConfig) -> Source:
+    """``root/{train,val,test}/CLASS/*``, or ``root/CLASS/*``, which is all train."""
+    return class_folders(Path(config.root), config.name)
+
+
+def class_folders(root: Path, name: str) -> Source:
+    """Read class folders; the classes are the sorted folder names, the same in every part.
+
+    Raises:
+        UserError: no folder, no pictures, a class without pictures, or parts with different classes.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder; give data.root=DIR with DIR/train/CLASS/* or DIR/CLASS/*.")
+    folders = {part: root / part for part in PARTS if (root / part).is_dir()}
+    if "train" not in folders:
+        if folders:
+            raise UserError(f"{root} has {' and '.join(folders)} but no train folder.")
+        folders = {"train": root}
+    classes = _class_names(folders["train"])
+    if not classes:
+        raise UserError(f"{folders['train']} is empty: it has no class folders (data={name} reads DIR/train/CLASS/* or DIR/CLASS/*).")
+    parts = {}
+    for part, folder in folders.items():
+        differ = sorted(set(_class_names(folder)) ^ set(classes))
+        if differ:
+            raise UserError(f"the classes of {folders['train']} and {folder} differ: {', '.join(differ[:5])} is in one of them only.")
+        samples = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, extensions=IMG_EXTENSIONS, allow_empty=True)
+        labels = [label for _, label in samples]
+        bare = [c for i, c in enumerate(classes) if i not in set(labels)]
+        if bare:
+            what = "has no pictures" if samples else f"and every other class of {folder} have no pictures"
+            raise UserError(f"the class folder {folder / bare[0]} {what} ({', '.join(e[1:] for e in IMG_EXTENSIONS)}).")
+        paths = [Path(path) for path, _ in samples]
+        parts[part] = Pictures(labels, [path.relative_to(root).as_posix() for path in paths], paths)
+    if "test" not in parts and "val" in parts:
+        # The one held-out folder gives the final figure; the checkpoint is chosen on pictures split off train.
+        parts["test"] = parts.pop("val")
+    return Source(classes, parts)
+
+
+def _class_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+
+
+SOURCES: dict[str, Callable[[DataConfig], Source]] = {
+    "digits": digits,
+    "cifar10": cifar,
+    "cifar100": cifar,
+    "imagefolder": image_folder,
+    "imagenet": image_folder,
+    "fake": fake,
+}

@@ -1,0 +1,57 @@
+"""From an opened picture to uint8 ``(C, H, W)``; conversion to floats and normalisation happen in batches, on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from visionlora.backbone.info import Preprocessing
+from visionlora.config import DataConfig
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+def for_data(preprocessing: Preprocessing, config: DataConfig) -> Preprocessing:
+    """The backbone's preprocessing at the size of the run; without random crops in training, the whole picture is used."""
+    size = config.image_size or preprocessing.image_size
+    return replace(preprocessing, image_size=size, crop_mode="squash" if config.crop_scale is None else "center")
+
+
+def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transform:
+    """Random views, as ``config`` says."""
+    size, how = (preprocessing.image_size,) * 2, InterpolationMode(preprocessing.interpolation)
+    steps: list[torch.nn.Module] = (
+        [v2.Resize(size, how)] if config.crop_scale is None else [v2.RandomResizedCrop(size, tuple(config.crop_scale), interpolation=how)]
+    )
+    if config.hflip:
+        steps.append(v2.RandomHorizontalFlip(config.hflip))
+    if config.randaugment:
+        steps.append(v2.RandAugment(config.randaugment))
+    if config.color_jitter:
+        steps.append(v2.ColorJitter(*(config.color_jitter,) * 3))
+    steps.append(v2.PILToTensor())
+    if config.random_erasing:
+        steps.append(v2.RandomErasing(config.random_erasing))
+    return v2.Compose(steps)  # type: ignore[no-any-return]
+
+
+def eval_transform(preprocessing: Preprocessing) -> Transform:
+    """The one view of evaluation and prediction: the whole picture squashed, or its resized centre."""
+    size, how = preprocessing.image_size, InterpolationMode(preprocessing.interpolation)
+    if preprocessing.crop_mode == "squash":
+        return v2.Compose([v2.Resize((size, size), how), v2.PILToTensor()])  # type: ignore[no-any-return]
+    resized = math.ceil(size / preprocessing.crop_pct)
+    return v2.Compose([v2.Resize(resized, how), v2.CenterCrop(size), v2.PILToTensor()])  # type: ignore[no-any-return]
+
+
+def normalize(batch: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 ``(N, C, H, W)`` -> float32, zero mean and unit variance by the backbone's statistics."""
+    floats = F.to_dtype(batch, torch.float32, scale=True)
+    return F.normalize(floats, list(preprocessing.mean), list(preprocessing.std))  # type: ignore[no-any-return]
