@@ -1,0 +1,56 @@
+"""Fine-tune any timm or torchvision image classifier with LoRA, conv and linear layers alike.
+
+Names are loaded when first used: the commands import this package before they know whether torch is needed at all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from visionlora.backbone.adapt import inject
+    from visionlora.backbone.create import create_backbone
+    from visionlora.errors import UserError
+    from visionlora.lora.config import LoraConfig
+    from visionlora.lora.merging import merge, remove, unmerge
+    from visionlora.predictor import Prediction, Predictor, load
+    from visionlora.trained import load_adapter, save_adapter
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "UserError": "errors",
+    "LoraConfig": "lora.config",
+    "Prediction": "predictor",
+    "Predictor": "predictor",
+    "create_backbone": "backbone.create",
+    "inject": "backbone.adapt",
+    "load": "predictor",
+    "load_adapter": "trained",
+    "merge": "lora.merging",
+    "remove": "lora.merging",
+    "save_adapter": "trained",
+    "unmerge": "lora.merging",
+}
+
+__all__ = [
+    "LoraConfig",
+    "Prediction",
+    "Predictor",
+    "UserError",
+    "create_backbone",
+    "inject",
+    "load",
+    "load_adapter",
+    "merge",
+    "remove",
+    "save_adapter",
+    "unmerge",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"visionlora.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,111 @@
+"""What the commands share: compose with Hydra, check, run, and tell a user's mistake in one sentence."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from visionlora.config import checked
+from visionlora.errors import UserError, did_you_mean
+from visionlora.quiet import quiet
+
+USER_ERROR, INTERRUPTED = 2, 130
+T = TypeVar("T")
+
+
+def conf_dir() -> Path:
+    """The config files: inside the package when installed from a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
+
+
+def slug(text: Any) -> str:
+    """``text`` as part of a folder name that Hydra takes back as a value: letters, digits, ``.``, ``_`` and ``-``."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", str(text)).strip("-")[:120]
+
+
+def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> None:
+    """Run ``task(config, output folder)`` for each job of the command line, with ``conf/NAME.yaml`` as its config.
+
+    Exits with 2 and one sentence for a user's mistake, with 130 after Ctrl-C.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printing
+    OmegaConf.register_new_resolver("slug", slug, replace=True)
+    failed: list[Path] = []
+
+    def job(composed: DictConfig) -> Any:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        quiet()
+        try:
+            return task(checked(schema, composed), folder)
+        except UserError as error:  # told here: Hydra would put lines of its own before it, and drop the rest of a multirun
+            _tell(str(error))
+            _remove_if_unused(folder)
+            failed.append(folder)
+            return None
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        _tell(explain(error, name))
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt as interrupt:
+        print(" ".join(["interrupted", *map(str, interrupt.args)]) + ".", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    if failed:
+        sys.exit(USER_ERROR)
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """Hydra's complaint about an override or a config file, as one sentence with the nearest known name."""
+    text = str(error)
+    if match := re.search(r"Could not override '([^']+)'\.\nTo append", text):
+        key = match[1]
+        return f"unknown key {key}.{did_you_mean(key, _known_keys(config_name))}"
+    if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
+        groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
+        return f"unknown config group {match[1]!r}; the groups are {', '.join(groups)}.{did_you_mean(match[1], groups)}"
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, option = match.groups()
+        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        hint = f" For any other model: model=timm model.name={option}." if group == "model" else ""
+        return f"{group}={option} is not a config of {group}; there are {', '.join(options)}.{did_you_mean(option, options)}{hint}"
+    return " ".join(text.split())
+
+
+def _known_keys(config_name: str) -> list[str]:
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return _flatten(OmegaConf.to_container(hydra.compose(config_name), resolve=False))
+
+
+def _flatten(values: Any, prefix: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return [prefix.rstrip(".")]
+    return [prefix.rstrip(".")] * bool(prefix) + [leaf for key, value in values.items() for leaf in _flatten(value, f"{prefix}{key}.")]
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """Hydra makes the folder and its log before the job; a mistake told at once leaves neither."""
+    if folder.is_dir() and folder != Path.cwd() and all(path.suffix == ".log" for path in folder.iterdir()):
+        shutil.rmtree(folder)
+        for parent in list(folder.parents)[:2]:
+            if parent != Path.cwd() and parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def _tell(message: str) -> None:
+    # A worker process of the data loader wraps the error in its traceback.
+    print(f"error: {message.rpartition('visionlora.errors.UserError: ')[2].strip()}", file=sys.stderr)

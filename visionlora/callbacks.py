@@ -1,0 +1,92 @@
+"""Callbacks of our own: checkpoints by contract, a stopwatch; and the CSV log that a resume appends to."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from visionlora.data.module import Batch
+from visionlora.launch import process_rank
+from visionlora.run_folder import RunFolder
+
+
+def checkpoints(run: RunFolder, has_val: bool) -> list[Callback]:
+    """``last.ckpt`` after each epoch; ``best.ckpt`` by validation accuracy where there is a validation part."""
+    common: dict[str, Any] = {"dirpath": run.checkpoints, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    kept: list[Callback] = [ModelCheckpoint(filename=run.last.stem, every_n_epochs=1, **common)]
+    if has_val:
+        kept.append(ModelCheckpoint(filename=run.best.stem, monitor="val/top1", mode="max", **common))
+    return kept
+
+
+class Stopwatch(Callback):
+    """Seconds of ``fit`` and of its training batches alone, and how many pictures those had (over all processes)."""
+
+    def __init__(self) -> None:
+        self.fit_seconds = self.train_seconds = 0.0
+        self.pictures = 0
+        self._fit = self._epoch = 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._fit = time.perf_counter()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.fit_seconds = time.perf_counter() - self._fit
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        now = time.perf_counter()
+        self.train_seconds += now - self._epoch
+        self._epoch = now
+        self.pictures += len(batch[1]) * trainer.world_size
+
+
+class RunLogger(CSVLogger):
+    """``metrics.csv`` in the run folder; a resumed run keeps the rows before the step it goes on from.
+
+    Args:
+        run: the folder.
+        resumed_step: global step of the checkpoint, or ``None`` for a new run.
+    """
+
+    def __init__(self, run: RunFolder, resumed_step: int | None = None) -> None:
+        super().__init__(run.path, name="", version="", flush_logs_every_n_steps=10)
+        if process_rank():
+            return
+        rows = _rows_before(run, resumed_step) if resumed_step is not None else []
+        run.metrics.unlink(missing_ok=True)
+        if rows:
+            self.experiment.metrics.extend(rows)
+            self.save()
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The run folder's config.yaml has them."""
+
+
+def _rows_before(run: RunFolder, step: int) -> list[dict[str, Any]]:
+    if not run.metrics.is_file():
+        return []
+    with run.metrics.open(newline="") as file:
+        rows = [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
+    return [row for row in rows if int(row["step"]) < step]
+
+
+def peak_memory_mib() -> float:
+    """Peak memory of this process: of the GPU where there is one, else resident."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

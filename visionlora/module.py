@@ -1,0 +1,141 @@
+"""The LightningModule: a classifier, its loss, metrics and optimizer, and checkpoints that hold what training changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from visionlora.config import OptimConfig
+from visionlora.data.loading import epoch_seed
+from visionlora.data.module import Batch
+from visionlora.errors import UserError
+from visionlora.optim import build_optimizer, build_schedule, parameter_groups
+from visionlora.trained import load_trained_state, trained_state
+
+CHECKPOINT_KEY = "visionlora"
+
+
+def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
+    """Top-1, macro F1, and top-5 where there are more than five classes; torchmetrics' own."""
+    metrics = {
+        "top1": MulticlassAccuracy(num_classes, average="micro"),
+        "f1": MulticlassF1Score(num_classes, average="macro"),
+    }
+    if num_classes > 5:
+        metrics["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+    # No compute groups: they are found by comparing states after the first batch, and where that is all right top-1 equals top-5.
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
+
+
+class Evaluation(nn.Module):
+    """Metrics and mean loss of one part of the data."""
+
+    def __init__(self, num_classes: int, part: str) -> None:
+        super().__init__()
+        self.metrics = classification_metrics(num_classes, f"{part}/")
+        self.loss, self.part = MeanMetric(), part
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Take in ``logits (N, classes)`` and ``labels (N,)``."""
+        logits = logits.float()
+        self.loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
+        self.metrics.update(logits, labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Over all processes; starts afresh afterwards."""
+        values = {**self.metrics.compute(), f"{self.part}/loss": self.loss.compute()}
+        self.metrics.reset()
+        self.loss.reset()
+        return values
+
+
+class Classifier(L.LightningModule):
+    """Trains what ``model`` has left trainable.
+
+    Args:
+        model: a backbone after ``vl.inject``; ``(N, C, H, W) -> (N, num_classes)``.
+        num_classes: number of logits.
+        optim: optimizer, schedule and loss.
+        head: names of the classifier's modules, for a learning rate of their own.
+        seed: of the run; dropout depends on it, the epoch and the process alone.
+        card: what checkpoints say of their base.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        optim: OptimConfig,
+        head: tuple[str, ...] = (),
+        seed: int = 0,
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.optim_config, self.head, self.seed, self.card = model, optim, head, seed, card or {}
+        self.strict_loading = False  # checkpoints hold what training changed; on_load_checkpoint checks the keys
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
+        self.train_loss = MeanMetric()
+        self.evaluations = nn.ModuleDict({part: Evaluation(num_classes, part) for part in ("val", "test")})
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)  # type: ignore[no-any-return]
+
+    def on_train_epoch_start(self) -> None:
+        # Randomness is a function of seed, epoch and process, so that a resumed run goes on exactly as the uninterrupted one.
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        loss: Tensor = self.criterion(self(images).float(), labels)
+        self.log("train/loss_step", loss, on_step=True, on_epoch=False)
+        self.train_loss.update(loss.detach(), weight=len(labels))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss", self.train_loss.compute())
+        self.train_loss.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self._evaluation("val").compute(), prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self._evaluation("test").compute())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(parameter_groups(self.model, self.head, self.optim_config), self.optim_config)
+        schedule = build_schedule(optimizer, self.optim_config, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = trained_state(self.model)
+        checkpoint[CHECKPOINT_KEY] = self.card
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        made_on = checkpoint.get(CHECKPOINT_KEY)
+        if made_on is None:
+            raise UserError("the checkpoint was not written by visionlora.")
+        for key in ("backbone", "fingerprint"):
+            if made_on.get(key) != self.card.get(key):
+                raise UserError(f"the checkpoint is for another base: its {key} is {made_on.get(key)}, this run's is {self.card.get(key)}.")
+        load_trained_state(self.model, checkpoint["state_dict"], "the checkpoint")
+        checkpoint["state_dict"] = {}  # loaded, and checked more strictly than Lightning could
+
+    def _evaluate(self, part: str, batch: Batch) -> None:
+        images, labels = batch
+        self._evaluation(part).update(self(images), labels)
+
+    def _evaluation(self, part: str) -> Evaluation:
+        found = self.evaluations[part]
+        assert isinstance(found, Evaluation)
+        return found

@@ -1,0 +1,50 @@
+"""Optimizer and schedule: timm's and torch's, with parameter groups of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from timm.optim import create_optimizer_v2
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
+
+from visionlora.config import OptimConfig
+
+
+def parameter_groups(model: nn.Module, head: Collection[str], config: OptimConfig) -> list[dict[str, Any]]:
+    """Trainable parameters by learning rate (the head may have its own) and weight decay (none on biases and norms)."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_head = any(name.startswith(h + ".") for h in head)
+            groups.setdefault((in_head, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.head_lr if in_head and config.head_lr else config.lr,
+            "weight_decay": config.weight_decay if decays else 0.0,
+        }
+        for (in_head, decays), parameters in groups.items()
+    ]
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer:
+    """timm's optimizer of that name."""
+    return create_optimizer_v2(  # type: ignore[no-any-return]
+        groups, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+    )
+
+
+def build_schedule(optimizer: Optimizer, config: OptimConfig, steps: int) -> LRScheduler:
+    """The learning rate over ``steps`` optimizer steps, warm-up included."""
+    warmup = round(config.warmup * steps)
+    if config.schedule == "onecycle":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        share = min(max(warmup, 1) / max(steps, 2), 0.99)
+        return OneCycleLR(optimizer, rates, total_steps=max(steps, 2), pct_start=share, cycle_momentum=False)
+    main = CosineAnnealingLR(optimizer, max(steps - warmup, 1)) if config.schedule == "cosine" else ConstantLR(optimizer, 1.0)
+    if warmup == 0:
+        return main
+    return SequentialLR(optimizer, [LinearLR(optimizer, 1 / (warmup + 1), 1.0, warmup), main], [warmup])

@@ -1,0 +1,89 @@
+"""The run folder: what a run leaves, by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from visionlora.errors import UserError
+
+
+class RunFolder:
+    """Paths in a run folder, and how its files are read and written. Every file appears whole or not at all."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.results = self.path / "results.json"
+        self.metrics = self.path / "metrics.csv"
+        self.split = self.path / "split.json"
+        self.base = self.path / "base.safetensors"
+        self.adapter = self.path / "adapter"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+        self.curves = self.path / "curves.png"
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """An existing run with its adapter.
+
+        Raises:
+            UserError: there is no such folder, it is not a run, or the run has not finished.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise UserError(f"run={path}: there is no such folder.")
+        if not run.config.is_file():
+            raise UserError(f"run={path} is not a run folder: it has no config.yaml (a run is what visionlora.train wrote).")
+        if not run.adapter.is_dir():
+            raise UserError(f"run={path} has not finished: it has no adapter/; go on with ckpt_path=last hydra.run.dir={path}.")
+        return run
+
+    @property
+    def used(self) -> bool:
+        """Whether a run has left anything worth keeping here."""
+        return self.results.exists() or self.last.exists() or self.adapter.exists()
+
+    def read_config(self) -> DictConfig:
+        """The resolved config of the run."""
+        try:
+            loaded = OmegaConf.load(self.config)
+        except Exception as error:  # YAML and OmegaConf have many
+            raise UserError(f"{self.config} is not readable: {str(error).splitlines()[0]}") from None
+        if not isinstance(loaded, DictConfig):
+            raise UserError(f"{self.config} does not hold a config.")
+        return loaded
+
+    def read_split(self) -> dict[str, list[str]] | None:
+        """Which pictures the run split off, or ``None``."""
+        return json.loads(self.split.read_text()) if self.split.is_file() else None
+
+    def read_base(self) -> dict[str, Tensor] | None:
+        """Weights of a base that cannot be had again by name, or ``None``."""
+        return safetensors.torch.load_file(self.base) if self.base.is_file() else None
+
+    def write_base(self, state: Mapping[str, Tensor]) -> None:
+        """Keep the weights of a base that cannot be had again by name."""
+        tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+        replace_file(self.base, safetensors.torch.save(tensors))
+
+    def write_config(self, config: DictConfig | dict[str, Any]) -> None:
+        replace_file(self.config, OmegaConf.to_yaml(config).encode())
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        replace_file(self.results, json.dumps(dict(results), indent=2).encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write ``path`` whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)

@@ -1,0 +1,30 @@
+"""``python -m visionlora.train``: fine-tune a backbone. Thin: compose, call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from visionlora.app import run_command
+from visionlora.config import TrainConfig
+
+
+def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Train as ``config`` says; returns the figures of ``results.json``."""
+    # Imported here: the config has been checked by now, and torch takes seconds to import.
+    from visionlora.launch import own_command_line
+    from visionlora.resume import resumed_config
+    from visionlora.training import run
+
+    config = resumed_config(config, folder)
+    with own_command_line(folder):
+        return run(config, folder)
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command("train", TrainConfig, train)
+
+
+if __name__ == "__main__":
+    main()

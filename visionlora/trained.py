@@ -1,0 +1,106 @@
+"""The part of a model that training changed: what checkpoints and adapters hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visionlora.backbone.adapt import find_head
+from visionlora.backbone.freeze import FrozenStatistics, has_statistics
+from visionlora.backbone.info import BackboneInfo, info_of
+from visionlora.errors import UserError
+from visionlora.lora import files
+
+CARD_VERSION = 1
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """State-dict entries that training changes: trainable parameters, and statistics that are not frozen."""
+    trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    moving = {
+        id(buffer)
+        for module in model.modules()
+        if has_statistics(module) and not isinstance(module, FrozenStatistics)
+        for buffer in module.buffers(recurse=False)
+    }
+    state = model.state_dict(keep_vars=True)
+    return {key: value.detach() for key, value in state.items() if id(value) in trainable or id(value) in moving}
+
+
+@torch.no_grad()
+def load_trained_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load what ``trained_state`` gave; every key and shape must be the model's.
+
+    Raises:
+        UserError: they are not; the model is then as it was.
+    """
+    own = trained_state(model)
+    for key in sorted(set(own) ^ set(state)):
+        raise UserError(f"{where} is from another configuration: {key} is only in {'the file' if key in state else 'the model'}.")
+    for key, value in state.items():
+        if value.shape != own[key].shape:
+            raise UserError(
+                f"{where} is from another configuration: {key} has shape {tuple(value.shape)}, the model's has {tuple(own[key].shape)}"
+                " (another rank or number of classes?)."
+            )
+    for key, value in state.items():
+        own[key].copy_(value)
+
+
+def save_adapter(model: nn.Module, folder: str | Path, *, name: str = "default", extra: Mapping[str, Any] | None = None) -> None:
+    """Write what training changed as an adapter folder that PEFT reads as well.
+
+    Args:
+        model: after ``inject``, not merged.
+        folder: made when missing.
+        name: the adapter to save.
+        extra: more entries for ``visionlora.json``.
+    """
+    info = info_of(model)
+    card = {
+        "format_version": CARD_VERSION,
+        "backbone": info.to_dict() if info else None,
+        "versions": {package: _version(package) for package in ("visionlora", "torch", "torchvision", "timm")},
+    }
+    head = info.head if info else find_head(model)
+    state = trained_state(model)
+    whole = {module for module in (*head, *(info.remade if info else ())) if any(key.startswith(module + ".") for key in state)}
+    files.write(model, folder, state, whole, card | dict(extra or {}), name)
+
+
+def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default") -> nn.Module:
+    """Read an adapter folder into ``model``, injecting its layers if they are not there yet.
+
+    Raises:
+        UserError: not an adapter, damaged, or for another backbone or number of classes; the model is then as it was.
+    """
+    read = files.AdapterFiles.read(folder)
+    info = info_of(model)
+    made_for = read.card.get("backbone")
+    if info and made_for:
+        other = BackboneInfo.from_dict(made_for)
+        if other.spec.full_name != info.spec.full_name:
+            raise UserError(f"{folder}: the adapter is for {other.spec.full_name}, this model is {info.spec.full_name}.")
+        if other.spec.num_classes != info.spec.num_classes:
+            raise UserError(f"{folder}: the adapter has {other.spec.num_classes} classes, this model has {info.spec.num_classes}.")
+        if other.fingerprint != info.fingerprint:
+            raise UserError(
+                f"{folder}: the adapter was trained on other weights of {info.spec.full_name}"
+                f" (fingerprint {other.fingerprint[:12]}, the model's is {info.fingerprint[:12]})."
+            )
+        info.classes = other.classes
+    files.attach(model, read, head=info.head if info else find_head(model), name=name)
+    return model
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a wheel unpacked beside another installation
+        return "unknown"

@@ -1,0 +1,246 @@
+"""One run, from the checked config to a finished run folder."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from visionlora.backbone.adapt import example_batch, inject
+from visionlora.backbone.create import build
+from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
+from visionlora.baseline import BaselineData, NearestClassMean
+from visionlora.callbacks import RunLogger, Stopwatch, checkpoints, peak_memory_mib
+from visionlora.config import DataConfig, ModelConfig, TrainConfig
+from visionlora.data.module import ImageData
+from visionlora.errors import UserError, did_you_mean
+from visionlora.figures import learning_curves
+from visionlora.launch import process_rank
+from visionlora.lora.injection import InjectReport
+from visionlora.module import Classifier
+from visionlora.run_folder import RunFolder
+from visionlora.tables import print_results, print_trained
+from visionlora.trained import save_adapter
+
+BASELINE_PER_CLASS = 50
+"""Training pictures a class from which the class means of ``test_before`` are taken."""
+
+
+def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Train as ``config`` says and leave a run folder.
+
+    Returns:
+        The figures of ``results.json``.
+
+    Raises:
+        UserError: a mistake in the config, the data, the weights or the checkpoint; nothing is half-written.
+    """
+    started = time.perf_counter()
+    run_folder = RunFolder(folder)
+    checkpoint = find_checkpoint(config, run_folder)
+    if checkpoint is None and run_folder.used and not process_rank():
+        raise UserError(f"{folder} holds a run already; go on with it by ckpt_path=last, or choose another hydra.run.dir.")
+    L.seed_everything(config.seed, verbose=False)
+    data = ImageData(config.data, config.seed, run_folder.read_split() if checkpoint else None)
+    model, report = build_model(config.model, config.data, config, data.classes)
+    info = info_of(model)
+    assert info is not None
+    info.preprocessing = data.prepare_for(info.preprocessing)
+    _match_channels(info)
+    trainer, stopwatch = build_trainer(config, run_folder, checkpoint, has_val="val" in data.parts)
+    if trainer.is_global_zero:
+        print_trained(report, info.spec.full_name)
+        run_folder.write_config(asdict(config))
+        data.save_split(run_folder.split)
+        if not info.reproducible and not run_folder.base.exists():
+            run_folder.write_base(base_state(model))
+    before = measure_before(trainer, model, info, data)
+    card = {"backbone": info.spec.full_name, "fingerprint": info.fingerprint}
+    module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card)
+    _fit(trainer, module, data, checkpoint)
+    after = measure_after(trainer, module, data, run_folder)
+    results = {
+        **after,
+        **before,
+        "params/trainable": report.trainable,
+        "params/total": report.total,
+        "params/adapter": report.adapter_parameters,
+        "seconds/fit": stopwatch.fit_seconds,
+        "images_per_second": stopwatch.pictures / max(stopwatch.train_seconds, 1e-9),
+        "memory/peak_mib": peak_memory_mib(),
+        "epochs": trainer.current_epoch,
+        "seed": config.seed,
+        "model": info.spec.full_name,
+        "method": config.lora.method,
+        "precision": str(trainer.precision),
+    }
+    if trainer.is_global_zero:
+        results |= _leave(run_folder, module.model, results, report, started)
+        print_results(results, folder)
+    return results
+
+
+def find_checkpoint(config: TrainConfig, run_folder: RunFolder) -> Path | None:
+    """The file ``ckpt_path`` means.
+
+    Raises:
+        UserError: it is not there; a run never starts afresh when it was asked to resume.
+    """
+    if config.ckpt_path is None:
+        return None
+    named = {"last": run_folder.last, "best": run_folder.best}
+    path = named.get(config.ckpt_path, Path(config.ckpt_path))
+    if not path.is_file():
+        raise UserError(f"ckpt_path={config.ckpt_path}: there is no checkpoint {path}; name the run's folder with hydra.run.dir=DIR.")
+    return path
+
+
+def build_model(model: ModelConfig, data: DataConfig, config: TrainConfig, classes: list[str]) -> tuple[nn.Module, InjectReport]:
+    """The backbone with its adapters, and the report of what is trained."""
+    backbone = build(BackboneSpec(num_classes=len(classes), image_size=data.image_size, **spec_values(model)))
+    info = info_of(backbone)
+    assert info is not None
+    info.classes = classes
+    report = inject(backbone, config.lora, example_batch(backbone, data.image_size), freeze_bn=model.freeze_bn)
+    return backbone, report
+
+
+def spec_values(model: ModelConfig) -> dict[str, Any]:
+    """The part of the model's config that builds it."""
+    return {key: value for key, value in asdict(model).items() if key != "freeze_bn"}
+
+
+def build_trainer(config: TrainConfig, run_folder: RunFolder, checkpoint: Path | None, has_val: bool) -> tuple[L.Trainer, Stopwatch]:
+    """Lightning's Trainer from ``config.trainer``, with this run's callbacks and loggers.
+
+    Raises:
+        UserError: an argument Lightning does not know or cannot meet here.
+    """
+    arguments = {key: value for key, value in config.trainer.items() if value is not None}
+    known = inspect.signature(L.Trainer.__init__).parameters
+    for key in arguments:
+        if key not in known:
+            raise UserError(f"unknown key trainer.{key}: lightning.Trainer has no such argument.{did_you_mean(key, known)}")
+    if arguments.get("precision") == "auto":
+        arguments["precision"] = auto_precision(str(arguments.get("accelerator", "auto")))
+    callbacks = [_instantiate("callbacks", name, node) for name, node in config.callbacks.items()]
+    monitors = [c.monitor for c in callbacks if str(getattr(c, "monitor", "")).startswith("val/")]
+    if monitors and not has_val:
+        raise UserError(f"callbacks: one waits for {monitors[0]}, but there is no validation part; set data.val_fraction above 0.")
+    if not arguments.get("enable_progress_bar", True):
+        callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
+    stopwatch = Stopwatch()
+    loggers = [RunLogger(run_folder, _global_step(checkpoint)), *(_instantiate("logger", *item) for item in config.logger.items())]
+    try:
+        trainer = L.Trainer(
+            **arguments,
+            callbacks=[*callbacks, stopwatch, *checkpoints(run_folder, has_val)],
+            logger=loggers,
+            default_root_dir=run_folder.path,
+            use_distributed_sampler=False,  # EpochSampler shares out the pictures itself
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+    return trainer, stopwatch
+
+
+def auto_precision(accelerator: str) -> Any:
+    """``bf16-mixed`` where the hardware computes in it, else float32."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
+        return "bf16-mixed" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "32-true"
+    return "32-true"
+
+
+def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The frozen part of a model as the base's own state dict."""
+    return {key: value for key, value in model.state_dict().items() if ".lora." not in key}
+
+
+def measure_before(trainer: L.Trainer, model: nn.Module, info: BackboneInfo, data: ImageData) -> dict[str, float]:
+    """``test_before/*``: the nearest class mean on the features of the untouched backbone."""
+    if "test" not in data.parts:
+        return {}
+    baseline = NearestClassMean(model, info.head[0], len(data.classes))
+    try:
+        trainer.validate(baseline, BaselineData(data, BASELINE_PER_CLASS), verbose=False)
+        trainer.test(baseline, BaselineData(data, BASELINE_PER_CLASS), verbose=False)
+    finally:
+        baseline.close()
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+def measure_after(trainer: L.Trainer, module: Classifier, data: ImageData, run_folder: RunFolder) -> dict[str, Any]:
+    """``val/*`` and ``test/*`` of the best checkpoint, or of the last where nothing chose a best one."""
+    best = "val" in data.parts and run_folder.best.is_file()
+    path = run_folder.best if best else run_folder.last
+    results: dict[str, Any] = {"checkpoint": path.stem}
+    if "val" in data.parts:
+        results |= trainer.validate(module, data, ckpt_path=path, verbose=False, weights_only=True)[0]
+    if "test" in data.parts:
+        results |= trainer.test(module, data, ckpt_path=path, verbose=False, weights_only=True)[0]
+    return results
+
+
+def _fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        # Lightning has put everything in order after Ctrl-C; what remains is to say how to go on.
+        if not trainer.interrupted:
+            raise
+        folder = trainer.default_root_dir
+        stands = RunFolder(folder).last.is_file()
+        how = f"go on with: ckpt_path=last hydra.run.dir={folder}" if stands else "no epoch was finished, so there is no checkpoint"
+        raise KeyboardInterrupt(f"in epoch {trainer.current_epoch + 1}; {how}") from None
+
+
+def _leave(run_folder: RunFolder, model: nn.Module, results: dict[str, Any], report: InjectReport, started: float) -> dict[str, Any]:
+    layers = {layer.name: {"r": layer.r, "alpha": layer.alpha} for layer in report.layers}
+    metrics = {key: value for key, value in results.items() if key.startswith("test/")}
+    save_adapter(model, run_folder.adapter, extra={"layers": layers, "metrics": metrics})
+    more = {
+        "bytes/adapter": sum(path.stat().st_size for path in run_folder.adapter.glob("*.safetensors")),
+        "seconds/total": time.perf_counter() - started,
+    }
+    run_folder.write_results(results | more)
+    learning_curves(run_folder, results)
+    return more
+
+
+def _instantiate(group: str, name: str, node: Any) -> Any:
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UserError(f"{group}.{name} needs a _target_, the class to make.")
+    try:
+        return hydra.utils.instantiate(node)
+    except Exception as error:  # whatever the class raises
+        reason = " ".join(str(error.__cause__ or error).split())
+        extra = (
+            f' Install it with: pip install "visionlora[{name}]"' if group == "logger" and "ModuleNotFound" in repr(error.__cause__) else ""
+        )
+        raise UserError(f"{group}.{name}: {node['_target_']} cannot be made: {reason}.{extra}") from None
+
+
+def _global_step(checkpoint: Path | None) -> int | None:
+    if checkpoint is None:
+        return None
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    except Exception as error:  # a damaged file fails in many ways
+        raise UserError(f"{checkpoint} is damaged or not a checkpoint: {str(error).strip().splitlines()[0]}") from None
+
+
+def _match_channels(info: BackboneInfo) -> None:
+    if info.preprocessing.channels not in (1, 3, 4):
+        raise UserError(f"model.in_chans={info.preprocessing.channels}: pictures are read with 1, 3 or 4 channels.")
