@@ -1,0 +1,124 @@
+"""Accuracy of LoRA, PEFT, full fine-tuning and a linear probe on CIFAR-10 pictures: the table of the README.
+
+    python benchmarks/accuracy.py --root DIR
+
+DIR has class folders ``train/CLASS/*`` and ``test/CLASS/*``. EfficientNet-Lite0, 96 px, batch 64, two epochs, one-cycle AdamW, the same
+data order, augmentation, clipping and precision for all. Each row's learning rate is chosen among three on a tenth of the training
+pictures held out (one epoch, seed 0), never on the test pictures; then all training pictures are used with each seed. Cells that are in
+the results file already are not run again. Everything runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EXPERIMENT = "cifar10_lite0"
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t for a 95 % interval of the mean of so many seeds."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a command, and the learning rates it is tried with."""
+
+    label: str
+    overrides: tuple[str, ...]
+    rates: tuple[float, ...]
+    peft: bool = False
+
+
+ROWS = {
+    "probe": Row("linear probe", ("lora=none",), (3e-3, 1e-2, 3e-2)),
+    "lora": Row("LoRA r=8 (visionlora)", (), (1e-3, 2e-3, 4e-3)),
+    "peft_train_bn": Row("LoRA r=8 (PEFT, batch-norm as in its examples)", ("model.freeze_bn=false",), (1e-3, 2e-3, 4e-3), peft=True),
+    "peft_frozen_bn": Row("LoRA r=8 (PEFT, batch-norm frozen)", (), (1e-3, 2e-3, 4e-3), peft=True),
+    "full_moving_bn": Row("full fine-tuning (batch-norm moving)", ("lora=full", "model.freeze_bn=false"), (3e-4, 1e-3, 3e-3)),
+    "full_frozen_bn": Row("full fine-tuning (batch-norm frozen)", ("lora=full",), (1e-4, 3e-4, 1e-3)),
+}
+
+
+def command(row: Row, rate: float, seed: int, root: str, tuning: bool) -> list[str]:
+    """The command of one cell, as the README shows it."""
+    overrides = [f"experiment={EXPERIMENT}", f"data.root={root}", *row.overrides, f"optim.lr={rate:g}", f"seed={seed}"]
+    if tuning:
+        overrides += ["data.val_fraction=0.1", "trainer.max_epochs=1"]
+    program = ["benchmarks/peft_run.py"] if row.peft else ["-m", "visionlora.train"]
+    return [sys.executable, *program, *overrides]
+
+
+def measure(row: Row, rate: float, seed: int, root: str, tuning: bool) -> dict[str, Any]:
+    """Run one cell and return its ``results.json``."""
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = ["callbacks=none", "trainer.enable_progress_bar=false", f"hydra.run.dir={folder}/run"]
+        call = command(row, rate, seed, root, tuning) + quiet
+        done = subprocess.run(call, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")})
+        results = Path(folder, "run", "results.json")
+        if done.returncode or not results.is_file():
+            raise SystemExit(f"{' '.join(call)} failed:\n{done.stderr[-2000:]}")
+        return json.loads(results.read_text())  # type: ignore[no-any-return]
+
+
+class Results:
+    """Cells measured so far, in a JSON file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cells: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def get(self, name: str, rate: float, seed: int, root: str, tuning: bool) -> dict[str, Any]:
+        """The cell, measured now if it is not there."""
+        key = f"{name} lr={rate:g} seed={seed}{' tuning' if tuning else ''}"
+        if key not in self.cells:
+            figures = measure(ROWS[name], rate, seed, root, tuning)
+            kept = ("val/top1", "test/top1", "test/f1", "test/loss", "params/trainable", "seconds/fit", "memory/peak_mib")
+            self.cells[key] = {k: figures[k] for k in kept if k in figures}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(dict(sorted(self.cells.items())), indent=1))
+            print(key, self.cells[key], flush=True)
+        return self.cells[key]
+
+
+def tune(results: Results, name: str, root: str) -> float:
+    """The learning rate with the best accuracy on pictures held out from training."""
+    return max(ROWS[name].rates, key=lambda rate: float(results.get(name, rate, 0, root, tuning=True)["val/top1"]))
+
+
+def finish(results: Results, name: str, seeds: list[int], root: str) -> str:
+    """One line of the table."""
+    rate = tune(results, name, root)
+    cells = [results.get(name, rate, seed, root, tuning=False) for seed in seeds]
+    scores = [100 * float(cell["test/top1"]) for cell in cells]
+    half = T_95.get(len(scores), 1.96) * statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
+    trained = f"{cells[0]['params/trainable']:,}"
+    short = " ".join(command(ROWS[name], rate, 0, "DIR", tuning=False)[1:]).replace(" seed=0", " seed=0,1,2 -m")
+    return f"| {ROWS[name].label} | {trained} | {rate:g} | {statistics.mean(scores):.1f} ± {half:.1f} | `python {short}` |"
+
+
+def main() -> None:
+    """Measure what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", required=True, help="class folders of CIFAR-10")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/accuracy_cifar10.json"))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time; give OMP_NUM_THREADS with it")
+    options = parser.parse_args()
+    results = Results(options.out)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        lines = list(pool.map(lambda name: finish(results, name, options.seeds, options.root), options.rows))
+    print("| | trained parameters | learning rate | top-1, % | command |\n|---|---:|---:|---:|---|")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
