@@ -3,9 +3,9 @@
     python benchmarks/accuracy.py --root DIR
 
 DIR has class folders ``train/CLASS/*`` and ``test/CLASS/*``. EfficientNet-Lite0, 96 px, batch 64, two epochs, one-cycle AdamW, the same
-data order, augmentation, clipping and precision for all. Each row's learning rate is chosen among three on a tenth of the training
-pictures held out (one epoch, seed 0), never on the test pictures; then all training pictures are used with each seed. Cells that are in
-the results file already are not run again. Everything runs in a process of its own.
+data order, augmentation and precision for all. Each row's learning rate is chosen among three on a tenth of the training pictures held
+out, by a run of a third of an epoch (seed 0), never on the test pictures; then all are trained on, with each seed. Cells that are in the
+results file already are not run again. Everything runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def command(row: Row, rate: float, seed: int, root: str, tuning: bool) -> list[s
     """The command of one cell, as the README shows it."""
     overrides = [f"experiment={EXPERIMENT}", f"data.root={root}", *row.overrides, f"optim.lr={rate:g}", f"seed={seed}"]
     if tuning:
-        overrides += ["data.val_fraction=0.1", "trainer.max_epochs=1"]
+        overrides += ["data.val_fraction=0.1", "trainer.max_epochs=1", "trainer.limit_train_batches=0.34", "trainer.limit_test_batches=1"]
     program = ["benchmarks/peft_run.py"] if row.peft else ["-m", "visionlora.train"]
     return [sys.executable, *program, *overrides]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
@@ -44,7 +44,7 @@ class DataConfig:
     """The pictures and how they are split, prepared and augmented; see ``data.module.ImageData``."""
 
     name: str
-    root: str = "data"
+    root: str
     batch_size: int = 64
     num_workers: int | None = None
     image_size: int | None = None
@@ -165,8 +165,8 @@ def checked(schema: type[T], config: DictConfig) -> T:
         raise UserError(f"{error.full_key} is not set; give it on the command line as {error.full_key}=….") from None
     except (ConfigKeyError, ConfigAttributeError) as error:
         where, _, key = (error.full_key or "").rpartition(".")
-        section = OmegaConf.select(OmegaConf.structured(schema), where) if where else OmegaConf.structured(schema)
-        known = map(str, section) if isinstance(section, DictConfig) else ()
+        section = get_type_hints(schema).get(where, schema) if where else schema
+        known = [entry.name for entry in fields(section)] if is_dataclass(section) else []
         raise UserError(f"unknown key {error.full_key}.{did_you_mean(key, known)}") from None
     except (ValidationError, OmegaConfBaseException) as error:
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}.") from None

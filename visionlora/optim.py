@@ -41,9 +41,9 @@ def build_schedule(optimizer: Optimizer, config: OptimConfig, steps: int) -> LRS
     """The learning rate over ``steps`` optimizer steps, warm-up included."""
     warmup = round(config.warmup * steps)
     if config.schedule == "onecycle":
-        rates = [group["lr"] for group in optimizer.param_groups]
-        share = min(max(warmup, 1) / max(steps, 2), 0.99)
-        return OneCycleLR(optimizer, rates, total_steps=max(steps, 2), pct_start=share, cycle_momentum=False)
+        rates, steps = [group["lr"] for group in optimizer.param_groups], max(steps, 4)
+        share = min(max(warmup, 2), steps - 1) / steps  # each of its two phases needs a step
+        return OneCycleLR(optimizer, rates, total_steps=steps, pct_start=share, cycle_momentum=False)
     main = CosineAnnealingLR(optimizer, max(steps - warmup, 1)) if config.schedule == "cosine" else ConstantLR(optimizer, 1.0)
     if warmup == 0:
         return main

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from visionlora.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RunFolder:
@@ -67,12 +68,16 @@ class RunFolder:
 
     def read_base(self) -> dict[str, Tensor] | None:
         """Weights of a base that cannot be had again by name, or ``None``."""
-        return safetensors.torch.load_file(self.base) if self.base.is_file() else None
+        from safetensors.torch import load_file  # not above: a wrong folder is told before torch is imported
+
+        return load_file(self.base) if self.base.is_file() else None
 
     def write_base(self, state: Mapping[str, Tensor]) -> None:
         """Keep the weights of a base that cannot be had again by name."""
+        from safetensors.torch import save
+
         tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
-        replace_file(self.base, safetensors.torch.save(tensors))
+        replace_file(self.base, save(tensors))
 
     def write_config(self, config: DictConfig | dict[str, Any]) -> None:
         replace_file(self.config, OmegaConf.to_yaml(config).encode())

@@ -25,9 +25,10 @@ def build(spec: BackboneSpec) -> tuple[nn.Module, BackboneInfo]:
         raise UserError(f"model.name={spec.name}: timm has no such model.{did_you_mean(name, names())}")
     arguments: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.in_chans}
     arguments |= {key: rate for key in ("drop_rate", "drop_path_rate") if (rate := getattr(spec, key))}
-    config = timm.get_pretrained_cfg(spec.name)
-    if config is None and "." in spec.name:
-        raise UserError(f"model.name={spec.name}: timm has no weights tagged {spec.name.split('.', 1)[1]!r} for {name}.")
+    try:
+        config = timm.get_pretrained_cfg(spec.name)
+    except RuntimeError:
+        raise UserError(f"model.name={spec.name}: timm has no weights tagged {spec.name.partition('.')[2]!r} for {name}.") from None
     if spec.image_size is not None and config is not None and config.fixed_input_size:
         arguments["img_size"] = spec.image_size  # such models have position embeddings of a fixed size
     if spec.pretrained and spec.weights is not None:
@@ -39,7 +40,10 @@ def build(spec: BackboneSpec) -> tuple[nn.Module, BackboneInfo]:
             model = _create(spec, arguments, pretrained=True)
     else:
         model = _create(spec, arguments)
-    return model, _describe(model, spec)
+    info = _describe(model, spec)
+    if not (spec.pretrained and spec.num_classes == model.pretrained_cfg["num_classes"]):
+        _fresh_heads(model, info.head)
+    return model, info
 
 
 def _create(spec: BackboneSpec, arguments: dict[str, Any], **more: Any) -> nn.Module:
@@ -83,6 +87,17 @@ def _describe(model: nn.Module, spec: BackboneSpec) -> BackboneInfo:
     head = tuple(name for name in _as_tuple(config.get("classifier")) if _has(model, name))
     remade = _as_tuple(config.get("first_conv")) if spec.in_chans != 3 else ()
     return BackboneInfo(spec, preprocessing, head, remade)
+
+
+def _fresh_heads(model: nn.Module, names: tuple[str, ...]) -> None:
+    """torch's own initialisation for a head that is not pretrained, as ``reset_classifier`` gives it.
+
+    Some of timm's constructors start heads so wide for a few classes (EfficientNet: ± 1/√classes) that the first steps wreck the features.
+    """
+    for name in names:
+        head = model.get_submodule(name)
+        if isinstance(head, nn.Linear | nn.Conv2d):
+            head.reset_parameters()
 
 
 def _channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:

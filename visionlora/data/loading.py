@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -51,7 +52,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rank, processes = _process()
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         seeds = torch.randint(2**62, (self.size,), generator=generator).tolist()
         order = torch.randperm(self.size, generator=generator).tolist() if self.shuffle else list(range(self.size))
         if self.shuffle:
@@ -63,9 +64,9 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return -(-self.size // processes) if self.shuffle else len(range(rank, self.size, processes))
 
 
-def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
-    """One seed for each run, epoch and process."""
-    return (seed * 1_000_003 + epoch) * 1_009 + rank
+def mixed_seed(*numbers: int) -> int:
+    """One seed of several numbers, such as a run's seed, an epoch and a process."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _process() -> tuple[int, int]:

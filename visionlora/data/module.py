@@ -93,15 +93,15 @@ class ImageData(L.LightningDataModule):
         return self.preprocessing
 
     def _loader(self, pictures: Pictures, transform: Transform, shuffle: bool = False) -> DataLoader[Any]:
-        size, batch_size = len(pictures), self.config.batch_size
-        workers = self._workers(pictures)
+        batch_size, workers = self.config.batch_size, self._workers(pictures)
+        sampler = EpochSampler(len(pictures), self.seed, shuffle)
         return DataLoader(
             TransformedPictures(pictures, transform, self._ready().channels),
             batch_size=batch_size,
-            sampler=EpochSampler(size, self.seed, shuffle),
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
-            drop_last=shuffle and size % batch_size == 1 and size > 1,  # batch-norm in train mode cannot take one picture
+            drop_last=shuffle and len(sampler) % batch_size == 1 < len(sampler),  # batch-norm in train mode cannot take one picture
         )
 
     def _workers(self, pictures: Pictures) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 from visionlora.errors import UserError, did_you_mean
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.frozen import FrozenWeight
-from visionlora.lora.layer import adaptable
+from visionlora.lora.layer import ADAPTABLE, adaptable
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _candidates(model: nn.Module, head: Iterable[str] = ()) -> dict[str, tuple[n
     return {
         name: (module, parameters)
         for name, module in model.named_modules()
-        if (parameters := adaptable(module)) and not any(name == h or name.startswith(h + ".") for h in head)
+        if ((parameters := adaptable(module)) or _obstacle(module)) and not any(name == h or name.startswith(h + ".") for h in head)
     }
 
 
@@ -102,7 +102,8 @@ def _is_depthwise(module: nn.Module) -> bool:
 
 
 def _target(name: str, module: nn.Module, parameters: tuple[str, ...], rank: LayerRank, config: LoraConfig) -> Target:
-    _refuse_special(name, module, parameters)
+    if obstacle := _obstacle(module):
+        raise UserError(f"lora.targets: layer {name} {obstacle}, or leave it out with lora.exclude.")
     limit = min(min(FrozenWeight(module._parameters[p]).matrix_shape) for p in parameters)  # type: ignore[arg-type]
     if rank.explicit and rank.r > limit:
         raise UserError(f"lora.targets: layer {name} cannot have rank {rank.r}; its weight has rank {limit} at the most.")
@@ -111,13 +112,14 @@ def _target(name: str, module: nn.Module, parameters: tuple[str, ...], rank: Lay
     return Target(name, module, parameters, LayerRank(r, alpha, rank.explicit), asked=rank.r)
 
 
-def _refuse_special(name: str, module: nn.Module, parameters: tuple[str, ...]) -> None:
+def _obstacle(module: nn.Module) -> str:
+    """Why a layer of an adaptable kind cannot be adapted, or ``""``."""
+    if not isinstance(module, tuple(ADAPTABLE)):
+        return ""
     if nn.utils.parametrize.is_parametrized(module):
-        reason = "is parametrised (torch.nn.utils.parametrize); remove the parametrisation first"
-    elif any(parameter + "_g" in module._parameters for parameter in parameters):
-        reason = "is weight-normed; call torch.nn.utils.remove_weight_norm first"
-    elif any(isinstance(module._parameters[parameter], nn.UninitializedParameter) for parameter in parameters):
-        reason = "is lazy; run the model on one batch first"
-    else:
-        return
-    raise UserError(f"lora.targets: layer {name} {reason}, or leave it out with lora.exclude.")
+        return "is parametrised (torch.nn.utils.parametrize); remove the parametrisation first"
+    if "weight_g" in module._parameters:
+        return "is weight-normed; call torch.nn.utils.remove_weight_norm first"
+    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in module._parameters.values()):
+        return "is lazy; run the model on one batch first"
+    return ""

@@ -1,0 +1,66 @@
+"""What tests share: tiny models, pictures made on the fly, and commands run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)  # two test processes on two cores
+
+TINY = ("model=timm", "model.name=test_resnet", "model.pretrained=false", "data=fake", "data.num_workers=0")
+QUIET = ("callbacks=none", "trainer.enable_progress_bar=false")
+
+
+def command(module: str, *overrides: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 240) -> Any:
+    """``python -m visionlora.MODULE OVERRIDES``, finished."""
+    return subprocess.run(
+        [sys.executable, "-m", f"visionlora.{module}", *overrides],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | (env or {}),
+    )
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a tiny model on fake data."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    done = command("train", *TINY, *QUIET, f"hydra.run.dir={folder}", "trainer.max_epochs=2")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Callable[..., Path]:
+    """Make class folders: ``class_folders(train={"cat": 3, "dog": 3}, test={…})``; returns their root."""
+
+    def make(root: Path | None = None, **parts: dict[str, int]) -> Path:
+        root = root or tmp_path / "pictures"
+        root.mkdir(parents=True, exist_ok=True)
+        random = np.random.default_rng(0)
+        for part, classes in parts.items():
+            for number, (name, count) in enumerate(classes.items()):
+                folder = root / part / name
+                folder.mkdir(parents=True, exist_ok=True)
+                for i in range(count):
+                    pixels = random.integers(0, 60, (24, 24, 3)) + 60 * number
+                    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+        return root
+
+    return make

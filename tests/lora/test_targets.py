@@ -1,0 +1,172 @@
+"""Which layers get an adapter, of which rank, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from visionlora import UserError
+from visionlora.lora import LoraConfig, inject
+from visionlora.lora.layer import LoraLayer, lora_layers
+
+
+def net() -> nn.Module:
+    return nn.ModuleDict(
+        {
+            "stem": nn.Conv2d(3, 8, 3),
+            "blocks": nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 3, groups=2), nn.Linear(8, 16)),
+            "norm": nn.BatchNorm2d(8),
+            "head": nn.Linear(16, 5),
+        }
+    )
+
+
+CHOSEN: list[tuple[Any, list[str]]] = [
+    ("auto", ["stem", "blocks.1", "blocks.2"]),
+    ("all", ["stem", "blocks.0", "blocks.1", "blocks.2"]),
+    ("blocks", ["blocks.0", "blocks.1", "blocks.2"]),
+    ("blocks.*", ["blocks.0", "blocks.1", "blocks.2"]),
+    ("2", ["blocks.2"]),
+    (["stem", "blocks.[12]"], ["stem", "blocks.1", "blocks.2"]),
+    ({"stem": 2}, ["stem"]),
+]
+
+
+@pytest.mark.parametrize(("targets", "names"), CHOSEN)
+def test_patterns(targets: Any, names: list[str]) -> None:
+    model = net()
+    inject(model, LoraConfig(targets=targets), head=["head"])
+    assert [name for name, _ in lora_layers(model)] == names
+    assert all(p.requires_grad for p in model["head"].parameters())
+    assert not any(p.requires_grad for name, p in model.named_parameters() if "lora" not in name and not name.startswith("head"))
+
+
+def test_exclude_and_train_head() -> None:
+    model = net()
+    inject(model, LoraConfig(targets="all", exclude=["blocks"], train_head=False), head=["head"])
+    assert [name for name, _ in lora_layers(model)] == ["stem"]
+    assert not any(p.requires_grad for p in model["head"].parameters())
+
+
+def test_ranks_and_alphas() -> None:
+    model = net()
+    report = inject(model, LoraConfig(r=6, targets={"all": 2, "stem": {"r": 3, "alpha": 12}, "blocks.2": {"alpha": 4}}), head=["head"])
+    found = {layer.name: (layer.r, layer.alpha) for layer in report.layers}
+    assert found == {"stem": (3, 12), "blocks.0": (2, 4), "blocks.1": (2, 4), "blocks.2": (6, 4)}
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_capping_is_reported_and_keeps_the_scaling(rslora: bool) -> None:
+    model = net()
+    config = LoraConfig(r=16, targets="all", use_rslora=rslora)
+    report = inject(model, config, head=["head"])
+    assert {layer.name: layer.r for layer in report.capped} == {"stem": 8, "blocks.0": 8, "blocks.1": 8, "blocks.2": 8}
+    for _, layer in lora_layers(model):
+        assert layer.adapter_sets["weight"]["default"].scaling == pytest.approx(32 / 16**0.5 if rslora else 2.0)
+
+
+def test_report_counts() -> None:
+    model = net()
+    report = inject(model, LoraConfig(r=2), head=["head"])
+    assert report.adapter_parameters == 2 * (8 + 27) + 2 * (8 + 36) + 2 * (16 + 8)
+    assert report.trainable == report.adapter_parameters + 16 * 5 + 5
+    assert report.total == sum(p.numel() for p in model.parameters())
+    assert "stem" in str(report)
+
+
+def weight_normed() -> nn.Module:
+    return nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 3)))
+
+
+def parametrised() -> nn.Module:
+    return nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(3, 3)))
+
+
+REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+    (net, {"targets": "blok"}, "'blok' matches no linear or conv layer.*Did you mean 'blocks'"),
+    (net, {"targets": ["stem", "nothing"]}, "'nothing' matches no"),
+    (net, {"targets": "head"}, "'head' matches no"),
+    (net, {"targets": {"stem": 9}}, "stem cannot have rank 9; its weight has rank 8"),
+    (net, {"exclude": ["sten"]}, "'sten' matches no layer.*Did you mean 'stem'"),
+    (net, {"targets": "stem", "exclude": ["stem"]}, "leaves no layer"),
+    (weight_normed, {"targets": "all"}, "layer 0"),
+    (parametrised, {"targets": "all"}, "layer 0 is parametrised"),
+    (lambda: nn.Sequential(nn.LazyLinear(3)), {"targets": "all"}, "layer 0 is lazy"),
+]
+
+
+@pytest.mark.parametrize(("build", "config", "message"), REFUSED)
+def test_refused_before_anything_is_changed(build: Any, config: dict[str, Any], message: str) -> None:
+    model = build()
+    with pytest.raises(UserError, match=message):
+        inject(model, LoraConfig(**config), head=["head"] if build is net else [])
+    assert not any(isinstance(module, LoraLayer) for module in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"r": 0}, "lora.r=0 is not a rank"),
+    ({"r": 2.5}, "lora.r=2.5 is not a rank"),
+    ({"targets": {"a": 0}}, "a.*=0 is not a rank"),
+    ({"targets": {"a": {"rank": 2}}}, "unknown key 'rank'"),
+    ({"targets": []}, "lora.targets"),
+    ({"targets": 3}, "lora.targets=3"),
+    ({"alpha": -1}, "lora.alpha=-1"),
+    ({"dropout": 1.0}, "lora.dropout=1.0"),
+    ({"method": "lore"}, "Did you mean 'lora'"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), WRONG)
+def test_config_values_out_of_range(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LoraConfig(**values)
+
+
+class Dead(nn.Module):
+    """Has a layer that the output does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x)
+
+
+def test_audit_names_a_dead_adapter_and_leaves_the_model_alone() -> None:
+    model, x = Dead(), torch.randn(2, 4)
+    with pytest.raises(UserError, match=r"unused.* would never learn"):
+        inject(model, LoraConfig(targets="all"), example=x)
+    assert type(model.used) is nn.Linear
+    assert all(p.requires_grad for p in model.parameters())
+    inject(model, LoraConfig(targets="all", exclude=["unused"]), example=x)
+
+
+def test_audit_leaves_no_trace() -> None:
+    model = timm.create_model("test_resnet", num_classes=3).train()
+    x = torch.randn(2, 3, 32, 32)
+    buffers = {key: value.clone() for key, value in model.named_buffers()}
+    torch.manual_seed(0)
+    inject(model, LoraConfig())
+    without = torch.rand(3)
+    model = timm.create_model("test_resnet", num_classes=3).train()
+    model.load_state_dict(buffers, strict=False)
+    torch.manual_seed(0)
+    report = inject(model, LoraConfig(), example=x)
+    assert torch.equal(torch.rand(3), without)  # the random state is as it would be without the audit
+    assert all(torch.equal(value, buffers[key]) for key, value in model.named_buffers())
+    assert all(module.training for module in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+    assert all(name.endswith(".weight") for name in report.zero_gradient)
+
+
+def test_second_injection_needs_another_name() -> None:
+    model = net()
+    inject(model, LoraConfig(), head=["head"])
+    with pytest.raises(UserError, match="has an adapter 'default' already"):
+        inject(model, LoraConfig(), head=["head"])

@@ -1,0 +1,120 @@
+"""Adapter folders: what training changed, saved, read back, and refused when it does not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import visionlora as vl
+from visionlora.lora.layer import LoraLayer
+from visionlora.trained import trained_state
+
+X = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+NAMES = ["timm/test_resnet", "timm/test_efficientnet", "timm/test_vit", "timm/test_byobnet", "torchvision/squeezenet1_1"]
+
+
+def base(name: str = "timm/test_resnet", classes: int = 3, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return vl.create_backbone(name, classes, pretrained=False, image_size=64).eval()
+
+
+def trained(name: str = "timm/test_resnet", **config: object) -> nn.Module:
+    model = base(name)
+    vl.inject(model, vl.LoraConfig(**({"r": 3, "targets": "all"} | config)))  # type: ignore[arg-type]
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fresh_model_with_the_adapter_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    model = trained(name)
+    vl.save_adapter(model, tmp_path)
+    fresh = vl.load_adapter(base(name), tmp_path).eval()
+    assert torch.equal(fresh(X), model(X))
+
+
+def test_holds_no_more_than_what_was_trained(tmp_path: Path) -> None:
+    model = trained()
+    vl.save_adapter(model, tmp_path)
+    numbers = sum(t.numel() for t in safetensors.torch.load_file(tmp_path / "adapter_model.safetensors").values())
+    assert numbers == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    card = json.loads((tmp_path / "visionlora.json").read_text())
+    assert card["backbone"]["spec"]["name"] == "test_resnet"
+    assert len(card["backbone"]["fingerprint"]) == 64
+
+
+def test_moving_statistics_are_part_of_it() -> None:
+    model = base()
+    vl.inject(model, vl.LoraConfig(method="full"), freeze_bn=False)
+    assert "bn1.running_mean" in trained_state(model)
+    model = base()
+    vl.inject(model, vl.LoraConfig(method="full"))
+    assert "bn1.running_mean" not in trained_state(model)
+    assert "bn1.weight" in trained_state(model)
+
+
+def edit(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "adapter_model.safetensors"
+        tensors = safetensors.torch.load_file(path)
+        change(tensors)
+        safetensors.torch.save_file(tensors, path)
+
+    return apply
+
+
+def first(tensors: dict[str, torch.Tensor], part: str) -> str:
+    return next(key for key in tensors if part in key)
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated": (truncate, "damaged"),
+    "foreign bytes": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"hello"), "damaged"),
+    "no tensors": (lambda f: (f / "adapter_model.safetensors").unlink(), "not an adapter folder"),
+    "bad json": (lambda f: (f / "adapter_config.json").write_text("{"), "not valid JSON"),
+    "lora_B missing": (edit(lambda t: t.pop(first(t, "lora_B"))), "lacks its lora_B"),
+    "lora_A missing": (edit(lambda t: t.pop(first(t, "lora_A"))), "without their partner"),
+    "surplus key": (edit(lambda t: t.update({"base_model.model.extra.weight": torch.zeros(1)})), "no 'extra.weight'"),
+    "surplus layer": (edit(lambda t: t.update({"base_model.model.x.lora_A.weight": torch.zeros(1, 1)})), "no linear or conv layer 'x'"),
+    "wrong shape": (edit(lambda t: t.update({first(t, "lora_B"): torch.zeros(5, 3, 1, 1)})), "has shape"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_files_are_refused_and_the_model_left_alone(case: str, tmp_path: Path) -> None:
+    breaks, message = BROKEN[case]
+    vl.save_adapter(trained(), tmp_path)
+    breaks(tmp_path)
+    fresh = base()
+    before = {key: value.clone() for key, value in fresh.state_dict().items()}
+    with pytest.raises(vl.UserError, match=message):
+        vl.load_adapter(fresh, tmp_path)
+    assert not any(isinstance(module, LoraLayer) for module in fresh.modules())
+    assert all(torch.equal(value, before[key]) for key, value in fresh.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: base("timm/test_vit"), "is for timm/test_resnet, this model is timm/test_vit"),
+        (lambda: base(classes=4), "has 3 classes, this model has 4"),
+        (lambda: base(seed=1), "trained on other weights"),
+    ],
+)
+def test_another_backbone_is_refused(other: Callable[[], nn.Module], message: str, tmp_path: Path) -> None:
+    vl.save_adapter(trained(), tmp_path)
+    with pytest.raises(vl.UserError, match=message):
+        vl.load_adapter(other(), tmp_path)
