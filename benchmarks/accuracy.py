@@ -61,7 +61,9 @@ def measure(row: Row, rate: float, seed: int, root: str, tuning: bool) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         quiet = ["callbacks=none", "trainer.enable_progress_bar=false", f"hydra.run.dir={folder}/run"]
         call = command(row, rate, seed, root, tuning) + quiet
-        done = subprocess.run(call, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")})
+        done = subprocess.run(
+            call, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        )
         results = Path(folder, "run", "results.json")
         if done.returncode or not results.is_file():
             raise SystemExit(f"{' '.join(call)} failed:\n{done.stderr[-2000:]}")

@@ -66,7 +66,7 @@ def test_names_known_without_torch_are_those_of_the_libraries() -> None:
 
 
 def test_types_are_checked() -> None:
-    with pytest.raises(UserError, match="lora.r"):
+    with pytest.raises(UserError, match=r"lora\.r"):
         checked(TrainConfig, OmegaConf.merge(OmegaConf.create({"model": {}}), {"lora": {"r": "x"}}))
 
 

@@ -56,7 +56,9 @@ finally:
 
 def probe(module: str, *overrides: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a command and report which heavy packages it imported."""
-    return subprocess.run([sys.executable, "-c", PROBE, f"visionlora.{module}", *overrides], capture_output=True, text=True, cwd=cwd, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-c", PROBE, f"visionlora.{module}", *overrides], capture_output=True, text=True, cwd=cwd, timeout=60
+    )
 
 
 def sentence(stderr: str) -> str:

@@ -51,11 +51,10 @@ def print_results(results: Mapping[str, Any], folder: Path) -> None:
             shape = "{:.3f}" if key == "loss" else "{:.1%}"
             table.add_row(label, "" if before is None else shape.format(before), shape.format(after))
     console.print(table)
-    console.print(
-        f"{results['params/trainable']:,} of {results['params/total']:,} parameters trained; adapter {results['bytes/adapter'] / 1e6:.2f} MB;"
-        f" {results['seconds/fit']:.0f} s, {results['images_per_second']:.0f} images/s; peak memory {results['memory/peak_mib']:,.0f} MiB",
-        highlight=False,
-    )
+    trained = f"{results['params/trainable']:,} of {results['params/total']:,} parameters trained"
+    speed = f"{results['seconds/fit']:.0f} s, {results['images_per_second']:.0f} images/s"
+    sizes = f"adapter {results['bytes/adapter'] / 1e6:.2f} MB; peak memory {results['memory/peak_mib']:,.0f} MiB"
+    console.print(f"{trained}; {sizes}; {speed}", highlight=False)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
 
 

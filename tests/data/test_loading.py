@@ -16,7 +16,9 @@ PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.25,) * 3)
 RANDOM = {"crop_scale": [0.5, 1.0], "randaugment": 2, "color_jitter": 0.3, "random_erasing": 0.5}
 
 
-def batches(epoch: int = 0, seed: int = 0, workers: int = 0, batch_size: int = 16, part: str = "train") -> tuple[torch.Tensor, torch.Tensor]:
+def batches(
+    epoch: int = 0, seed: int = 0, workers: int = 0, batch_size: int = 16, part: str = "train"
+) -> tuple[torch.Tensor, torch.Tensor]:
     data = ImageData(DataConfig("fake", "data", batch_size, workers, num_images=48, **RANDOM), seed)  # type: ignore[arg-type]
     data.prepare_for(PREPROCESSING)
     loader = data.train_dataloader() if part == "train" else data.eval_dataloader(part)

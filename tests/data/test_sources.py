@@ -140,7 +140,11 @@ MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "I", "F"]
 @pytest.mark.parametrize("mode", MODES)
 def test_every_kind_of_picture_is_read(mode: str, channels: int, tmp_path: Path) -> None:
     path = tmp_path / f"picture.{'tiff' if mode in ('CMYK', 'F', 'I', 'PA') else 'png'}"
-    image = Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(np.uint16)) if mode == "I;16" else Image.new("RGB", (8, 8), (200, 100, 50))
+    image = (
+        Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(np.uint16))
+        if mode == "I;16"
+        else Image.new("RGB", (8, 8), (200, 100, 50))
+    )
     if mode != "I;16":
         image = image.convert("L").convert(mode) if mode in ("I", "F") else image.convert(mode) if mode != "PA" else image.convert("P")
     image.save(path)

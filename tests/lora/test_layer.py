@@ -135,7 +135,9 @@ def test_gradients_are_those_of_the_property(made: Made) -> None:
     outs = [m(v) for m, v in zip((model, reference), xs, strict=True)]
     assert close(*outs)
     weights = torch.randn_like(outs[0])
-    ours, theirs = (torch.autograd.grad((o * weights).sum(), [v, *trainable(m).values()]) for o, v, m in zip(outs, xs, (model, reference), strict=True))
+    ours, theirs = (
+        torch.autograd.grad((o * weights).sum(), [v, *trainable(m).values()]) for o, v, m in zip(outs, xs, (model, reference), strict=True)
+    )
     assert len(ours) == len(parameters) + 1
     for a, b in zip(ours, theirs, strict=True):
         assert close(a, b)
@@ -160,7 +162,7 @@ def test_remove_leaves_the_model_as_it_was(made: Made) -> None:
 
 
 def test_base_checkpoint_loads_after_injection(made: Made) -> None:
-    model, x, before, state = made
+    model, x, _, state = made
     adapted = model(x)
     model.load_state_dict({key: torch.zeros_like(value) for key, value in state.items()})
     model.load_state_dict(state)  # strict: the adapter's keys may be missing

@@ -41,7 +41,8 @@ def build(spec: BackboneSpec) -> tuple[nn.Module, BackboneInfo]:
     else:
         model = _create(spec, arguments)
     info = _describe(model, spec)
-    if not (spec.pretrained and spec.num_classes == model.pretrained_cfg["num_classes"]):
+    config_used: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    if not (spec.pretrained and spec.num_classes == config_used["num_classes"]):
         _fresh_heads(model, info.head)
     return model, info
 
