@@ -14,7 +14,8 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     """Measure the run's model, float32, on ``config.split``; writes ``evaluation_SPLIT.json`` into the run folder."""
     import json
 
-    from visionlora.run_folder import RunFolder, replace_file
+    from visionlora.files import replace_file
+    from visionlora.run_folder import RunFolder
 
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
     data_config = checked(DataConfig, run.read_config().data)

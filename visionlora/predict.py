@@ -18,7 +18,8 @@ SHOWN = 20
 
 def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     """Classify ``config.input``; prints a table and writes every row to ``config.output``."""
-    from visionlora.run_folder import RunFolder, replace_file
+    from visionlora.files import replace_file
+    from visionlora.run_folder import RunFolder
 
     if not (Path(config.run) / "visionlora.json").is_file():
         RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from visionlora.errors import UserError
+from visionlora.files import replace_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,11 +85,3 @@ class RunFolder:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         replace_file(self.results, json.dumps(dict(results), indent=2).encode())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write ``path`` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)

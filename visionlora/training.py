@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,11 +64,12 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         data.save_split(run_folder.split)
         if not info.reproducible and not run_folder.base.exists():
             run_folder.write_base(base_state(model))
-    before = measure_before(trainer, model, info, data)
     card = {"backbone": info.spec.full_name, "fingerprint": info.fingerprint}
-    module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card)
-    _fit(trainer, module, data, checkpoint)
-    after = measure_after(trainer, module, data, run_folder)
+    with interruptible(trainer, run_folder):
+        before = measure_before(trainer, model, info, data)
+        module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        after = measure_after(trainer, module, data, run_folder)
     results = {
         **after,
         **before,
@@ -193,16 +196,18 @@ def measure_after(trainer: L.Trainer, module: Classifier, data: ImageData, run_f
     return results
 
 
-def _fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Path | None) -> None:
+@contextlib.contextmanager
+def interruptible(trainer: L.Trainer, run_folder: RunFolder) -> Iterator[None]:
+    """Ctrl-C inside ends in ``KeyboardInterrupt`` with a word on how to go on; Lightning has put everything in order by then."""
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        yield
     except SystemExit:
-        # Lightning has put everything in order after Ctrl-C; what remains is to say how to go on.
         if not trainer.interrupted:
             raise
-        folder = trainer.default_root_dir
-        stands = RunFolder(folder).last.is_file()
-        how = f"go on with: ckpt_path=last hydra.run.dir={folder}" if stands else "no epoch was finished, so there is no checkpoint"
+        stands = run_folder.last.is_file()
+        how = (
+            f"go on with: ckpt_path=last hydra.run.dir={run_folder.path}" if stands else "no epoch was finished, so there is no checkpoint"
+        )
         raise KeyboardInterrupt(f"in epoch {trainer.current_epoch + 1}; {how}") from None
 
 

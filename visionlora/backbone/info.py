@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -41,6 +41,11 @@ class Preprocessing:
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
         """Read back what ``asdict`` wrote to JSON."""
         return cls(**(values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}))
+
+
+def per_channel(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
+    """Statistics of three channels for ``in_chans``: their mean where it is another number."""
+    return tuple(values) if in_chans == len(values) else (sum(values) / len(values),) * in_chans
 
 
 @dataclass(frozen=True)

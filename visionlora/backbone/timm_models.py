@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing
+from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing, per_channel
 from visionlora.backbone.weights import hub_access, read_weights
 from visionlora.errors import UserError, did_you_mean
 
@@ -41,8 +41,7 @@ def build(spec: BackboneSpec) -> tuple[nn.Module, BackboneInfo]:
     else:
         model = _create(spec, arguments)
     info = _describe(model, spec)
-    config_used: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    if not (spec.pretrained and spec.num_classes == config_used["num_classes"]):
+    if not (spec.pretrained and spec.num_classes == _pretrained_cfg(model)["num_classes"]):
         _fresh_heads(model, info.head)
     return model, info
 
@@ -68,7 +67,7 @@ def _from_state(spec: BackboneSpec, arguments: dict[str, Any]) -> nn.Module:
         model = _create(spec, arguments, pretrained=True, pretrained_cfg_overlay=overlay)
     except RuntimeError as error:
         raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: {_first_lines(error)}") from None
-    model.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr, operator]
+    _pretrained_cfg(model).pop("state_dict", None)
     expected = {key for key in model.state_dict() if not any(key.startswith(h.rsplit(".", 1)[0] + ".") for h in heads)}
     missing = sorted(expected - set(state)) if arguments.get("img_size") is None else []
     if missing:
@@ -77,17 +76,21 @@ def _from_state(spec: BackboneSpec, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _describe(model: nn.Module, spec: BackboneSpec) -> BackboneInfo:
-    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    config = _pretrained_cfg(model)
     preprocessing = Preprocessing(
         image_size=spec.image_size or int(config["input_size"][-1]),
-        mean=_channels(config["mean"], spec.in_chans),
-        std=_channels(config["std"], spec.in_chans),
+        mean=per_channel(config["mean"], spec.in_chans),
+        std=per_channel(config["std"], spec.in_chans),
         interpolation=config["interpolation"] if config["interpolation"] != "random" else "bilinear",
         crop_pct=float(config["crop_pct"]),
     )
     head = tuple(name for name in _as_tuple(config.get("classifier")) if _has(model, name))
     remade = _as_tuple(config.get("first_conv")) if spec.in_chans != 3 else ()
     return BackboneInfo(spec, preprocessing, head, remade)
+
+
+def _pretrained_cfg(model: nn.Module) -> dict[str, Any]:
+    return model.pretrained_cfg  # type: ignore[return-value]
 
 
 def _fresh_heads(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -99,10 +102,6 @@ def _fresh_heads(model: nn.Module, names: tuple[str, ...]) -> None:
         head = model.get_submodule(name)
         if isinstance(head, nn.Linear | nn.Conv2d):
             head.reset_parameters()
-
-
-def _channels(values: tuple[float, ...], in_chans: int) -> tuple[float, ...]:
-    return tuple(values) if in_chans == len(values) else (sum(values) / len(values),) * in_chans
 
 
 def _as_tuple(names: Any) -> tuple[str, ...]:

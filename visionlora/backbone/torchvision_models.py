@@ -10,7 +10,7 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing
+from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing, per_channel
 from visionlora.backbone.modules import replace_module, with_channels
 from visionlora.backbone.weights import hub_access, read_weights
 from visionlora.errors import UserError, did_you_mean
@@ -54,7 +54,7 @@ def build(spec: BackboneSpec) -> tuple[nn.Module, BackboneInfo]:
         _adapt_first_conv(model, stem, spec.in_chans)
         remade = (stem,)
     replace_module(model, head, _new_head(model.get_submodule(head), spec.num_classes))
-    mean, std = (_channels(transforms.mean, spec.in_chans), _channels(transforms.std, spec.in_chans))
+    mean, std = (per_channel(transforms.mean, spec.in_chans), per_channel(transforms.std, spec.in_chans))
     preprocessing = Preprocessing(
         image_size, mean, std, transforms.interpolation.value, transforms.crop_size[0] / transforms.resize_size[0]
     )
@@ -103,7 +103,7 @@ def _first_conv(model: nn.Module) -> str:
 def _adapt_first_conv(model: nn.Module, name: str, in_chans: int) -> None:
     conv = model.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
-    new = with_channels(conv, in_chans)
+    new = withper_channel(conv, in_chans)
     new.weight.copy_(adapt_input_conv(in_chans, conv.weight))
     if conv.bias is not None and new.bias is not None:
         new.bias.copy_(conv.bias)
@@ -115,7 +115,3 @@ def _new_head(old: nn.Module, num_classes: int) -> nn.Module:
         return nn.Conv2d(old.in_channels, num_classes, old.kernel_size, old.stride, old.padding)  # type: ignore[arg-type]
     assert isinstance(old, nn.Linear)
     return nn.Linear(old.in_features, num_classes)
-
-
-def _channels(values: list[float], in_chans: int) -> tuple[float, ...]:
-    return tuple(values) if in_chans == len(values) else (sum(values) / len(values),) * in_chans

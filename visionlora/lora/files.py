@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlora.errors import UserError
+from visionlora.files import replace_file
 from visionlora.lora.adapter import Adapter
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.injection import inject
@@ -123,12 +124,12 @@ def write(
             for factor in ("lora_A", "lora_B"):
                 tensors[slot.peft_key(factor)] = state[slot.state_key(factor, name)].reshape(slot.peft_shape(factor, adapter.r))
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    _replace(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    replace_file(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
     if adapters:
-        _replace(folder / CONFIG, json.dumps(_peft_config(adapters, sorted(whole)), indent=2).encode())
+        replace_file(folder / CONFIG, json.dumps(_peft_config(adapters, sorted(whole)), indent=2).encode())
     else:
         (folder / CONFIG).unlink(missing_ok=True)
-    _replace(folder / CARD, json.dumps(card, indent=2).encode())
+    replace_file(folder / CARD, json.dumps(card, indent=2).encode())
 
 
 def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), name: str = "default") -> None:
@@ -222,9 +223,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UserError(f"{path} does not hold a JSON object.")
     return loaded
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
