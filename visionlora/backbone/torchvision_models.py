@@ -103,7 +103,7 @@ def _first_conv(model: nn.Module) -> str:
 def _adapt_first_conv(model: nn.Module, name: str, in_chans: int) -> None:
     conv = model.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
-    new = withper_channel(conv, in_chans)
+    new = with_channels(conv, in_chans)
     new.weight.copy_(adapt_input_conv(in_chans, conv.weight))
     if conv.bias is not None and new.bias is not None:
         new.bias.copy_(conv.bias)
