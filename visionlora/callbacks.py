@@ -27,18 +27,31 @@ def checkpoints(run: RunFolder, has_val: bool) -> list[Callback]:
 
 
 class Stopwatch(Callback):
-    """Seconds of ``fit`` and of its training batches alone, and how many pictures those had (over all processes)."""
+    """Seconds of ``fit`` and of its training batches alone, and the pictures in those (of all processes); a resume goes on counting."""
 
     def __init__(self) -> None:
         self.fit_seconds = self.train_seconds = 0.0
         self.pictures = 0
-        self._fit = self._epoch = 0.0
+        self._since = self._epoch = 0.0
+
+    def figures(self) -> dict[str, float]:
+        """For ``results.json``."""
+        return {"seconds/fit": self.fit_seconds, "images_per_second": self.pictures / max(self.train_seconds, 1e-9)}
+
+    def state_dict(self) -> dict[str, float]:
+        return {"fit": self._elapsed(), "train": self.train_seconds, "pictures": self.pictures}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.fit_seconds, self.train_seconds, self.pictures = state_dict["fit"], state_dict["train"], state_dict["pictures"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._fit = time.perf_counter()
+        self._since = time.perf_counter()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.fit_seconds = time.perf_counter() - self._fit
+        self.fit_seconds = self._elapsed()
+
+    def _elapsed(self) -> float:
+        return self.fit_seconds + time.perf_counter() - self._since
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch = time.perf_counter()

@@ -13,14 +13,17 @@ def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     """``metrics.csv`` as metric -> (epochs, values); epochs count finished ones, steps inside an epoch are fractions."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    last_step = {int(float(row["epoch"])): int(row["step"]) for row in rows if row.get("epoch")}
-    per_epoch = max((step + 1) / (epoch + 1) for epoch, step in last_step.items()) if last_step else 1
+    ends = [(int(row["epoch"]), int(row["step"])) for row in rows if row.get("train/loss")]
+    if not ends:
+        return {}
+    epoch, last = ends[-1]
     curves: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for row in rows:
-        for key, value in row.items():
-            if value and key not in ("epoch", "step"):
-                curves[key][0].append((int(row["step"]) + 1) / per_epoch)
-                curves[key][1].append(float(value))
+        if int(row["step"]) <= last:  # what follows is the evaluation of the checkpoint chosen
+            for key, value in row.items():
+                if value and key not in ("epoch", "step"):
+                    curves[key][0].append((int(row["step"]) + 1) * (epoch + 1) / (last + 1))
+                    curves[key][1].append(float(value))
     return dict(curves)
 
 
@@ -40,7 +43,8 @@ def learning_curves(run: RunFolder, results: dict[str, float | str]) -> None:
         if key in curves:
             loss.plot(*curves[key], "o-", label=label, color=colour)
     loss.set(xlabel="epoch", ylabel="cross-entropy", title="Loss")
-    loss.set_ylim(bottom=0)
+    highest = max((max(curves[key][1]) for key in ("train/loss", "val/loss") if key in curves), default=None)
+    loss.set_ylim(0, None if highest is None else 1.2 * highest)  # the first steps may be far above
     if "val/top1" in curves:
         accuracy.plot(*curves["val/top1"], "o-", label="validation", color="tab:orange")
     for key, label, style in (("test_before/top1", "test, before (nearest class mean)", ":"), ("test/top1", "test, after", "--")):

@@ -69,6 +69,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         before = measure_before(trainer, model, info, data)
         module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card)
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        timing = stopwatch.figures()  # before a checkpoint is loaded, and with it the stopwatch of its epoch
         after = measure_after(trainer, module, data, run_folder)
     results = {
         **after,
@@ -76,8 +77,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "params/trainable": report.trainable,
         "params/total": report.total,
         "params/adapter": report.adapter_parameters,
-        "seconds/fit": stopwatch.fit_seconds,
-        "images_per_second": stopwatch.pictures / max(stopwatch.train_seconds, 1e-9),
+        **timing,
         "memory/peak_mib": peak_memory_mib(),
         "epochs": trainer.current_epoch,
         "seed": config.seed,
