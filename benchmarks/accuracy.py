@@ -18,10 +18,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from visionlora.files import replace_file
 
 EXPERIMENT = "cifar10_lite0"
 HELD_OUT = 1000
@@ -77,7 +80,7 @@ class Results:
     """Cells measured so far, in a JSON file."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.lock = path, threading.Lock()
         self.cells: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
 
     def get(self, name: str, rate: float, seed: int, root: str, tuning: bool) -> dict[str, Any]:
@@ -86,9 +89,9 @@ class Results:
         if key not in self.cells:
             figures = measure(ROWS[name], rate, seed, root, tuning)
             kept = ("val/top1", "test/top1", "test/f1", "test/loss", "params/trainable", "seconds/fit", "memory/peak_mib")
-            self.cells[key] = {k: figures[k] for k in kept if k in figures}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(json.dumps(dict(sorted(self.cells.items())), indent=1))
+            with self.lock:
+                self.cells[key] = {k: figures[k] for k in kept if k in figures}
+                replace_file(self.path, json.dumps(dict(sorted(self.cells.items())), indent=1).encode())
             print(key, self.cells[key], flush=True)
         return self.cells[key]
 

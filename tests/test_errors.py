@@ -35,6 +35,7 @@ AT_ONCE: list[tuple[str, tuple[str, ...], str]] = [
     ("train", ("data.crop_scale=[0.5]",), "data.crop_scale"),
     ("train", ("data.name=digit",), "Did you mean 'digits'"),
     ("train", ("lora.r=",), "lora.r"),
+    ("train", ("seed=9999999999",), "seed=9999999999 must be below"),
     ("train", ("lora.targets={a b",), "cannot read 'lora.targets={a b'"),
     ("evaluate", ("run=nowhere",), "run=nowhere: there is no such folder"),
     ("evaluate", (), "run is not set"),
@@ -102,6 +103,9 @@ OVERRIDES: list[tuple[tuple[str, ...], str]] = [
     (("callbacks=early_stopping", "data.val_fraction=0"), "no validation part"),
     (("+trainer.max_epohcs=3",), "unknown key trainer.max_epohcs.* Did you mean 'max_epochs'"),
     (("trainer.accelerator=quantum",), "trainer: .*quantum"),
+    (("model=torchvision", "model.name=inception_v3"), "data.image_size=32: torchvision/inception_v3 cannot take pictures of this size"),
+    (("trainer.max_epochs=-1",), "max_epochs=-1 has no end"),
+    (("model.in_chans=4", "data.randaugment=2"), "not of model.in_chans=4"),
     (("model.in_chans=5",), "pictures are read with 1, 3 or 4 channels"),
     (("data.num_classes=1",), "one class only"),
 ]
@@ -195,6 +199,20 @@ def test_predict_writes_a_row_for_every_picture(tiny_run: Path, tmp_path: Path) 
         failed = command("predict", f"run={tiny_run}", f"input={wrong}", cwd=tmp_path)
         assert failed.returncode == 2
         assert "input=" in sentence(failed.stderr)
+
+
+def test_output_is_checked_before_the_work(tiny_run: Path, tmp_path: Path) -> None:
+    done = command("predict", f"run={tiny_run}", f"input={tiny_run / 'curves.png'}", f"output={tmp_path}")
+    assert done.returncode == 2
+    assert "cannot be written" in sentence(done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_removes_nothing_of_the_users(tmp_path: Path) -> None:
+    (tmp_path / "important.log").write_text("mine")
+    done = command("train", f"hydra.run.dir={tmp_path}", "lora.r=0")
+    assert done.returncode == 2
+    assert (tmp_path / "important.log").read_text() == "mine"
 
 
 def test_adapter_folder_alone_needs_its_base(tiny_run: Path) -> None:

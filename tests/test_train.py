@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,9 @@ FIGURES = (
 )
 
 
-def digest(folder: Path) -> str:
-    """Of everything the last checkpoint trained."""
-    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+def digest(folder: Path, name: str = "last") -> str:
+    """Of everything a checkpoint has trained."""
+    state = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
     assert state
     return hashlib.sha256(b"".join(state[key].numpy().tobytes() for key in sorted(state))).hexdigest()
 
@@ -117,7 +118,9 @@ def test_probe_and_full_leave_the_same_files(method: str, tmp_path: Path, tiny_r
         ("callbacks=early_stopping", "trainer.precision=32-true", "optim.schedule=cosine", "data.num_workers=1"),
         ("trainer=debug", "lora.dropout=0.2", "lora.use_rslora=true", "lora.targets={layer1: 2, layer3: {r: 3, alpha: 1}}"),
         ("data.val_fraction=0", "data.randaugment=2", "data.crop_scale=[0.5,1.0]"),
-        ("model.name=test_vit", "model.drop_path_rate=0.2", "data.image_size=48"),
+        ("model.name=test_vit", "model.drop_path_rate=0.2", "data.image_size=48", "lora.train_head=false"),
+        ("trainer.limit_val_batches=0", "trainer.limit_train_batches=1"),
+        ("+trainer.overfit_batches=1", "trainer.precision=bf16-true"),
     ],
 )
 def test_options_run_and_load(overrides: tuple[str, ...], tmp_path: Path) -> None:
@@ -126,7 +129,9 @@ def test_options_run_and_load(overrides: tuple[str, ...], tmp_path: Path) -> Non
     predictor = vl.load(tmp_path)
     prediction = predictor.predict(Image.new("RGB", (40, 30), (200, 30, 30)))[0]
     assert prediction.labels[0] in predictor.classes
-    assert results(tmp_path)["checkpoint"] == ("last" if "data.val_fraction=0" in overrides else "best")
+    assert results(tmp_path)["checkpoint"] == (
+        "last" if {"data.val_fraction=0", "trainer.limit_val_batches=0"} & set(overrides) else "best"
+    )
 
 
 def test_loaded_in_a_new_process_gives_the_same_logits(tiny_run: Path, tmp_path: Path) -> None:
@@ -172,7 +177,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 
     resumed = command("train", "ckpt_path=last", f"hydra.run.dir={parts}", *QUIET)  # the run's own config is taken over
     assert resumed.returncode == 0, resumed.stderr
-    assert digest(parts) == digest(whole)
+    for name in ("last", "best"):
+        assert digest(parts, name) == digest(whole, name)
     for key in ("test/top1", "test/loss", "val/loss", "test_before/top1", "epochs"):
         assert results(parts)[key] == results(whole)[key]
     kept = ("epoch", "step", "train/loss", "val/top1", "val/loss")
@@ -181,6 +187,35 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     refused = command("train", "ckpt_path=last", f"hydra.run.dir={parts}", "trainer.max_epochs=9")
     assert refused.returncode == 2
     assert "was laid out with another trainer.max_epochs (4, not 9)" in refused.stderr
+
+
+def test_what_an_attempt_without_a_checkpoint_left_is_replaced(tmp_path: Path) -> None:
+    tried = command("train", *TINY, *QUIET, f"hydra.run.dir={tmp_path}", "trainer.max_epochs=0", "seed=1")
+    assert tried.returncode == 0, tried.stderr
+    assert results(tmp_path)["checkpoint"] == "none"
+    for name in ("results.json", "adapter/adapter_model.safetensors"):
+        (tmp_path / name).unlink()
+    (tmp_path / "adapter" / "adapter_config.json").unlink()
+    (tmp_path / "adapter" / "visionlora.json").unlink()
+    (tmp_path / "adapter").rmdir()
+    done = command("train", *TINY, *QUIET, f"hydra.run.dir={tmp_path}", "trainer.max_epochs=1", "seed=2")
+    assert done.returncode == 0, done.stderr
+    assert vl.load(tmp_path).classes  # the base is that of seed 2
+
+
+def test_data_that_has_moved(class_folders: Callable[..., Path], tmp_path: Path) -> None:
+    root = class_folders(train={"cat": 20, "dog": 20})
+    folder = tmp_path / "run"
+    done = command(
+        "train", *TINY, *QUIET, "data=imagefolder", "data.root=pictures", "data.image_size=32", f"hydra.run.dir={folder}", cwd=root.parent
+    )
+    assert done.returncode == 0, done.stderr
+    assert command("evaluate", f"run={folder}", cwd=folder).returncode == 0  # from another folder
+    root.rename(tmp_path / "elsewhere")
+    lost = command("evaluate", f"run={folder}")
+    assert lost.returncode == 2
+    assert "is not a folder" in lost.stderr
+    assert command("evaluate", f"run={folder}", f"root={tmp_path / 'elsewhere'}").returncode == 0
 
 
 def test_never_a_silent_fresh_start(tiny_run: Path, tmp_path: Path) -> None:

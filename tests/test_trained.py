@@ -51,6 +51,49 @@ def test_holds_no_more_than_what_was_trained(tmp_path: Path) -> None:
     assert len(card["backbone"]["fingerprint"]) == 64
 
 
+def test_head_is_saved_even_where_it_is_frozen(tmp_path: Path) -> None:
+    model = trained(train_head=False)
+    vl.save_adapter(model, tmp_path)
+    other_head = base()
+    nn.init.normal_(other_head.fc.weight)
+    assert torch.equal(vl.load_adapter(other_head, tmp_path).eval()(X), model(X))
+
+
+def test_merged_is_not_saved(tmp_path: Path) -> None:
+    model = trained()
+    vl.save_adapter(model, tmp_path)
+    before = (tmp_path / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(vl.UserError, match="call unmerge"):
+        vl.save_adapter(vl.merge(model), tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_loaded_and_saved_again_is_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    build = {"num_classes": 3, "pretrained": False, "in_chans": 1}
+    model = vl.create_backbone("timm/test_resnet", **build)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    vl.inject(model, vl.LoraConfig())
+    vl.save_adapter(model, tmp_path / "one")
+    again = vl.create_backbone("timm/test_resnet", **build)
+    again.load_state_dict(state)
+    again.backbone_info.fingerprint = model.backbone_info.fingerprint
+    vl.save_adapter(vl.load_adapter(again, tmp_path / "one"), tmp_path / "two")
+    one, two = (safetensors.torch.load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert "base_model.model.conv1.0.weight" in one
+    assert not again.bn1.train().training if hasattr(again, "bn1") else True
+
+
+def test_remove_leaves_nothing_of_ours() -> None:
+    model = base()
+    classes = [type(module) for module in model.modules()]
+    vl.inject(model, vl.LoraConfig())
+    assert [type(module) for module in vl.remove(model).modules()] == classes
+    vl.inject(model, vl.LoraConfig())
+    assert [type(module) for module in vl.merge(model, keep=False).modules()] == classes
+
+
 def test_moving_statistics_are_part_of_it() -> None:
     model = base()
     vl.inject(model, vl.LoraConfig(method="full"), freeze_bn=False)
@@ -87,6 +130,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "bad json": (lambda f: (f / "adapter_config.json").write_text("{"), "not valid JSON"),
     "lora_B missing": (edit(lambda t: t.pop(first(t, "lora_B"))), "lacks its lora_B"),
     "lora_A missing": (edit(lambda t: t.pop(first(t, "lora_A"))), "without their partner"),
+    "head missing": (edit(lambda t: t.pop("base_model.model.fc.weight")), "lacks fc.weight"),
     "surplus key": (edit(lambda t: t.update({"base_model.model.extra.weight": torch.zeros(1)})), "no 'extra.weight'"),
     "surplus layer": (edit(lambda t: t.update({"base_model.model.x.lora_A.weight": torch.zeros(1, 1)})), "no linear or conv layer 'x'"),
     "wrong shape": (edit(lambda t: t.update({first(t, "lora_B"): torch.zeros(5, 3, 1, 1)})), "has shape"),

@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visionlora.backbone.adapt import inject
+    from visionlora.backbone.adapt import inject, merge, remove
     from visionlora.backbone.create import create_backbone
     from visionlora.errors import UserError
     from visionlora.lora.config import LoraConfig
-    from visionlora.lora.merging import merge, remove, unmerge
+    from visionlora.lora.merging import unmerge
     from visionlora.predictor import Prediction, Predictor, load
     from visionlora.trained import load_adapter, save_adapter
 
@@ -28,8 +28,8 @@ _HOME = {
     "inject": "backbone.adapt",
     "load": "predictor",
     "load_adapter": "trained",
-    "merge": "lora.merging",
-    "remove": "lora.merging",
+    "merge": "backbone.adapt",
+    "remove": "backbone.adapt",
     "save_adapter": "trained",
     "unmerge": "lora.merging",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +51,7 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
             return task(checked(schema, composed), folder)
         except UserError as error:  # told here: Hydra would put lines of its own before it, and drop the rest of a multirun
             _tell(str(error))
-            _remove_if_unused(folder)
+            _remove_if_unused(folder, f"{HydraConfig.get().job.name}.log")
             failed.append(folder)
             return None
 
@@ -101,13 +100,14 @@ def _flatten(values: Any, prefix: str = "") -> list[str]:
     return [prefix.rstrip(".")] * bool(prefix) + [leaf for key, value in values.items() for leaf in _flatten(value, f"{prefix}{key}.")]
 
 
-def _remove_if_unused(folder: Path) -> None:
-    """Hydra makes the folder and its log before the job; a mistake told at once leaves neither."""
-    if folder.is_dir() and folder != Path.cwd() and all(path.suffix == ".log" for path in folder.iterdir()):
-        shutil.rmtree(folder)
-        for parent in list(folder.parents)[:2]:
-            if parent != Path.cwd() and parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
+def _remove_if_unused(folder: Path, log: str) -> None:
+    """Hydra makes the folder and its log before the job; a mistake told at once leaves neither. Nothing else is touched."""
+    if [path.name for path in folder.iterdir()] == [log]:
+        (folder / log).unlink()
+    made = [folder, *(parent for parent in list(folder.parents)[:2] if "outputs" in parent.parts or "multirun" in parent.parts)]
+    for empty in made:
+        if empty != Path.cwd() and not any(empty.iterdir()):
+            empty.rmdir()
 
 
 def _tell(message: str) -> None:

@@ -59,10 +59,13 @@ class NearestClassMean(L.LightningModule):
         images, labels = batch
         features = self._features(images)  # (N, D)
         one_hot = nn.functional.one_hot(labels, self.num_classes).to(features.dtype)
-        # Per class: sum of the features, number of pictures, sum of the squares.
-        self.totals += torch.cat([one_hot.T @ features, one_hot.sum(0)[:, None], one_hot.T @ features.square().sum(1, keepdim=True)], 1)
+        with torch.autocast(features.device.type, enabled=False):  # a variance from rounded squares would be noise
+            # Per class: sum of the features, number of pictures, sum of the squares.
+            self.totals += torch.cat([one_hot.T @ features, one_hot.sum(0)[:, None], one_hot.T @ features.square().sum(1, keepdim=True)], 1)
 
     def on_validation_epoch_end(self) -> None:
+        if isinstance(self.totals, int):
+            return
         gathered: Any = self.all_gather(self.totals)
         totals: Tensor = gathered.sum(0) if self.trainer.world_size > 1 else gathered
         sums, counts, squares = totals[:, :-2], totals[:, -2:-1], totals[:, -1:]
@@ -72,7 +75,9 @@ class NearestClassMean(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
-        distances = torch.cdist(self._features(images), self.means.to(self.device)).square()
+        features = self._features(images)
+        with torch.autocast(features.device.type, enabled=False):
+            distances = torch.cdist(features, self.means).square()
         self.evaluation.update(-distances / (2 * self.variance), labels)
 
     def on_test_epoch_end(self) -> None:
@@ -80,8 +85,8 @@ class NearestClassMean(L.LightningModule):
 
     def _features(self, images: Tensor) -> Tensor:
         self.features.clear()
-        self.model(images)
-        features = self.features[0].float()
+        self.model(images.to(next(self.model.parameters()).dtype))
+        features = self.features[0].to(torch.float32 if images.device.type == "mps" else torch.float64)
         return features.mean((2, 3)) if features.ndim == 4 and features.shape[1] != 1 else features.flatten(1)
 
     def _catch(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:

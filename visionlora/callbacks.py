@@ -20,10 +20,11 @@ from visionlora.run_folder import RunFolder
 def checkpoints(run: RunFolder, has_val: bool) -> list[Callback]:
     """``last.ckpt`` after each epoch; ``best.ckpt`` by validation accuracy where there is a validation part."""
     common: dict[str, Any] = {"dirpath": run.checkpoints, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    kept: list[Callback] = [ModelCheckpoint(filename=run.last.stem, every_n_epochs=1, **common)]
-    if has_val:
-        kept.append(ModelCheckpoint(filename=run.best.stem, monitor="val/top1", mode="max", **common))
-    return kept
+    last = ModelCheckpoint(filename=run.last.stem, every_n_epochs=1, **common)
+    if not has_val:
+        return [last]
+    # The best one first: the last checkpoint then knows of it, and a resumed run does not take a worse epoch for the best.
+    return [ModelCheckpoint(filename=run.best.stem, monitor="val/top1", mode="max", **common), last]
 
 
 class Stopwatch(Callback):

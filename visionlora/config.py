@@ -119,6 +119,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
+        if self.seed >= 2**32:
+            raise UserError(f"seed={self.seed} must be below 2**32 (NumPy's limit).")
 
 
 @dataclass
@@ -127,6 +129,7 @@ class EvaluateConfig:
 
     run: str
     split: str = "test"
+    root: str | None = None
     batch_size: int | None = None
     num_workers: int | None = None
 

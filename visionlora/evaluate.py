@@ -18,8 +18,8 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     from visionlora.run_folder import RunFolder
 
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
-    data_config = checked(DataConfig, run.read_config().data)
-    changed: dict[str, Any] = {"batch_size": config.batch_size, "num_workers": config.num_workers}
+    data_config = checked(DataConfig, run.read_section("data"))
+    changed: dict[str, Any] = {"root": config.root, "batch_size": config.batch_size, "num_workers": config.num_workers}
     data_config = replace(data_config, **{key: value for key, value in changed.items() if value is not None})
 
     from visionlora.evaluation import measure

@@ -9,6 +9,7 @@ from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.module import Classifier
 from visionlora.predictor import load
+from visionlora.quiet import quiet
 from visionlora.run_folder import RunFolder
 
 
@@ -18,6 +19,7 @@ def measure(run: RunFolder, config: DataConfig, split: str) -> dict[str, float]:
     Raises:
         UserError: the data is not there, has other classes, or has no such split.
     """
+    quiet()
     predictor = load(run.path)
     data = ImageData(config, record=run.read_split())
     if data.classes != predictor.classes:

@@ -84,7 +84,8 @@ class Classifier(L.LightningModule):
         self.evaluations = nn.ModuleDict({part: Evaluation(num_classes, part) for part in ("val", "test")})
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+        dtype = next(self.model.parameters()).dtype  # not float32 under precision=bf16-true
+        return self.model(images.to(dtype, memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout and the like are a function of seed, epoch, step and process: a resumed run goes on as the uninterrupted one.
@@ -113,7 +114,10 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(parameter_groups(self.model, self.head, self.optim_config), self.optim_config)
-        schedule = build_schedule(optimizer, self.optim_config, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise UserError("trainer.max_epochs=-1 has no end that a learning-rate schedule could be laid out for; set trainer.max_steps.")
+        schedule = build_schedule(optimizer, self.optim_config, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

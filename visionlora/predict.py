@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from visionlora.app import run_command
 from visionlora.config import PredictConfig
+from visionlora.errors import UserError
 
 if TYPE_CHECKING:
     from visionlora.predictor import Prediction
@@ -23,16 +24,27 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
 
     if not (Path(config.run) / "visionlora.json").is_file():
         RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
+    output = Path(config.output)
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"output={output} cannot be written: it is a folder, or its folder does not exist.")
+    import torch
+
     from visionlora.predictor import find_pictures, load
     from visionlora.tables import console, print_predictions
 
     pictures = find_pictures(config.input)
-    predictions = load(config.run).predict(pictures, config.topk, config.batch_size)
-    replace_file(Path(config.output), to_csv(predictions, config.topk).encode())
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    predictor = load(config.run)
+    predictor.model.to(device)
+    predictions = predictor.predict(pictures, config.topk, config.batch_size)
+    replace_file(output, to_csv(predictions, config.topk).encode())
     print_predictions(predictions[:SHOWN])
     failed = sum(bool(p.error) for p in predictions)
     console.print(
-        f"{len(predictions)} pictures{f', {failed} of them unreadable' if failed else ''}: {config.output}", highlight=False, soft_wrap=True
+        f"{len(predictions)} pictures{f', {failed} of them unreadable' if failed else ''}: {config.output}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )
     return predictions
 

@@ -20,7 +20,7 @@ from visionlora.data.transforms import eval_transform, normalize
 from visionlora.errors import UserError
 from visionlora.lora.files import CARD, AdapterFiles
 from visionlora.run_folder import RunFolder
-from visionlora.trained import load_adapter
+from visionlora.trained import load_adapter, read_info
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -125,10 +125,7 @@ def load(run: str | Path) -> Predictor:
     card = AdapterFiles.read(folder).card.get("backbone")
     if not card:
         raise UserError(f"{folder / CARD} is missing or does not say which backbone the adapter is for.")
-    try:
-        info = BackboneInfo.from_dict(card)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / CARD} is damaged: {error}.") from None
+    info = read_info(card, folder)
     base = run_folder.read_base() if run_folder else None
     if base is None and not info.reproducible:
         raise UserError(f"{folder}: the base weights of {info.spec.full_name} were random or a local file; load the whole run folder.")

@@ -12,12 +12,13 @@ _REMARKS = (
     ".*number of training batches.*",
     ".*module\\(s\\) in eval mode.*",  # batch-norm keeps its statistics
     ".*LeafSpec.*",
+    ".*across ranks is zero.*",  # no validation part
     ".*lr_scheduler.step.*",  # under mixed precision the first step may be skipped
 )
 
 
 def quiet() -> None:
-    """Hide them."""
+    """Hide them. Called before the libraries are imported, and once more after: Lightning sets its own level then."""
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     for remark in _REMARKS:

@@ -53,6 +53,18 @@ class RunFolder:
         """Whether a run has left anything worth keeping here."""
         return self.results.exists() or self.last.exists() or self.adapter.exists()
 
+    def clear(self) -> None:
+        """Remove what an attempt that reached no checkpoint has left."""
+        for path in (self.base, self.split, self.metrics, self.best, self.curves):
+            path.unlink(missing_ok=True)
+
+    def read_section(self, name: str) -> DictConfig:
+        """One section of the resolved config."""
+        section = self.read_config().get(name)
+        if not isinstance(section, DictConfig):
+            raise UserError(f"{self.config} is damaged: it has no section {name}.")
+        return section
+
     def read_config(self) -> DictConfig:
         """The resolved config of the run."""
         try:
@@ -65,13 +77,20 @@ class RunFolder:
 
     def read_split(self) -> dict[str, list[str]] | None:
         """Which pictures the run split off, or ``None``."""
-        return json.loads(self.split.read_text()) if self.split.is_file() else None
+        try:
+            return json.loads(self.split.read_text()) if self.split.is_file() else None
+        except ValueError as error:
+            raise UserError(f"{self.split} is damaged: {error}.") from None
 
     def read_base(self) -> dict[str, Tensor] | None:
         """Weights of a base that cannot be had again by name, or ``None``."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file  # not above: a wrong folder is told before torch is imported
 
-        return load_file(self.base) if self.base.is_file() else None
+        try:
+            return load_file(self.base) if self.base.is_file() else None
+        except SafetensorError as error:
+            raise UserError(f"{self.base} is damaged: {error}.") from None
 
     def write_base(self, state: Mapping[str, Tensor]) -> None:
         """Keep the weights of a base that cannot be had again by name."""

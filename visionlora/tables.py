@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from visionlora.lora.injection import InjectReport, LayerReport
@@ -55,7 +56,7 @@ def print_results(results: Mapping[str, Any], folder: Path) -> None:
     speed = f"{results['seconds/fit']:.0f} s, {results['images_per_second']:.0f} images/s"
     sizes = f"adapter {results['bytes/adapter'] / 1e6:.2f} MB; peak memory {results['memory/peak_mib']:,.0f} MiB"
     console.print(f"{trained}; {sizes}; {speed}", highlight=False)
-    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
 
 
 def print_metrics(metrics: Mapping[str, float], title: str) -> None:
@@ -75,9 +76,9 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
         table.add_column(column)
     for p in predictions:
         if p.error:
-            table.add_row(p.path, "[red]unreadable[/red]", "")
+            table.add_row(escape(p.path), "[red]unreadable[/red]", "")
         else:
-            table.add_row(p.path, "\n".join(p.labels), "\n".join(f"{x:.1%}" for x in p.probabilities))
+            table.add_row(escape(p.path), escape("\n".join(p.labels)), "\n".join(f"{x:.1%}" for x in p.probabilities))
     console.print(table)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from visionlora.backbone.adapt import find_head
-from visionlora.backbone.freeze import FrozenStatistics, has_statistics
+from visionlora.backbone.freeze import FrozenStatistics, freeze_statistics, has_statistics
 from visionlora.backbone.info import BackboneInfo, info_of
 from visionlora.errors import UserError
 from visionlora.lora import files
+from visionlora.lora.merging import is_merged
 
 CARD_VERSION = 1
 
@@ -60,15 +61,19 @@ def save_adapter(model: nn.Module, folder: str | Path, *, name: str = "default",
         name: the adapter to save.
         extra: more entries for ``visionlora.json``.
     """
+    if is_merged(model):
+        raise UserError("the adapter is merged into the weights; call unmerge before saving it.")
     info = info_of(model)
     card = {
         "format_version": CARD_VERSION,
+        "frozen_statistics": any(isinstance(module, FrozenStatistics) for module in model.modules()),
         "backbone": info.to_dict() if info else None,
         "versions": {package: _version(package) for package in ("visionlora", "torch", "torchvision", "timm")},
     }
     head = info.head if info else find_head(model)
-    state = trained_state(model)
-    whole = {module for module in (*head, *(info.remade if info else ())) if any(key.startswith(module + ".") for key in state)}
+    whole = (*head, *(info.remade if info else ()))
+    # The head is saved even where it is frozen: it may be random, and then cannot be had again.
+    state = trained_state(model) | {key: value for key, value in model.state_dict().items() if key.startswith(_prefixes(whole))}
     files.write(model, folder, state, whole, card | dict(extra or {}), name)
 
 
@@ -82,7 +87,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
     info = info_of(model)
     made_for = read.card.get("backbone")
     if info and made_for:
-        other = BackboneInfo.from_dict(made_for)
+        other = read_info(made_for, folder)
         if other.spec.full_name != info.spec.full_name:
             raise UserError(f"{folder}: the adapter is for {other.spec.full_name}, this model is {info.spec.full_name}.")
         if other.spec.num_classes != info.spec.num_classes:
@@ -92,9 +97,35 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
                 f"{folder}: the adapter was trained on other weights of {info.spec.full_name}"
                 f" (fingerprint {other.fingerprint[:12]}, the model's is {info.fingerprint[:12]})."
             )
+        lacking = [
+            key
+            for key in model.state_dict()
+            if key.startswith(_prefixes((*info.head, *info.remade))) and files.PREFIX + key not in read.tensors
+        ]
+        if lacking:
+            raise UserError(f"{folder}: the file lacks {lacking[0]}, which was trained whole; it is incomplete.")
+    files.attach(model, read, info.head if info else find_head(model), info.remade if info else (), name)
+    if info and made_for:
         info.classes = other.classes
-    files.attach(model, read, head=info.head if info else find_head(model), name=name)
+        if read.card.get("frozen_statistics"):
+            freeze_statistics(model)
     return model
+
+
+def read_info(values: dict[str, Any], folder: str | Path) -> BackboneInfo:
+    """What a card says of its backbone.
+
+    Raises:
+        UserError: the card is damaged.
+    """
+    try:
+        return BackboneInfo.from_dict(values)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{Path(folder) / files.CARD} is damaged: {error!r}.") from None
+
+
+def _prefixes(modules: Iterable[str]) -> tuple[str, ...]:
+    return tuple(module + "." for module in modules)
 
 
 def _version(package: str) -> str:

@@ -21,13 +21,14 @@ from visionlora.backbone.create import build
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
 from visionlora.baseline import BaselineData, NearestClassMean
 from visionlora.callbacks import RunLogger, Stopwatch, checkpoints, peak_memory_mib
-from visionlora.config import DataConfig, ModelConfig, TrainConfig
+from visionlora.config import ModelConfig, TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError, did_you_mean
 from visionlora.figures import learning_curves
 from visionlora.launch import process_rank
 from visionlora.lora.injection import InjectReport
 from visionlora.module import Classifier
+from visionlora.quiet import quiet
 from visionlora.run_folder import RunFolder
 from visionlora.tables import print_results, print_trained
 from visionlora.trained import save_adapter
@@ -46,13 +47,17 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         UserError: a mistake in the config, the data, the weights or the checkpoint; nothing is half-written.
     """
     started = time.perf_counter()
+    quiet()
     run_folder = RunFolder(folder)
     checkpoint = find_checkpoint(config, run_folder)
-    if checkpoint is None and run_folder.used and not process_rank():
-        raise UserError(f"{folder} holds a run already; go on with it by ckpt_path=last, or choose another hydra.run.dir.")
+    resuming = checkpoint is not None and checkpoint.resolve().parent == run_folder.checkpoints.resolve()
+    if not resuming and not process_rank():
+        if run_folder.used:
+            raise UserError(f"{folder} holds a run already; go on with it by ckpt_path=last, or choose another hydra.run.dir.")
+        run_folder.clear()
     L.seed_everything(config.seed, verbose=False)
-    data = ImageData(config.data, config.seed, run_folder.read_split() if checkpoint else None)
-    model, report = build_model(config.model, config.data, config, data.classes)
+    data = ImageData(config.data, config.seed, run_folder.read_split() if resuming else None)
+    model, report = build_model(config, data.classes, run_folder.read_base() if resuming else None)
     info = info_of(model)
     assert info is not None
     info.preprocessing = data.prepare_for(info.preprocessing)
@@ -60,7 +65,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     trainer, stopwatch = build_trainer(config, run_folder, checkpoint, has_val="val" in data.parts)
     if trainer.is_global_zero:
         print_trained(report, info.spec.full_name)
-        run_folder.write_config(asdict(config))
+        run_folder.write_config(portable(config))
         data.save_split(run_folder.split)
         if not info.reproducible and not run_folder.base.exists():
             run_folder.write_base(base_state(model))
@@ -68,7 +73,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     with interruptible(trainer, run_folder):
         before = measure_before(trainer, model, info, data)
         module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card)
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        fit(trainer, module, data, checkpoint)
         timing = stopwatch.figures()  # before a checkpoint is loaded, and with it the stopwatch of its epoch
         after = measure_after(trainer, module, data, run_folder)
     results = {
@@ -106,14 +111,44 @@ def find_checkpoint(config: TrainConfig, run_folder: RunFolder) -> Path | None:
     return path
 
 
-def build_model(model: ModelConfig, data: DataConfig, config: TrainConfig, classes: list[str]) -> tuple[nn.Module, InjectReport]:
-    """The backbone with its adapters, and the report of what is trained."""
-    backbone = build(BackboneSpec(num_classes=len(classes), image_size=data.image_size, **spec_values(model)))
+def build_model(config: TrainConfig, classes: list[str], base: dict[str, torch.Tensor] | None) -> tuple[nn.Module, InjectReport]:
+    """The backbone with its adapters, and the report of what is trained; ``base`` has the weights of a run that is resumed.
+
+    Raises:
+        UserError: see ``create_backbone`` and ``inject``, or the backbone cannot take pictures of this size.
+    """
+    spec = BackboneSpec(num_classes=len(classes), image_size=config.data.image_size, **spec_values(config.model))
+    backbone = build(spec, base)
     info = info_of(backbone)
     assert info is not None
     info.classes = classes
-    report = inject(backbone, config.lora, example_batch(backbone, data.image_size), freeze_bn=model.freeze_bn)
-    return backbone, report
+    example = example_batch(backbone)
+    try:
+        with torch.no_grad():
+            backbone.eval()(example)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        size, why = info.preprocessing.image_size, " ".join(str(error).split())[:200]
+        raise UserError(f"data.image_size={size}: {spec.full_name} cannot take pictures of this size ({why}); try another one.") from None
+    return backbone, inject(backbone, config.lora, example, freeze_bn=config.model.freeze_bn)
+
+
+def portable(config: TrainConfig) -> dict[str, Any]:
+    """The config as it is written down: paths as they are from any folder."""
+    values = asdict(config)
+    values["data"]["root"] = str(Path(config.data.root).absolute())
+    if config.model.weights is not None and not config.model.weights.startswith("pip:"):
+        values["model"]["weights"] = str(Path(config.model.weights).absolute())
+    return values
+
+
+def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Path | None) -> None:
+    """``trainer.fit``; a checkpoint of another optimizer is told in one sentence."""
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except ValueError as error:
+        if checkpoint is None or "parameter group" not in str(error):
+            raise
+        raise UserError(f"ckpt_path={checkpoint} was written with another optimizer or other learning-rate groups: {error}.") from None
 
 
 def spec_values(model: ModelConfig) -> dict[str, Any]:
@@ -134,6 +169,8 @@ def build_trainer(config: TrainConfig, run_folder: RunFolder, checkpoint: Path |
             raise UserError(f"unknown key trainer.{key}: lightning.Trainer has no such argument.{did_you_mean(key, known)}")
     if arguments.get("precision") == "auto":
         arguments["precision"] = auto_precision(str(arguments.get("accelerator", "auto")))
+    if arguments.get("sync_batchnorm") and config.model.freeze_bn:
+        raise UserError("trainer.sync_batchnorm=true would let the frozen statistics move; set model.freeze_bn=false with it.")
     callbacks = [_instantiate("callbacks", name, node) for name, node in config.callbacks.items()]
     monitors = [c.monitor for c in callbacks if str(getattr(c, "monitor", "")).startswith("val/")]
     if monitors and not has_val:
@@ -162,7 +199,8 @@ def auto_precision(accelerator: str) -> Any:
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
-        return "bf16-mixed" if torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported() else "32-true"
+        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public ones yet
+        return "bf16-mixed" if any(getattr(torch.cpu, check, bool)() for check in checks) else "32-true"
     return "32-true"
 
 
@@ -187,12 +225,12 @@ def measure_before(trainer: L.Trainer, model: nn.Module, info: BackboneInfo, dat
 def measure_after(trainer: L.Trainer, module: Classifier, data: ImageData, run_folder: RunFolder) -> dict[str, Any]:
     """``val/*`` and ``test/*`` of the best checkpoint, or of the last where nothing chose a best one."""
     best = "val" in data.parts and run_folder.best.is_file()
-    path = run_folder.best if best else run_folder.last
-    results: dict[str, Any] = {"checkpoint": path.stem}
+    path = run_folder.best if best else run_folder.last if run_folder.last.is_file() else None
+    results: dict[str, Any] = {"checkpoint": path.stem if path else "none"}  # none: no epoch was trained
     if "val" in data.parts:
-        results |= trainer.validate(module, data, ckpt_path=path, verbose=False, weights_only=True)[0]
+        results |= dict(*trainer.validate(module, data, ckpt_path=path, verbose=False, weights_only=True))
     if "test" in data.parts:
-        results |= trainer.test(module, data, ckpt_path=path, verbose=False, weights_only=True)[0]
+        results |= dict(*trainer.test(module, data, ckpt_path=path, verbose=False, weights_only=True))
     return results
 
 
@@ -220,7 +258,8 @@ def _leave(run_folder: RunFolder, model: nn.Module, results: dict[str, Any], rep
         "seconds/total": time.perf_counter() - started,
     }
     run_folder.write_results(results | more)
-    learning_curves(run_folder, results)
+    if run_folder.metrics.is_file():
+        learning_curves(run_folder, results)
     return more
 
 

@@ -89,6 +89,40 @@ def test_weights_from_a_file(source: str, name: str, kind: str, tmp_path: Path) 
         vl.create_backbone(f"{source}/{'resnet34' if name == 'resnet18' else 'test_vit'}", 5, weights=str(path))
 
 
+def test_a_file_that_does_not_fit_is_refused_at_another_picture_size(tmp_path: Path) -> None:
+    torch.save({"nonsense": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(vl.UserError, match="does not fit"):
+        vl.create_backbone("timm/test_vit", 3, weights=str(tmp_path / "x.pth"), image_size=96)
+
+
+def test_fingerprint_leaves_resized_weights_out(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit")
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    sizes = [vl.create_backbone("timm/test_vit", 3, weights=str(tmp_path / "x.pth"), image_size=size).backbone_info for size in (None, 96)]
+    assert sizes[1].resized == ("pos_embed",)
+    assert sizes[0].resized == ()
+    assert sizes[0].fingerprint != sizes[1].fingerprint
+
+
+@pytest.mark.parametrize("source", ["timm", "torchvision"])
+def test_pretrained_head_stays_where_the_classes_agree(source: str, tmp_path: Path) -> None:
+    model = timm.create_model("test_resnet") if source == "timm" else torchvision.models.resnet18()
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    name = "timm/test_resnet" if source == "timm" else "torchvision/resnet18"
+    for classes in (1000, 10):
+        loaded = vl.create_backbone(name, classes, weights=str(tmp_path / "x.pth"))
+        assert torch.equal(loaded.fc.weight, model.fc.weight) is (classes == 1000)
+
+
+def test_googlenet_undoes_the_normalisation_its_weights_were_not_made_with(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.googlenet(aux_logits=False, init_weights=False)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    assert vl.create_backbone("torchvision/googlenet", 3, weights=str(tmp_path / "x.pth")).transform_input
+    assert not vl.create_backbone("torchvision/googlenet", 3, pretrained=False).transform_input
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return (print, ("executed",))

@@ -77,6 +77,8 @@ def broken(case: str, make: Folders) -> Path:
         make(root, test={"cat": 2, "cow": 2})
     if case == "too few":
         return make(Path(str(root) + "-few"), train={"cat": 1, "dog": 9})
+    if case == "misnamed":
+        make(root, valid=TWO)
     if case == "no train":
         return make(Path(str(root) + "-test"), test=TWO)
     return root
@@ -92,6 +94,7 @@ def broken(case: str, make: Folders) -> Path:
         ("classes differ", "differ: cow, dog is in one of them only"),
         ("too few", "class 'cat' has 1"),
         ("no train", "has test but no train folder"),
+        ("misnamed", "valid beside train is not read"),
     ],
 )
 def test_bad_folders(case: str, message: str, class_folders: Folders) -> None:

@@ -45,6 +45,15 @@ def test_patterns(targets: Any, names: list[str]) -> None:
     assert not any(p.requires_grad for name, p in model.named_parameters() if "lora" not in name and not name.startswith("head"))
 
 
+def test_a_pattern_may_name_a_block_in_the_middle() -> None:
+    model = timm.create_model("test_vit", num_classes=3)
+    inject(model, LoraConfig(targets="mlp", exclude=["blocks.0.mlp.fc2"]), head=["head"])
+    names = [name for name, _ in lora_layers(model)]
+    assert names == [
+        name for name, m in model.named_modules() if ".mlp." in name and isinstance(m, nn.Linear) and name != "blocks.0.mlp.fc2"
+    ]
+
+
 def test_exclude_and_train_head() -> None:
     model = net()
     inject(model, LoraConfig(targets="all", exclude=["blocks"], train_head=False), head=["head"])
@@ -163,6 +172,31 @@ def test_audit_leaves_no_trace() -> None:
     assert all(module.training for module in model.modules())
     assert all(p.grad is None for p in model.parameters())
     assert all(name.endswith(".weight") for name in report.zero_gradient)
+
+
+def test_second_adapter_on_other_layers_is_audited_alone() -> None:
+    x = torch.randn(2, 3, 32, 32)
+    model = timm.create_model("test_resnet", num_classes=3)
+    inject(model, LoraConfig(targets="layer1"), example=x)
+    inject(model, LoraConfig(targets="layer2"), example=x, name="two")
+    assert {name for s in lora_layers(model) for name in s[1].adapter_sets["weight"]} == {"default", "two"}
+    dead, y = Dead(), torch.randn(2, 4)
+    inject(dead, LoraConfig(targets="used"), example=y)
+    with pytest.raises(UserError, match="would never learn"):
+        inject(dead, LoraConfig(targets="unused"), example=y, name="two")
+    assert [name for name, _ in lora_layers(dead)] == ["used"]
+    assert {name for name, p in dead.named_parameters() if p.requires_grad} == {f"used.lora.weight.default.lora_{f}" for f in "AB"}
+
+
+def test_layers_that_share_a_weight_are_chosen_together() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
+    model["b"].weight = model["a"].weight
+    inject(model, LoraConfig(targets="a"))
+    assert [name for name, _ in lora_layers(model)] == ["a", "b"]
+    table = nn.ModuleDict({"a": nn.Linear(4, 4), "words": nn.Embedding(4, 4)})
+    table["words"].weight = table["a"].weight
+    with pytest.raises(UserError, match="shares its weight with words"):
+        inject(table, LoraConfig(targets="a"))
 
 
 def test_second_injection_needs_another_name() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlora import lora
-from visionlora.backbone.freeze import freeze_statistics
+from visionlora.backbone.freeze import freeze_statistics, unfreeze_statistics
 from visionlora.backbone.info import info_of
 from visionlora.errors import UserError
 from visionlora.lora.config import LoraConfig
@@ -43,6 +43,26 @@ def inject(
     if freeze_bn:
         freeze_statistics(model)
     return report
+
+
+def merge(model: nn.Module, keep: bool = True) -> nn.Module:
+    """Write the effective weights into the plain layers, in place.
+
+    Args:
+        model: after ``inject``.
+        keep: keep what ``unmerge`` needs aside; ``False`` for export: every module is then of the library's own class.
+    """
+    lora.merge(model, keep)
+    if not keep:
+        unfreeze_statistics(model)
+    return model
+
+
+def remove(model: nn.Module) -> nn.Module:
+    """Take every adapter out and unfreeze batch-norm: the model is as before ``inject``."""
+    lora.remove(model)
+    unfreeze_statistics(model)
+    return model
 
 
 def example_batch(model: nn.Module, image_size: int | None = None) -> Tensor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from visionlora.backbone import timm_models, torchvision_models
 from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint
@@ -16,7 +15,7 @@ SOURCES = {"timm": timm_models, "torchvision": torchvision_models}
 
 
 def create_backbone(name: str, num_classes: int, pretrained: bool = True, **options: Any) -> nn.Module:
-    """A classifier with a fresh head.
+    """A classifier; its head is fresh unless the pretrained one has as many classes.
 
     Args:
         name: ``timm/NAME`` (tags allowed: ``timm/resnet18.a1_in1k``) or ``torchvision/NAME``; without a source, timm's.
@@ -36,35 +35,40 @@ def create_backbone(name: str, num_classes: int, pretrained: bool = True, **opti
     return build(BackboneSpec(source or "timm", model_name, num_classes, pretrained, **options))
 
 
-def build(spec: BackboneSpec) -> nn.Module:
-    """Build the backbone ``spec`` describes; see ``create_backbone``."""
+def build(spec: BackboneSpec, state: dict[str, Tensor] | None = None) -> nn.Module:
+    """Build the backbone ``spec`` describes; see ``create_backbone``.
+
+    Args:
+        spec: what to build.
+        state: the base's weights, to take instead of loading them from where ``spec`` says.
+    """
     if spec.source not in SOURCES:
         raise UserError(f"model.source={spec.source} is unknown; it is timm or torchvision.{did_you_mean(spec.source, SOURCES)}")
     if spec.weights is not None and not spec.weights.startswith("pip:") and not spec.pretrained:
         raise UserError(f"model.weights={spec.weights} is not read with model.pretrained=false; leave one of them out.")
     model: nn.Module
-    model, info = SOURCES[spec.source].build(spec)
+    model, info = SOURCES[spec.source].build(spec, load=spec.pretrained and state is None)
+    if not info.head:
+        raise UserError(f"{spec.full_name} has no classifier to train; it is not an image classifier.")
     if spec.stem == "small":
         info.remade = tuple(dict.fromkeys((*info.remade, *small_image_stem(model, spec.full_name))))
     elif spec.stem != "default":
         raise UserError(f"model.stem={spec.stem} is unknown; it is default or small.")
-    info.fingerprint = fingerprint(model.state_dict(), without=(*info.head, *info.remade))
+    if state is not None:
+        model.load_state_dict(state, strict=False)
+    info.fingerprint = _fingerprint(model, info)
     setattr(model, ATTRIBUTE, info)
     return model
 
 
-def rebuild(info: BackboneInfo, state: dict[str, Any] | None = None) -> nn.Module:
+def rebuild(info: BackboneInfo, state: dict[str, Tensor] | None = None) -> nn.Module:
     """Build the base ``info`` describes again, from ``state`` where its weights cannot be had by name.
 
     Raises:
         UserError: the weights are not the ones ``info`` was made with.
     """
-    if state is None:
-        model = build(info.spec)
-    else:
-        model = build(replace(info.spec, pretrained=False, weights=None))
-        model.load_state_dict(state, strict=False)
-    found = fingerprint(model.state_dict(), without=(*info.head, *info.remade))
+    model = build(info.spec, state)
+    found = _fingerprint(model, info)
     if found != info.fingerprint:
         raise UserError(
             f"the weights of {info.spec.full_name} are not the ones this run was trained on"
@@ -72,3 +76,8 @@ def rebuild(info: BackboneInfo, state: dict[str, Any] | None = None) -> nn.Modul
         )
     setattr(model, ATTRIBUTE, info)
     return model
+
+
+def _fingerprint(model: nn.Module, info: BackboneInfo) -> str:
+    # Weights resized to another picture size are left out: interpolation differs in the last bits from machine to machine.
+    return fingerprint(model.state_dict(), without=(*info.head, *info.remade, *info.resized))

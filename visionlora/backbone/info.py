@@ -77,6 +77,7 @@ class BackboneInfo:
         preprocessing: how to prepare its pictures.
         head: names of the modules that make logits of features.
         remade: names of the layers made anew for this task, trained and saved whole.
+        resized: names of the weights that were interpolated to the picture size.
         fingerprint: of the base's weights, see ``fingerprint``.
         classes: names of the classes, once known.
     """
@@ -85,6 +86,7 @@ class BackboneInfo:
     preprocessing: Preprocessing
     head: tuple[str, ...]
     remade: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
     fingerprint: str = ""
     classes: list[str] = field(default_factory=list)
 
@@ -106,6 +108,7 @@ class BackboneInfo:
             "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
             "head": tuple(values["head"]),
             "remade": tuple(values["remade"]),
+            "resized": tuple(values["resized"]),
         }
         return cls(**(values | nested))
 
@@ -117,11 +120,12 @@ def info_of(model: nn.Module) -> BackboneInfo | None:
 
 
 def fingerprint(state: dict[str, Tensor], without: Iterable[str] = ()) -> str:
-    """sha256 over the sorted (key, dtype, shape, bytes) of a state dict, modules named in ``without`` left out."""
-    prefixes = tuple(name + "." for name in without)
+    """sha256 over the sorted (key, dtype, shape, bytes) of a state dict, modules and keys named in ``without`` left out."""
+    keys = set(without)
+    prefixes = tuple(name + "." for name in keys)
     digest = hashlib.sha256()
     for key in sorted(state):
-        if not key.startswith(prefixes):
+        if key not in keys and not key.startswith(prefixes):
             tensor = state[key].detach().cpu().contiguous()
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)} ".encode())
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)

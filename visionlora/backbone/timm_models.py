@@ -18,8 +18,8 @@ def names() -> list[str]:
     return list(timm.list_models())
 
 
-def build(spec: BackboneSpec) -> tuple[nn.Module, BackboneInfo]:
-    """Build ``spec``; timm itself adapts the weights to the classes, channels and image size."""
+def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
+    """Build ``spec`` and load its weights if ``load``; timm itself adapts them to the channels and image size."""
     name = spec.name.split(".")[0]
     if not timm.is_model(name):
         raise UserError(f"model.name={spec.name}: timm has no such model.{did_you_mean(name, names())}")
@@ -31,18 +31,23 @@ def build(spec: BackboneSpec) -> tuple[nn.Module, BackboneInfo]:
         raise UserError(f"model.name={spec.name}: timm has no weights tagged {spec.name.partition('.')[2]!r} for {name}.") from None
     if spec.image_size is not None and config is not None and config.fixed_input_size:
         arguments["img_size"] = spec.image_size  # such models have position embeddings of a fixed size
-    if spec.pretrained and spec.weights is not None:
-        model = _from_state(spec, arguments)
-    elif spec.pretrained:
+    pretrained_head = False
+    if load and spec.weights is not None:
+        model, pretrained_head = _from_state(spec, arguments)
+    elif load:
         if config is None or not config.has_weights:
             raise UserError(f"model.name={spec.name}: timm has no pretrained weights for it; use model.pretrained=false.")
-        with hub_access(f"timm's {spec.name}"):
+        with hub_access(f"timm's {spec.name}", hugging_face=True):
             model = _create(spec, arguments, pretrained=True)
+        pretrained_head = spec.num_classes == config.num_classes
     else:
         model = _create(spec, arguments)
     info = _describe(model, spec)
-    if not (spec.pretrained and spec.num_classes == _pretrained_cfg(model)["num_classes"]):
+    if not pretrained_head:
         _fresh_heads(model, info.head)
+    if "img_size" in arguments:
+        own = _shapes(spec.name)
+        info.resized = tuple(key for key, value in model.state_dict().items() if own.get(key) != value.shape and not _within(key, info))
     return model, info
 
 
@@ -53,26 +58,34 @@ def _create(spec: BackboneSpec, arguments: dict[str, Any], **more: Any) -> nn.Mo
         raise UserError(f"model.name={spec.name} does not take these arguments ({', '.join(arguments)}): {error}") from None
 
 
-def _from_state(spec: BackboneSpec, arguments: dict[str, Any]) -> nn.Module:
-    with torch.device("meta"):
-        keys = timm.create_model(spec.name).state_dict()
+def _from_state(spec: BackboneSpec, arguments: dict[str, Any]) -> tuple[nn.Module, bool]:
+    """The model with the weights ``spec.weights`` names, and whether its head is theirs: it is where the number of classes agrees."""
     assert spec.weights is not None
-    state = read_weights(spec.weights, keys)
+    wanted = _shapes(spec.name, num_classes=spec.num_classes)
+    with torch.device("meta"):
+        state = read_weights(spec.weights, timm.create_model(spec.name).state_dict())
     config = timm.get_pretrained_cfg(spec.name)
-    heads = [f"{head}.weight" for head in _as_tuple(config.classifier if config else ())]
-    classes = next((state[head].shape[0] for head in heads if head in state), 0)
-    # A head of another number of classes is left out; one of the same number is taken over.
-    overlay = {"state_dict": state, "num_classes": classes, "custom_load": False}
+    heads = tuple(head + "." for head in _as_tuple(config.classifier if config else ()))
+    of_head = [key for key in wanted if key.startswith(heads)] if heads else []
+    pretrained_head = all(key in state and state[key].shape == wanted[key] for key in of_head)
+    if not pretrained_head:
+        state |= {key: torch.zeros(wanted[key]) for key in of_head}  # so that timm checks every other key strictly
+    overlay = {"state_dict": state, "num_classes": spec.num_classes, "label_offset": 0, "custom_load": False}
     try:
         model = _create(spec, arguments, pretrained=True, pretrained_cfg_overlay=overlay)
-    except RuntimeError as error:
-        raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: {_first_lines(error)}") from None
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: {' '.join(str(error).split())[:200]}") from None
     _pretrained_cfg(model).pop("state_dict", None)
-    expected = {key for key in model.state_dict() if not any(key.startswith(h.rsplit(".", 1)[0] + ".") for h in heads)}
-    missing = sorted(expected - set(state)) if arguments.get("img_size") is None else []
-    if missing:
-        raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: it lacks {len(missing)} keys, {missing[0]} first.")
-    return model
+    return model, pretrained_head
+
+
+def _shapes(name: str, **arguments: Any) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return {key: value.shape for key, value in timm.create_model(name, **arguments).state_dict().items()}
+
+
+def _within(key: str, info: BackboneInfo) -> bool:
+    return key.startswith(tuple(name + "." for name in (*info.head, *info.remade)))
 
 
 def _describe(model: nn.Module, spec: BackboneSpec) -> BackboneInfo:
@@ -85,7 +98,7 @@ def _describe(model: nn.Module, spec: BackboneSpec) -> BackboneInfo:
         crop_pct=float(config["crop_pct"]),
     )
     head = tuple(name for name in _as_tuple(config.get("classifier")) if _has(model, name))
-    remade = _as_tuple(config.get("first_conv")) if spec.in_chans != 3 else ()
+    remade = tuple(name for name in _as_tuple(config.get("first_conv")) if _has(model, name)) if spec.in_chans != 3 else ()
     return BackboneInfo(spec, preprocessing, head, remade)
 
 
@@ -114,7 +127,3 @@ def _has(model: nn.Module, name: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

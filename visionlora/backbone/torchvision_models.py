@@ -24,41 +24,51 @@ def names() -> list[str]:
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
-def build(spec: BackboneSpec) -> tuple[nn.Module, BackboneInfo]:
-    """Build ``spec`` with torchvision's own head, load it, then exchange the head and, if need be, the first conv."""
+def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
+    """Build ``spec`` with torchvision's own head, load its weights if ``load``, then exchange the head and, if need be, the first conv."""
     if spec.name not in names():
         raise UserError(f"model.name={spec.name}: torchvision has no such classifier.{did_you_mean(spec.name, names())}")
     published = torchvision.models.get_model_weights(spec.name).DEFAULT
     transforms = published.transforms()
+    own_size = int(transforms.crop_size[0])
+    size = spec.image_size or own_size
+    model = _create(spec, size, load)
+    head = find_head(model)
+    pretrained_head = _load(model, spec, published, head) if load else False
+    remade: tuple[str, ...] = ()
+    if spec.in_chans != 3:
+        remade = (_first_conv(model),)
+        _adapt_first_conv(model, remade[0], spec.in_chans)
+    if not (pretrained_head and spec.num_classes == _CLASSES):
+        replace_module(model, head, _new_head(model.get_submodule(head), spec.num_classes))
+    preprocessing = Preprocessing(
+        image_size=size,
+        mean=per_channel(transforms.mean, spec.in_chans),
+        std=per_channel(transforms.std, spec.in_chans),
+        interpolation=transforms.interpolation.value,
+        crop_pct=own_size / transforms.resize_size[0],
+    )
+    resized = ("encoder.pos_embedding",) if isinstance(model, VisionTransformer) and size != own_size else ()
+    return model, BackboneInfo(spec, preprocessing, (head,), remade, resized)
+
+
+def _create(spec: BackboneSpec, size: int, load: bool) -> nn.Module:
     arguments: dict[str, Any] = {}
     if spec.name in _AUXILIARY:
-        arguments |= {"aux_logits": False, "init_weights": not spec.pretrained}
+        # Their weights came from TensorFlow, with another normalisation that the model itself undoes.
+        arguments |= {"aux_logits": False, "init_weights": not load, "transform_input": spec.pretrained and spec.in_chans == 3}
     if spec.drop_rate:
         arguments["dropout"] = spec.drop_rate
     if spec.drop_path_rate:
         arguments["stochastic_depth_prob"] = spec.drop_path_rate
-    image_size = spec.image_size or int(transforms.crop_size[0])
-    is_vit = spec.name.startswith("vit_")
-    if is_vit:
-        arguments["image_size"] = image_size
+    if spec.name.startswith("vit_"):
+        arguments["image_size"] = size
+    if spec.name.startswith("maxvit"):
+        arguments["input_size"] = (size, size)
     try:
-        model = torchvision.models.get_model(spec.name, weights=None, **arguments)
+        return torchvision.models.get_model(spec.name, weights=None, **arguments)  # type: ignore[no-any-return]
     except (TypeError, ValueError) as error:
         raise UserError(f"model.name={spec.name} does not take these arguments ({', '.join(arguments)}): {error}") from None
-    head = find_head(model)
-    if spec.pretrained:
-        _load(model, spec, _published_state(spec, published), head)
-    stem = _first_conv(model)
-    remade: tuple[str, ...] = ()
-    if spec.in_chans != 3:
-        _adapt_first_conv(model, stem, spec.in_chans)
-        remade = (stem,)
-    replace_module(model, head, _new_head(model.get_submodule(head), spec.num_classes))
-    mean, std = (per_channel(transforms.mean, spec.in_chans), per_channel(transforms.std, spec.in_chans))
-    preprocessing = Preprocessing(
-        image_size, mean, std, transforms.interpolation.value, transforms.crop_size[0] / transforms.resize_size[0]
-    )
-    return model, BackboneInfo(spec, preprocessing, (head,), remade)
 
 
 def find_head(model: nn.Module) -> str:
@@ -70,29 +80,28 @@ def find_head(model: nn.Module) -> str:
     return str(heads[-1])
 
 
-def _published_state(spec: BackboneSpec, published: Any) -> Any:
-    """The hub's state dict, or ``None`` when ``model.weights`` names another."""
+def _load(model: nn.Module, spec: BackboneSpec, published: Any, head: str) -> bool:
+    """Load the weights ``spec`` names; returns whether the head was among them."""
+    state: dict[str, Tensor]
     if spec.weights is not None:
-        return None
-    with hub_access(f"torchvision's {spec.name}"):
-        return published.get_state_dict(progress=False, check_hash=True)
-
-
-def _load(model: nn.Module, spec: BackboneSpec, state: dict[str, Tensor] | None, head: str) -> None:
-    if state is None:
-        assert spec.weights is not None
         state = read_weights(spec.weights, model.state_dict())
-        state = {key: value for key, value in state.items() if not key.startswith(head + ".")}
-    state = {key: value for key, value in state.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
+    else:
+        with hub_access(f"torchvision's {spec.name}"):
+            state = published.get_state_dict(progress=False, check_hash=True)
+    own = model.state_dict()
+    fits = all(key in state and state[key].shape == own[key].shape for key in own if key.startswith(head + "."))
+    dropped = ("aux1.", "aux2.", "AuxLogits.", *(() if fits else (head + ".",)))
+    state = {key: value for key, value in state.items() if not key.startswith(dropped)}
     if isinstance(model, VisionTransformer):
         state = dict(interpolate_embeddings(model.image_size, model.patch_size, state))
     try:
         result = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: {' '.join(str(error).split())[:200]}") from None
     wrong = [key for key in (*result.missing_keys, *result.unexpected_keys) if not key.startswith(head + ".")]
     if wrong:
         raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: {len(wrong)} keys differ, {wrong[0]} first.")
+    return fits
 
 
 def _first_conv(model: nn.Module) -> str:

@@ -78,16 +78,16 @@ def _by_order(state: dict[str, Tensor], model_state: dict[str, Tensor], package:
 
 
 @contextlib.contextmanager
-def hub_access(what: str) -> Iterator[None]:
+def hub_access(what: str, hugging_face: bool = False) -> Iterator[None]:
     """Inside, models may download; a failure of the network becomes one sentence that says what to do offline.
 
-    The hub's client retries for most of a minute before it gives up, so it is told beforehand when the hub cannot be reached.
+    Hugging Face's client retries for most of a minute before it gives up, so it is told beforehand when its hub cannot be reached.
     """
     import huggingface_hub.constants as hf
     import huggingface_hub.errors
 
     was_offline = hf.HF_HUB_OFFLINE
-    hf.HF_HUB_OFFLINE = was_offline or not _reachable(hf.ENDPOINT)
+    hf.HF_HUB_OFFLINE = was_offline or (hugging_face and not _reachable(hf.ENDPOINT))
     try:
         yield
     except (huggingface_hub.errors.HfHubHTTPError, OSError) as error:

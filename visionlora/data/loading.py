@@ -17,7 +17,7 @@ from visionlora.data.transforms import Transform
 
 
 class TransformedPictures(Dataset[tuple[Tensor, int]]):
-    """``(uint8 (C, H, W), label)`` for an item ``(index, seed)`` of the sampler."""
+    """``(uint8 (C, H, W), label)`` for an item ``(index, seed)`` of the sampler, or for an index alone (Lightning's own samplers)."""
 
     def __init__(self, pictures: Pictures, transform: Transform, channels: int) -> None:
         self.pictures, self.transform, self.channels = pictures, transform, channels
@@ -25,8 +25,8 @@ class TransformedPictures(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
-        index, seed = item
+    def __getitem__(self, item: tuple[int, int] | int) -> tuple[Tensor, int]:
+        index, seed = item if isinstance(item, tuple) else (item, item)
         image = self.pictures.open(index, self.channels)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,14 +75,15 @@ class ImageData(L.LightningDataModule):
         return self.eval_dataloader("test")
 
     def sample_dataloader(self, per_class: int) -> DataLoader[Any]:
-        """Evaluation views of the first ``per_class`` training pictures of each class."""
-        train, taken = self.parts["train"], dict.fromkeys(range(len(self.classes)), 0)
-        indices = []
+        """Evaluation views of the first ``per_class`` training pictures of each class, the classes in turn."""
+        train = self.parts["train"]
+        seen: Counter[int] = Counter()
+        turns = []
         for index, label in enumerate(train.labels):
-            if taken[label] < per_class:
-                taken[label] += 1
-                indices.append(index)
-        return self._loader(train.subset(indices), eval_transform(self._ready()))
+            seen[label] += 1
+            if seen[label] <= per_class:
+                turns.append((seen[label], index))
+        return self._loader(train.subset([index for _, index in sorted(turns)]), eval_transform(self._ready()))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         images, labels = batch

@@ -16,6 +16,7 @@ from visionlora.data.pictures import Pictures
 from visionlora.errors import UserError
 
 PARTS = ("train", "val", "test")
+_NEAR = ("val", "test", "dev", "eval")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,13 @@ def class_folders(root: Path, name: str) -> Source:
     if not root.is_dir():
         raise UserError(f"data.root={root} is not a folder; give data.root=DIR with DIR/train/CLASS/* or DIR/CLASS/*.")
     folders = {part: root / part for part in PARTS if (root / part).is_dir()}
-    if "train" not in folders:
+    if "train" in folders:
+        misnamed = [
+            path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name not in PARTS and path.name.startswith(_NEAR)
+        ]
+        if misnamed:
+            raise UserError(f"{root / misnamed[0]} beside train is not read: the folders are named {', '.join(PARTS)}; rename or move it.")
+    else:
         if folders:
             raise UserError(f"{root} has {' and '.join(folders)} but no train folder.")
         folders = {"train": root}
@@ -109,7 +116,8 @@ def class_folders(root: Path, name: str) -> Source:
             raise UserError(f"the classes of {folders['train']} and {folder} differ: {', '.join(differ[:5])} is in one of them only.")
         samples = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, extensions=IMG_EXTENSIONS, allow_empty=True)
         labels = [label for _, label in samples]
-        bare = [c for i, c in enumerate(classes) if i not in set(labels)]
+        with_pictures = set(labels)
+        bare = [c for i, c in enumerate(classes) if i not in with_pictures]
         if bare:
             what = "has no pictures" if samples else f"and every other class of {folder} have no pictures"
             raise UserError(f"the class folder {folder / bare[0]} {what} ({', '.join(e[1:] for e in IMG_EXTENSIONS)}).")

@@ -83,6 +83,11 @@ class AdapterSet(nn.ModuleDict):
         self[name] = adapter
         self.active[name] = 1.0
 
+    def drop(self, name: str) -> None:
+        """Forget the adapter ``name``."""
+        del self[name]
+        self.active.pop(name, None)
+
     def active_adapters(self) -> list[tuple[Adapter, float]]:
         return [(self[name], weight) for name, weight in self.active.items()]  # type: ignore[misc]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from visionlora.errors import UserError
+from visionlora.lora.adapter import Adapter
 from visionlora.lora.layer import lora_layers
 
 
@@ -32,8 +34,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def audit(model: nn.Module, example: Tensor, before: list[Tensor]) -> list[str]:
-    """Compare with the outputs ``before`` injection and ask for the gradient of every ``B``.
+def audit(model: nn.Module, example: Tensor, before: list[Tensor], adapter: str) -> list[str]:
+    """Compare with the outputs ``before`` injection and ask for the gradient of every ``B`` of the adapter of that name.
 
     Returns:
         Names of the adapters whose gradient is zero on this batch. A note only: zero-initialised norms do that.
@@ -43,7 +45,7 @@ def audit(model: nn.Module, example: Tensor, before: list[Tensor]) -> list[str]:
     """
     # B, not A: with B = 0 the gradient of A is zero at the start.
     layers = [(name, parameter, s) for name, layer in lora_layers(model) for parameter, s in layer.adapter_sets.items()]
-    bs = {f"{name}.{parameter}": adapter.lora_B for name, parameter, s in layers for adapter, _ in s.active_adapters()}
+    bs = {f"{name}.{parameter}": cast(Adapter, s[adapter]).lora_B for name, parameter, s in layers if adapter in s}
     with undisturbed(model), torch.enable_grad():
         after = outputs(model, example)
         for old, new in zip(before, after, strict=True):
@@ -53,7 +55,8 @@ def audit(model: nn.Module, example: Tensor, before: list[Tensor]) -> list[str]:
                     f"the audit failed: injecting LoRA changed the model's output by {(old - new).abs().max():.2g}"
                     " before any training; please report this model."
                 )
-        grads = torch.autograd.grad(torch.stack([t.float().sum() for t in after]).sum(), list(bs.values()), allow_unused=True)
+        total = torch.stack([t.float().sum() for t in after]).sum()
+        grads = torch.autograd.grad(total, list(bs.values()), allow_unused=True) if total.requires_grad else (None,) * len(bs)
     dead = [name for name, grad in zip(bs, grads, strict=True) if grad is None]
     if dead:
         raise UserError(

@@ -26,7 +26,8 @@ class LoraConfig:
 
     Args:
         r: rank of every update; capped where a layer is smaller.
-        alpha: strength; ``scaling = alpha / r``. ``None`` means ``2 r``, so that a sweep over ranks keeps the scaling.
+        alpha: strength; ``scaling = alpha / r``. ``None`` means ``2 r``, so that a sweep over ranks keeps the scaling
+            (without ``use_rslora``, whose scaling grows with the root of the rank then).
         dropout: probability with which an input feature of the update (a column of ``A``) is left out in training.
             PEFT masks elements of the activation instead.
         targets: ``"auto"`` (every linear and conv layer but the head, depthwise convs excluded), ``"all"`` (depthwise too),

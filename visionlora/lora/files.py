@@ -26,7 +26,8 @@ from visionlora.lora.injection import inject
 from visionlora.lora.layer import LoraLayer, adaptable, lora_layers
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "visionlora.json"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+"""Of every key in PEFT's files."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class AdapterFiles:
         """Layer name -> rank (from the tensors) and alpha (from the config)."""
         found = {}
         for key, tensor in self.tensors.items():
-            if match := re.fullmatch(re.escape(_PREFIX) + r"(.+)\.lora_A\.weight", key):
+            if match := re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_A\.weight", key):
                 patterns = self.config.get("alpha_pattern") or {}
                 alphas = [a for pattern, a in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", match[1])]
                 found[match[1]] = LayerRank(
@@ -80,7 +81,7 @@ class Slot:
         return f"{self.module}.lora.{self.parameter}.{adapter}.{factor}"
 
     def peft_key(self, factor: str) -> str:
-        return f"{_PREFIX}{self.name}.{factor}.weight"
+        return f"{PREFIX}{self.name}.{factor}.weight"
 
     def peft_shape(self, factor: str, r: int) -> tuple[int, ...]:
         """Conv factors as PEFT has them: A ``(r, in/groups, *kernel)``, B ``(out, r, 1, …)``."""
@@ -116,7 +117,7 @@ def write(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_PREFIX + key: value for key, value in state.items() if ".lora." not in key}
+    tensors = {PREFIX + key: value for key, value in state.items() if ".lora." not in key}
     adapters = {}
     for slot in slots(model).values():
         if slot.state_key("lora_A", name) in state:
@@ -132,8 +133,15 @@ def write(
     replace_file(folder / CARD, json.dumps(card, indent=2).encode())
 
 
-def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), name: str = "default") -> None:
+def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), also_train: Iterable[str] = (), name: str = "default") -> None:
     """Give ``model`` the adapter of ``files``: inject its layers, unless they are there, and load its tensors.
+
+    Args:
+        model: plain, or adapted in the same layers.
+        files: as read.
+        head: names of the classifier's modules.
+        also_train: names of other modules that are trained whole.
+        name: name for the adapter.
 
     Raises:
         UserError: a layer, shape or key does not fit; the model is then as it was.
@@ -141,7 +149,7 @@ def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), name
     loaded, own = {}, model.state_dict()
     for key, value in files.tensors.items():
         if ".lora_" not in key:
-            loaded[key.removeprefix(_PREFIX)] = value
+            loaded[key.removeprefix(PREFIX)] = value
     for key, value in loaded.items():
         if key not in own:
             raise UserError(f"{files.folder}: the adapter is for another model: this one has no {key!r}.")
@@ -164,14 +172,16 @@ def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), name
             loaded[known[layer].state_key(factor, name)] = tensor
     if len(loaded) != len(files.tensors):
         raise UserError(f"{files.folder / WEIGHTS} has adapter tensors without their partner; the file is incomplete.")
-    _prepare(model, files, {known[layer].module: rank for layer, rank in ranks.items()}, head, name)
+    _prepare(model, files, {known[layer].module: rank for layer, rank in ranks.items()}, head, also_train, name)
     own = model.state_dict()
     with torch.no_grad():
         for key, value in loaded.items():
             own[key].copy_(value.reshape(own[key].shape))
 
 
-def _prepare(model: nn.Module, files: AdapterFiles, ranks: dict[str, LayerRank], head: Iterable[str], name: str) -> None:
+def _prepare(
+    model: nn.Module, files: AdapterFiles, ranks: dict[str, LayerRank], head: Iterable[str], also_train: Iterable[str], name: str
+) -> None:
     present = {
         module_name: adapters[name].r
         for module_name, layer in lora_layers(model)
@@ -180,7 +190,7 @@ def _prepare(model: nn.Module, files: AdapterFiles, ranks: dict[str, LayerRank],
     }
     if ranks and not present:
         config = LoraConfig(dropout=files.config.get("lora_dropout", 0.0), use_rslora=bool(files.config.get("use_rslora")))
-        inject(model, config, head=head, ranks=ranks, name=name)
+        inject(model, config, head=head, also_train=also_train, ranks=ranks, name=name)
     elif present != {layer: rank.r for layer, rank in ranks.items()}:
         odd = sorted(set(present.items()) ^ {(layer, rank.r) for layer, rank in ranks.items()})[0][0]
         raise UserError(f"{files.folder}: the adapter and the model's {name!r} differ in their layers or ranks, at {odd} first.")

@@ -14,7 +14,7 @@ from visionlora.lora.audit import audit, outputs, undisturbed
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.frozen import FrozenWeight, adapter_dtype
 from visionlora.lora.layer import LoraLayer, adapt, lora_layers
-from visionlora.lora.merging import is_merged, remember_trainable, remove
+from visionlora.lora.merging import is_merged, remember_trainable, take_out
 from visionlora.lora.methods import METHODS
 from visionlora.lora.targets import Target, exactly, select
 
@@ -97,14 +97,18 @@ def inject(
         with undisturbed(model), torch.no_grad():
             before = outputs(model, example)
     remember_trainable(model)
+    trainable_before = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     layers = _add_adapters(targets, config, name)
     for module_name in (*(head if config.train_head else ()), *also_train):
         model.get_submodule(module_name).requires_grad_(True)
     try:
-        zero = audit(model, example, before) if example is not None else []
+        zero = audit(model, example, before, name) if example is not None else []
     except BaseException:
-        remove(model)
+        take_out(model, name)
+        model.requires_grad_(False)
+        for parameter in trainable_before:
+            parameter.requires_grad_(True)
         raise
     trainable, total = count_parameters(model)
     return InjectReport(layers, trainable, total, zero)

@@ -71,9 +71,20 @@ def remove(model: nn.Module) -> nn.Module:
     for _, layer in list(lora_layers(model)):
         detach(layer)
     trainable = model.__dict__.pop(_TRAINABLE, None)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trainable is None or name in trainable)
+    if trainable is not None:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trainable)
     return model
+
+
+def take_out(model: nn.Module, name: str) -> None:
+    """Take the adapter ``name`` out and leave the others."""
+    for _, layer in list(lora_layers(model)):
+        for adapters in layer.adapter_sets.values():
+            if name in adapters:
+                adapters.drop(name)
+        if not any(layer.adapter_sets.values()):
+            detach(layer)
 
 
 def remember_trainable(model: nn.Module) -> None:

@@ -30,8 +30,8 @@ class Target:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether ``pattern`` names the layer: its whole name, its last parts, or the block it is in; globs in each."""
-    return any(fnmatch.fnmatchcase(name, glob) for glob in (pattern, f"*.{pattern}", f"{pattern}.*"))
+    """Whether ``pattern`` names the layer: its whole name, its last parts, or a block it is in; globs in each."""
+    return any(fnmatch.fnmatchcase(f".{name}.", glob) for glob in (f".{pattern}.", f"*.{pattern}.", f".{pattern}.*", f"*.{pattern}.*"))
 
 
 def in_any(name: str, patterns: Iterable[str]) -> bool:
@@ -61,6 +61,7 @@ def select(model: nn.Module, config: LoraConfig, head: Iterable[str] = ()) -> li
             raise UserError(f"lora.exclude: the pattern {pattern!r} matches no layer.{did_you_mean(pattern, candidates)}")
         for name in excluded:
             del chosen[name]
+    _add_sharers(model, candidates, chosen)
     if not chosen:
         raise UserError("lora.exclude leaves no layer to adapt; lora=none trains the head alone.")
     return [_target(name, *candidates[name], chosen[name], config) for name in candidates if name in chosen]
@@ -88,6 +89,22 @@ def _candidates(model: nn.Module, head: Iterable[str] = ()) -> dict[str, tuple[n
         for name, module in model.named_modules()
         if ((parameters := adaptable(module)) or _obstacle(module)) and not any(name == h or name.startswith(h + ".") for h in head)
     }
+
+
+def _add_sharers(model: nn.Module, candidates: Mapping[str, tuple[nn.Module, tuple[str, ...]]], chosen: dict[str, LayerRank]) -> None:
+    """A layer that shares its weight with a chosen one is chosen too: merging writes the weight once, for both."""
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append(name)
+    for name in list(chosen):
+        module, parameters = candidates[name]
+        for parameter in parameters:
+            for other in owners[id(module._parameters[parameter])]:
+                if other not in candidates:
+                    raise UserError(f"lora.targets: layer {name} shares its weight with {other}, which cannot be adapted; leave it out.")
+                chosen.setdefault(other, chosen[name])
 
 
 def _chooses(pattern: str, name: str, module: nn.Module) -> bool:
