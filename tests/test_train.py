@@ -120,7 +120,7 @@ def test_probe_and_full_leave_the_same_files(method: str, tmp_path: Path, tiny_r
         ("data.val_fraction=0", "data.randaugment=2", "data.crop_scale=[0.5,1.0]"),
         ("model.name=test_vit", "model.drop_path_rate=0.2", "data.image_size=48", "lora.train_head=false"),
         ("trainer.limit_val_batches=0", "trainer.limit_train_batches=1"),
-        ("+trainer.overfit_batches=1", "trainer.precision=bf16-true"),
+        ("trainer.overfit_batches=1", "trainer.precision=bf16-true"),
     ],
 )
 def test_options_run_and_load(overrides: tuple[str, ...], tmp_path: Path) -> None:
@@ -165,6 +165,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "visionlora.train", *settings, f"hydra.run.dir={parts}"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
     )  # fmt: skip
     interrupt_when(process, parts / "checkpoints" / "last.ckpt")
     _, stderr = process.communicate(timeout=60)

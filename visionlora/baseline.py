@@ -51,6 +51,11 @@ class NearestClassMean(L.LightningModule):
         self.totals: Any = 0
         self.means, self.variance = torch.zeros(0), torch.ones(())
 
+    @property
+    def ready(self) -> bool:
+        """Whether the means have been taken."""
+        return self.means.ndim == 2
+
     def close(self) -> None:
         """Leave the backbone as it was."""
         self._hook.remove()
@@ -64,8 +69,6 @@ class NearestClassMean(L.LightningModule):
             self.totals += torch.cat([one_hot.T @ features, one_hot.sum(0)[:, None], one_hot.T @ features.square().sum(1, keepdim=True)], 1)
 
     def on_validation_epoch_end(self) -> None:
-        if isinstance(self.totals, int):
-            return
         gathered: Any = self.all_gather(self.totals)
         totals: Tensor = gathered.sum(0) if self.trainer.world_size > 1 else gathered
         sums, counts, squares = totals[:, :-2], totals[:, -2:-1], totals[:, -1:]

@@ -121,6 +121,8 @@ class TrainConfig:
         at_least("seed", self.seed, 0)
         if self.seed >= 2**32:
             raise UserError(f"seed={self.seed} must be below 2**32 (NumPy's limit).")
+        if self.trainer.get("max_epochs", -1) == -1 and self.trainer.get("max_steps", -1) == -1:
+            raise UserError("trainer.max_epochs=-1 has no end that a learning-rate schedule could be laid out for; set trainer.max_steps.")
 
 
 @dataclass

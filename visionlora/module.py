@@ -87,6 +87,9 @@ class Classifier(L.LightningModule):
         dtype = next(self.model.parameters()).dtype  # not float32 under precision=bf16-true
         return self.model(images.to(dtype, memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
+    def on_fit_start(self) -> None:
+        self.train()  # Lightning leaves modes as they are; frozen batch-norm stays in eval mode whatever is called
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Dropout and the like are a function of seed, epoch, step and process: a resumed run goes on as the uninterrupted one.
         torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
@@ -114,10 +117,7 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(parameter_groups(self.model, self.head, self.optim_config), self.optim_config)
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise UserError("trainer.max_epochs=-1 has no end that a learning-rate schedule could be laid out for; set trainer.max_steps.")
-        schedule = build_schedule(optimizer, self.optim_config, int(steps))
+        schedule = build_schedule(optimizer, self.optim_config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from visionlora.data.module import ImageData
 from visionlora.errors import UserError, did_you_mean
 from visionlora.figures import learning_curves
 from visionlora.launch import process_rank
+from visionlora.lora.audit import undisturbed
 from visionlora.lora.injection import InjectReport
 from visionlora.module import Classifier
 from visionlora.quiet import quiet
@@ -61,7 +62,6 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     info = info_of(model)
     assert info is not None
     info.preprocessing = data.prepare_for(info.preprocessing)
-    _match_channels(info)
     trainer, stopwatch = build_trainer(config, run_folder, checkpoint, has_val="val" in data.parts)
     if trainer.is_global_zero:
         print_trained(report, info.spec.full_name)
@@ -124,8 +124,8 @@ def build_model(config: TrainConfig, classes: list[str], base: dict[str, torch.T
     info.classes = classes
     example = example_batch(backbone)
     try:
-        with torch.no_grad():
-            backbone.eval()(example)
+        with undisturbed(backbone), torch.no_grad():
+            backbone(example)
     except (RuntimeError, AssertionError, ValueError) as error:
         size, why = info.preprocessing.image_size, " ".join(str(error).split())[:200]
         raise UserError(f"data.image_size={size}: {spec.full_name} cannot take pictures of this size ({why}); try another one.") from None
@@ -216,6 +216,8 @@ def measure_before(trainer: L.Trainer, model: nn.Module, info: BackboneInfo, dat
     baseline = NearestClassMean(model, info.head[0], len(data.classes))
     try:
         trainer.validate(baseline, BaselineData(data, BASELINE_PER_CLASS), verbose=False)
+        if not baseline.ready:  # trainer.limit_val_batches=0
+            return {}
         trainer.test(baseline, BaselineData(data, BASELINE_PER_CLASS), verbose=False)
     finally:
         baseline.close()
@@ -283,8 +285,3 @@ def _global_step(checkpoint: Path | None) -> int | None:
         return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
     except Exception as error:  # a damaged file fails in many ways
         raise UserError(f"{checkpoint} is damaged or not a checkpoint: {str(error).strip().splitlines()[0]}") from None
-
-
-def _match_channels(info: BackboneInfo) -> None:
-    if info.preprocessing.channels not in (1, 3, 4):
-        raise UserError(f"model.in_chans={info.preprocessing.channels}: pictures are read with 1, 3 or 4 channels.")

@@ -49,8 +49,13 @@ class ImageData(L.LightningDataModule):
         self.preprocessing: Preprocessing | None = None
 
     def prepare_for(self, preprocessing: Preprocessing) -> Preprocessing:
-        """Take over what the backbone wants; returns it as this data will be prepared."""
+        """Take over what the backbone wants; returns it as this data will be prepared.
+
+        Raises:
+            UserError: pictures cannot be read or augmented with that many channels.
+        """
         self.preprocessing = for_data(preprocessing, self.config)
+        self._train_transform = train_transform(self.preprocessing, self.config)
         return self.preprocessing
 
     def save_split(self, path: Path) -> None:
@@ -60,7 +65,7 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Random views in a new order each epoch."""
-        return self._loader(self.parts["train"], train_transform(self._ready(), self.config), shuffle=True)
+        return self._loader(self.parts["train"], self._train_transform, shuffle=True)
 
     def eval_dataloader(self, part: str) -> DataLoader[Any]:
         """One view of each picture, in order."""

@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 
 from visionlora.errors import UserError
 
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Number of channels -> PIL's mode."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,6 @@ def open_picture(path: Path, channels: int) -> Image.Image:
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
     """Convert to 1, 3 or 4 channels of 8 bits."""
-    if channels not in _MODES:
-        raise UserError(f"model.in_chans={channels}: pictures are read with 1, 3 or 4 channels.")
     if image.mode.startswith("I;16"):  # PIL would clip 16 bits at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert(_MODES[channels])
+    return image.convert(MODES[channels])

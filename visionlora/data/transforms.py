@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from visionlora.backbone.info import Preprocessing
 from visionlora.config import DataConfig
+from visionlora.data.pictures import MODES
 from visionlora.errors import UserError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -27,6 +28,8 @@ def for_data(preprocessing: Preprocessing, config: DataConfig) -> Preprocessing:
 
 def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transform:
     """Random views, as ``config`` says."""
+    if preprocessing.channels not in MODES:
+        raise UserError(f"model.in_chans={preprocessing.channels}: pictures are read with 1, 3 or 4 channels.")
     if preprocessing.channels == 4 and (config.randaugment or config.color_jitter):
         raise UserError("data.randaugment and data.color_jitter change colours of 1 or 3 channels, not of model.in_chans=4.")
     size, how = (preprocessing.image_size,) * 2, InterpolationMode(preprocessing.interpolation)
