@@ -45,9 +45,12 @@ class Row:
 
 ROWS = {
     "probe": Row("linear probe", ("lora=none",), (3e-3, 1e-2, 3e-2)),
-    "lora": Row("LoRA r=8 (visionlora)", (), (1e-3, 2e-3, 4e-3)),
-    "peft_train_bn": Row("LoRA r=8 (PEFT, batch-norm as in its examples)", ("model.freeze_bn=false",), (1e-3, 2e-3, 4e-3), peft=True),
-    "peft_frozen_bn": Row("LoRA r=8 (PEFT, batch-norm frozen)", (), (1e-3, 2e-3, 4e-3), peft=True),
+    "lora_all": Row("LoRA r=8, every layer (visionlora)", (), (2e-3,)),  # at the rate of the next row
+    "lora": Row("LoRA r=8, depthwise convs excluded (visionlora)", ("lora.targets=auto",), (1e-3, 2e-3, 4e-3)),
+    "peft_train_bn": Row(
+        "LoRA r=8 (PEFT, batch-norm as in its examples)", ("lora.targets=auto", "model.freeze_bn=false"), (1e-3, 2e-3, 4e-3), peft=True
+    ),
+    "peft_frozen_bn": Row("LoRA r=8 (PEFT, batch-norm frozen)", ("lora.targets=auto",), (1e-3, 2e-3, 4e-3), peft=True),
     "full_moving_bn": Row("full fine-tuning (batch-norm moving)", ("lora=full", "model.freeze_bn=false"), (3e-4, 1e-3, 3e-3)),
     "full_frozen_bn": Row("full fine-tuning (batch-norm frozen)", ("lora=full",), (1e-4, 3e-4, 1e-3)),
 }
@@ -98,6 +101,8 @@ class Results:
 
 def tune(results: Results, name: str, root: str) -> float:
     """The lowest learning rate within a standard error of the best accuracy on held-out pictures (short runs favour high rates)."""
+    if len(ROWS[name].rates) == 1:
+        return ROWS[name].rates[0]
     scores = {rate: float(results.get(name, rate, 0, root, tuning=True)["val/top1"]) for rate in ROWS[name].rates}
     best = max(scores.values())
     error = (best * (1 - best) / HELD_OUT) ** 0.5

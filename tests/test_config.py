@@ -40,7 +40,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 def test_experiment_is_the_one_of_the_readme() -> None:
     config = compose("experiment=cifar10_lite0", "data.root=x")
     assert (config.data.name, config.data.image_size, config.data.batch_size, config.data.val_fraction) == ("cifar10", 96, 64, 0.0)
-    assert (config.lora.r, config.optim.name, config.trainer["max_epochs"]) == (8, "adamw", 2)
+    assert (config.lora.r, config.lora.targets, config.optim.name, config.trainer["max_epochs"]) == (8, "all", "adamw", 2)
     assert compose("experiment=cifar10_lite0", "data.root=x", "lora=none", "optim.lr=1").lora.method == "none"
 
 
