@@ -1,4 +1,4 @@
-"""Every kind of layer × everything a LoRA layer must hold to, in float64."""
+"""Every kind of layer × every method × everything a LoRA layer must hold to, in float64."""
 
 from __future__ import annotations
 
@@ -62,6 +62,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv2d grouped": (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 7, 7)),
     "conv2d depthwise": (lambda: nn.Conv2d(4, 8, 3, groups=4), (2, 4, 7, 7)),
     "conv3d": (lambda: nn.Conv3d(3, 4, 2), (2, 3, 4, 4, 4)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (2, 4, 7, 7)),
+    "transposed, grouped, no bias": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False), (2, 4, 7, 7)),
+    "transposed 1-d": (lambda: nn.ConvTranspose1d(4, 3, 4), (2, 4, 7)),
+    "transposed 3-d": (lambda: nn.ConvTranspose3d(3, 4, 2), (2, 3, 4, 4, 4)),
     "timm same": (lambda: Conv2dSame(4, 6, 3, stride=2), (2, 4, 7, 7)),
     "weight-standardised": (lambda: StdConv2d(4, 6, 3), (2, 4, 7, 7)),
     "scaled weight-standardised": (lambda: ScaledStdConv2d(4, 6, 3), (2, 4, 7, 7)),
@@ -70,22 +74,31 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "attention with kdim": (lambda: Attention(kdim=4, vdim=4), (2, 3, 8)),
     "tied": (Tied, (4, 6)),
 }
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "dora": {"method": "dora"},
+    "pissa": {"init": "pissa"},
+    "dora from olora": {"method": "dora", "init": "olora"},
+    "orthogonal": {"init": "orthogonal"},
+    "adalora": {"method": "adalora"},
+}
+LORA = [(case, "lora") for case in CASES]
 Made = tuple[nn.Module, Tensor, Tensor, dict[str, Tensor]]
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=[(case, method) for method in METHODS for case in CASES], ids=", ".join)
 def made(request: pytest.FixtureRequest) -> Made:
-    """``(adapted model with random A and B, input, output before injection, state dict before injection)``."""
+    """``(adapted model with random adapters, input, output before injection, state dict before injection)``."""
     torch.manual_seed(0)
-    build, shape = CASES[request.param]
+    case, method = request.param
+    build, shape = CASES[case]
     model = nn.Sequential(build()).double().eval()
     x = torch.randn(shape, dtype=torch.float64)
     before, state = model(x).detach(), {key: value.clone() for key, value in model.state_dict().items()}
-    inject(model, LoraConfig(r=3, targets="all"), example=x)
-    assert torch.equal(model(x), before) or torch.allclose(model(x), before, rtol=1e-14, atol=1e-14)
-    for _, layer in lora_layers(model):
-        for adapters in layer.adapter_sets.values():
-            nn.init.normal_(adapters["default"].lora_B)
+    inject(model, LoraConfig(r=2, targets="all", **METHODS[method]), example=x)
+    assert torch.allclose(model(x), before, rtol=1e-13, atol=1e-13)
+    for parameter in trainable(model).values():
+        parameter.data += torch.randn_like(parameter).mul_(0.5)
     return model, x, before, state
 
 
@@ -169,6 +182,7 @@ def test_base_checkpoint_loads_after_injection(made: Made) -> None:
     assert torch.equal(model(x), adapted)
 
 
+@pytest.mark.parametrize("made", LORA, indirect=True, ids=CASES)
 def test_functional_call_sees_other_weights(made: Made) -> None:
     model, x, _, _ = made
     zeros = {key: torch.zeros_like(value) for key, value in model.named_parameters() if key.endswith("lora_B")}
@@ -202,7 +216,7 @@ def test_several_adapters_add_up() -> None:
         adapter = model[0].adapter_sets["weight"][name]
         nn.init.normal_(adapter.lora_B)
         deltas.append(adapter.delta())
-    model[0].adapter_sets["weight"].active["two"] = 0.5
+    model[0].adapter_sets["weight"].activate({"one": 1, "two": 0.5})
     assert close(model(x), base + x @ (deltas[0] + 0.5 * deltas[1]).T)
     assert close(model[0].weight @ x.T, (model(x) - model[0].bias).T)
 
@@ -215,11 +229,12 @@ def test_dropout_masks_columns_in_training_only(build: Callable[[], nn.Module]) 
     adapters = model[0].adapter_sets["weight"]
     nn.init.normal_(adapters["default"].lora_B)
     full = adapters["default"].delta()
-    ratio = (adapters.factors()[0] @ adapters.factors()[1]) / full
+    raw = model[0].raw("weight")
+    ratio = torch.mm(*adapters.factors(raw)[:2]) / full
     assert all(any(torch.allclose(column, torch.tensor(v), atol=1e-4) for v in (0.0, 2.0)) for column in ratio.T)
     assert 0 < (ratio[0].abs() < 1e-3).float().mean() < 1
     model.eval()
-    assert torch.allclose(adapters.factors()[0] @ adapters.factors()[1], full)
+    assert torch.allclose(torch.mm(*adapters.factors(raw)[:2]), full)
 
 
 def test_update_is_formed_in_float32_under_autocast() -> None:

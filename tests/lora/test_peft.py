@@ -15,9 +15,9 @@ from visionlora.lora import LoraConfig, inject, merge
 peft = pytest.importorskip("peft")
 
 CASES = {
-    "linear": (lambda: nn.Linear(7, 5), (3, 7)),
+    "linear": (lambda: nn.Linear(9, 8), (3, 9)),
     "conv": (lambda: nn.Conv2d(4, 6, 3, padding=1, stride=2), (2, 4, 9, 9)),
-    "conv 1×1": (lambda: nn.Conv2d(4, 6, 1), (2, 4, 5, 5)),
+    "conv 1×1": (lambda: nn.Conv2d(8, 6, 1), (2, 8, 5, 5)),
 }
 
 

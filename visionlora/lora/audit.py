@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from visionlora.errors import UserError
-from visionlora.lora.adapter import Adapter
 from visionlora.lora.layer import lora_layers
+from visionlora.lora.slots import Slot, siblings
 
 
 def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
@@ -35,7 +34,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def audit(model: nn.Module, example: Tensor, before: list[Tensor], adapter: str) -> list[str]:
-    """Compare with the outputs ``before`` injection and ask for the gradient of every ``B`` of the adapter of that name.
+    """Compare with the outputs ``before`` injection and ask for a gradient of every adapter of that name.
 
     Returns:
         Names of the adapters whose gradient is zero on this batch. A note only: zero-initialised norms do that.
@@ -43,24 +42,77 @@ def audit(model: nn.Module, example: Tensor, before: list[Tensor], adapter: str)
     Raises:
         UserError: the output changed, or an adapter has no gradient at all (the model does not use that weight).
     """
-    # B, not A: with B = 0 the gradient of A is zero at the start.
-    layers = [(name, parameter, s) for name, layer in lora_layers(model) for parameter, s in layer.adapter_sets.items()]
-    bs = {f"{name}.{parameter}": cast(Adapter, s[adapter]).lora_B for name, parameter, s in layers if adapter in s}
+    probes = {
+        ".".join(filter(None, (name, parameter, part))): each.probe()
+        for name, layer in lora_layers(model)
+        for parameter, adapters in layer.adapter_sets.items()
+        for part, each in adapters.of(adapter).items()
+    }
     with undisturbed(model), torch.enable_grad():
         after = outputs(model, example)
         for old, new in zip(before, after, strict=True):
-            scale = old.abs().max().clamp(min=1e-12)
-            if not torch.allclose(old, new.detach(), rtol=0, atol=float(1e-4 * scale), equal_nan=True):
+            if not _same(old, new.detach(), 1e-4):
                 raise UserError(
                     f"the audit failed: injecting LoRA changed the model's output by {(old - new).abs().max():.2g}"
                     " before any training; please report this model."
                 )
         total = torch.stack([t.float().sum() for t in after]).sum()
-        grads = torch.autograd.grad(total, list(bs.values()), allow_unused=True) if total.requires_grad else (None,) * len(bs)
-    dead = [name for name, grad in zip(bs, grads, strict=True) if grad is None]
+        grads = torch.autograd.grad(total, list(probes.values()), allow_unused=True) if total.requires_grad else (None,) * len(probes)
+    dead = [name for name, grad in zip(probes, grads, strict=True) if grad is None]
     if dead:
         raise UserError(
             f"the audit failed: the adapter of {dead[0]} would never learn, its weight has no part in the output"
             f" ({len(dead)} such layers); leave it out with lora.exclude."
         )
-    return [name for name, grad in zip(bs, grads, strict=True) if grad is not None and not grad.any()]
+    return [name for name, grad in zip(probes, grads, strict=True) if grad is not None and not grad.any()]
+
+
+@torch.no_grad()
+def check_parts(model: nn.Module, parts: list[Slot], example: Tensor, before: list[Tensor]) -> None:
+    """Make sure that the rows called q and k are just that: doubled queries and halved keys leave attention as it was.
+
+    Rows in another order (head by head, for one) would double values as well.
+
+    Raises:
+        UserError: they are not; nothing is changed.
+    """
+    fused = {slot.whole: slot for slot in parts}
+    if not fused:
+        return
+    modules = dict(model.named_modules())
+    changed: list[tuple[Tensor, Tensor]] = []
+    try:
+        for slot in fused.values():
+            parent = modules[slot.module_name.rpartition(".")[0]]
+            rows = {sibling.part: slice(*sibling.rows) for sibling in siblings(slot) if sibling.rows}
+            bias = slot.module._parameters.get("in_proj_bias" if slot.parameter == "in_proj_weight" else "bias")
+            _scale((slot.raw, bias), rows["k"], 0.5, changed)
+            if "q" in rows:
+                q_bias = parent._parameters.get("q_bias")  # BEiT keeps its biases beside the layer
+                _scale((slot.raw, bias), rows["q"], 2.0, changed)
+                _scale((q_bias,), slice(None), 2.0, changed)
+            elif isinstance(queries := parent._modules.get("q"), nn.Module):
+                _scale(tuple(queries.parameters()), slice(None), 2.0, changed)
+        with undisturbed(model):
+            after = outputs(model, example)
+    finally:
+        for view, original in changed:
+            view.copy_(original)
+    if not all(_same(old, new, 1e-3) for old, new in zip(before, after, strict=True)):
+        raise UserError(
+            f"lora.targets: in this model the rows of {next(iter(fused))} are not those of {', '.join(rows)} one after the other;"
+            " adapt the whole layer instead."
+        )
+
+
+def _scale(tensors: tuple[Tensor | None, ...], rows: slice, factor: float, changed: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor in tensors:
+        if tensor is not None:
+            view = tensor[rows]
+            changed.append((view, view.clone()))
+            view.mul_(factor)
+
+
+def _same(old: Tensor, new: Tensor, tolerance: float) -> bool:
+    scale = old.abs().max().clamp(min=1e-12)
+    return torch.allclose(old, new, rtol=0, atol=float(tolerance * scale), equal_nan=True)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -21,13 +21,18 @@ from torch import Tensor, nn
 from visionlora.errors import UserError
 from visionlora.files import replace_file
 from visionlora.lora.adapter import Adapter
-from visionlora.lora.config import LayerRank, LoraConfig
+from visionlora.lora.config import INITS, LayerRank, LoraConfig
+from visionlora.lora.dora import DoraAdapter
+from visionlora.lora.init import FROM_WEIGHT
 from visionlora.lora.injection import inject
-from visionlora.lora.layer import LoraLayer, adaptable, lora_layers
+from visionlora.lora.layer import LoraLayer
+from visionlora.lora.slots import Slot, slots
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "visionlora.json"
 PREFIX = "base_model.model."
 """Of every key in PEFT's files."""
+TENSORS = ("lora_A", "lora_B", "lora_magnitude_vector")
+"""PEFT's names of an adapter's tensors; the last one is DoRA's."""
 
 
 @dataclass(frozen=True)
@@ -55,51 +60,78 @@ class AdapterFiles:
             raise UserError(f"{folder / WEIGHTS} is damaged or not a safetensors file: {error}.") from None
         return cls(folder, _read_json(folder / CONFIG), _read_json(folder / CARD), tensors)
 
-    def ranks(self) -> dict[str, LayerRank]:
-        """Layer name -> rank (from the tensors) and alpha (from the config)."""
-        found = {}
+    @property
+    def layers(self) -> dict[str, dict[str, Tensor]]:
+        """Slot name -> its tensors, by PEFT's name without ``.weight``."""
+        found: dict[str, dict[str, Tensor]] = {}
         for key, tensor in self.tensors.items():
-            if match := re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_A\.weight", key):
-                patterns = self.config.get("alpha_pattern") or {}
-                alphas = [a for pattern, a in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", match[1])]
-                found[match[1]] = LayerRank(
-                    tensor.shape[0], float(alphas[0] if alphas else self.config.get("lora_alpha", 8)), explicit=True
-                )
+            if match := re.fullmatch(re.escape(PREFIX) + rf"(.+)\.({'|'.join(TENSORS)})(\.weight)?", key):
+                found.setdefault(match[1].replace(".base_layer", ""), {})[match[2]] = tensor
         return found
 
+    @property
+    def others(self) -> dict[str, Tensor]:
+        """State-dict key -> what is saved whole."""
+        adapter = re.compile(rf".+\.({'|'.join(TENSORS)})(\.weight)?")
+        return {
+            key.removeprefix(PREFIX).replace(".base_layer.", "."): tensor
+            for key, tensor in self.tensors.items()
+            if not adapter.fullmatch(key)
+        }
 
-@dataclass(frozen=True)
-class Slot:
-    """One parameter that an adapter can be for, under the name PEFT's keys have for it."""
+    def rank(self, layer: str, r: int) -> LayerRank:
+        """Rank and alpha of a layer of rank ``r``, as PEFT's config says."""
+        patterns = self.config.get("alpha_pattern") or {}
+        alphas = [a for pattern, a in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", layer)]
+        return LayerRank(r, float(alphas[0] if alphas else self.config.get("lora_alpha", 8)), explicit=True)
 
-    name: str
-    module: str
-    weight: Tensor
-    parameter: str
+    def lora_config(self) -> LoraConfig:
+        """What injects an adapter that these tensors fit.
 
-    def state_key(self, factor: str, adapter: str) -> str:
-        return f"{self.module}.lora.{self.parameter}.{adapter}.{factor}"
+        Raises:
+            UserError: PEFT made it by a method that is not known here.
+        """
+        kind, init = self.config.get("peft_type", "LORA"), self.config.get("init_lora_weights")
+        if kind != "LORA":
+            raise UserError(f"{self.folder / CONFIG}: this is a {kind} adapter of PEFT; only LORA can be read.")
+        if isinstance(init, str) and init not in (*INITS, "eva", "lora_ga"):
+            raise UserError(f"{self.folder / CONFIG}: its base was edited by init_lora_weights={init}; convert it to a plain LoRA first.")
+        return LoraConfig(
+            dropout=self.config.get("lora_dropout", 0.0),
+            use_rslora=bool(self.config.get("use_rslora")),
+            method="dora" if self.config.get("use_dora") else "lora",
+            init=init if init in FROM_WEIGHT else "kaiming",
+        )
 
-    def peft_key(self, factor: str) -> str:
-        return f"{PREFIX}{self.name}.{factor}.weight"
 
-    def peft_shape(self, factor: str, r: int) -> tuple[int, ...]:
-        """Conv factors as PEFT has them: A ``(r, in/groups, *kernel)``, B ``(out, r, 1, …)``."""
-        out, *rest = self.weight.shape
-        return (r, *rest) if factor == "lora_A" else (out, r, *(1,) * (len(rest) - 1))
+def peft_key(slot_name: str, tensor: str) -> str:
+    """PEFT's key of a tensor of an adapter."""
+    return f"{PREFIX}{slot_name}.{tensor}" + ("" if tensor == "lora_magnitude_vector" else ".weight")
 
 
-def slots(model: nn.Module) -> dict[str, Slot]:
-    """Every adaptable parameter of ``model`` by its name in PEFT's keys: the module's, for the rare second parameter ``module::name``."""
-    found = {}
-    for module_name, module in model.named_modules():
-        parameters = adaptable(module)
-        for parameter in parameters:
-            name = module_name if len(parameters) == 1 else f"{module_name}::{parameter}"
-            weight = module._parameters[parameter]
-            assert weight is not None
-            found[name] = Slot(name, module_name, weight, parameter)
-    return found
+def peft_shape(slot: Slot, tensor: str, r: int) -> tuple[int, ...]:
+    """Conv factors as PEFT has them: A ``(r, in/groups, *kernel)``, B ``(out, r, 1, …)``; a magnitude ``(out,)`` or ``(1, out, 1, …)``."""
+    out, kernel = slot.shape[0], slot.raw.shape[2:]
+    if tensor == "lora_A":
+        return (r, slot.shape[1] // kernel.numel(), *kernel)
+    if tensor == "lora_B":
+        return (out, r, *(1 for _ in kernel))
+    return (1, out, *(1 for _ in kernel)) if kernel else (out,)
+
+
+def beyond_peft(slot: Slot) -> str:
+    """Why PEFT cannot compute what the adapter of this slot does, or ``""``."""
+    module = slot.module
+    kind = module.base_class if isinstance(module, LoraLayer) else type(module)
+    if slot.part:
+        return "some rows of a fused weight"
+    if kind not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        return f"a layer of class {kind.__name__}"
+    if getattr(module, "groups", 1) != 1:
+        return "a grouped convolution"
+    if getattr(module, "padding_mode", "zeros") != "zeros" or any(d != 1 for d in getattr(module, "dilation", ())):
+        return "a dilated or not zero-padded convolution"
+    return ""
 
 
 def write(
@@ -110,27 +142,35 @@ def write(
     Args:
         model: with the adapter injected, not merged.
         folder: made when missing.
-        state: what training changed, by state-dict key.
+        state: what training changed beside the adapters, by state-dict key.
         whole: names of modules saved whole (PEFT's ``modules_to_save``).
         card: contents of ``visionlora.json``.
         name: the adapter to save.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {PREFIX + key: value for key, value in state.items() if ".lora." not in key}
-    adapters = {}
-    for slot in slots(model).values():
-        if slot.state_key("lora_A", name) in state:
-            adapter = adapters[slot.name] = _adapter(model, slot, name)
-            for factor in ("lora_A", "lora_B"):
-                tensors[slot.peft_key(factor)] = state[slot.state_key(factor, name)].reshape(slot.peft_shape(factor, adapter.r))
+    adapters = {slot.name: (slot, adapter) for slot in slots(model).values() if (adapter := _adapter(slot, name)) is not None}
+    adapted = {slot.module_name for slot, _ in adapters.values()}
+    tensors = {}
+    for key, value in state.items():
+        module, _, leaf = key.rpartition(".")
+        tensors[f"{PREFIX}{module}.base_layer.{leaf}" if module in adapted else PREFIX + key] = value
+    saved: dict[str, tuple[int, Adapter]] = {}
+    for slot, adapter in adapters.values():
+        own = adapter.to_lora()
+        if r := len(own["lora_A"]):  # AdaLoRA may leave a layer no rank at all
+            saved[slot.name] = r, adapter
+            tensors |= {peft_key(slot.name, key): value.reshape(peft_shape(slot, key, r)) for key, value in own.items()}
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     replace_file(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    if adapters:
-        replace_file(folder / CONFIG, json.dumps(_peft_config(adapters, sorted(whole)), indent=2).encode())
+    if saved:
+        biases = any(key.rpartition(".")[2].endswith("bias") and not key.startswith(tuple(w + "." for w in whole)) for key in state)
+        replace_file(folder / CONFIG, json.dumps(_peft_config(saved, sorted(whole), biases), indent=2).encode())
     else:
         (folder / CONFIG).unlink(missing_ok=True)
-    replace_file(folder / CARD, json.dumps(card, indent=2).encode())
+    layers = {layer: {"r": r, "alpha": adapter.scaling * r} for layer, (r, adapter) in saved.items()}
+    beyond = {slot.name: why for slot, _ in adapters.values() if slot.name in saved and (why := beyond_peft(slot))}
+    replace_file(folder / CARD, json.dumps({**card, "layers": layers, "beyond_peft": beyond}, indent=2).encode())
 
 
 def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), also_train: Iterable[str] = (), name: str = "default") -> None:
@@ -146,78 +186,78 @@ def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), also
     Raises:
         UserError: a layer, shape or key does not fit; the model is then as it was.
     """
-    loaded, own = {}, model.state_dict()
-    for key, value in files.tensors.items():
-        if ".lora_" not in key:
-            loaded[key.removeprefix(PREFIX)] = value
+    own = model.state_dict()
+    loaded = dict(files.others)
     for key, value in loaded.items():
         if key not in own:
             raise UserError(f"{files.folder}: the adapter is for another model: this one has no {key!r}.")
         if value.shape != own[key].shape:
             reason = "the number of classes differs" if key.startswith(tuple(h + "." for h in head)) else "it is for another model"
             raise UserError(f"{files.folder}: {key} has shape {tuple(value.shape)}, the model's has {tuple(own[key].shape)}: {reason}.")
-    ranks, known = files.ranks(), slots(model)
-    for layer, rank in ranks.items():
-        if layer not in known:
-            raise UserError(f"{files.folder}: the adapter is for another model: this one has no linear or conv layer {layer!r}.")
-        for factor in ("lora_A", "lora_B"):
-            tensor = files.tensors.get(known[layer].peft_key(factor))
-            if tensor is None:
-                raise UserError(f"{files.folder / WEIGHTS}: layer {layer} lacks its {factor}; the file is incomplete.")
-            if tuple(tensor.shape) != known[layer].peft_shape(factor, rank.r):
-                raise UserError(
-                    f"{files.folder}: {factor} of {layer} has shape {tuple(tensor.shape)},"
-                    f" the model needs {known[layer].peft_shape(factor, rank.r)}: the adapter is for another model."
-                )
-            loaded[known[layer].state_key(factor, name)] = tensor
-    if len(loaded) != len(files.tensors):
-        raise UserError(f"{files.folder / WEIGHTS} has adapter tensors without their partner; the file is incomplete.")
-    _prepare(model, files, {known[layer].module: rank for layer, rank in ranks.items()}, head, also_train, name)
+    known, layers, config = slots(model), files.layers, files.lora_config()
+    ranks = {layer: _checked(files, layer, tensors, known, config) for layer, tensors in layers.items()}
+    present = {slot.name: adapter.r for slot in known.values() if (adapter := _adapter(slot, name)) is not None}
+    if ranks and not present:
+        inject(model, config, head=head, also_train=also_train, ranks=ranks, name=name)
+    elif present != {layer: rank.r for layer, rank in ranks.items()}:
+        odd = sorted(set(present.items()) ^ {(layer, rank.r) for layer, rank in ranks.items()})[0][0]
+        raise UserError(f"{files.folder}: the adapter and the model's {name!r} differ in their layers or ranks, at {odd} first.")
+    for layer, tensors in layers.items():
+        names = {"lora_magnitude_vector": "magnitude"}
+        loaded |= {known[layer].state_key(names.get(key, key), name): tensor for key, tensor in tensors.items()}
     own = model.state_dict()
     with torch.no_grad():
         for key, value in loaded.items():
             own[key].copy_(value.reshape(own[key].shape))
 
 
-def _prepare(
-    model: nn.Module, files: AdapterFiles, ranks: dict[str, LayerRank], head: Iterable[str], also_train: Iterable[str], name: str
-) -> None:
-    present = {
-        module_name: adapters[name].r
-        for module_name, layer in lora_layers(model)
-        for adapters in layer.adapter_sets.values()
-        if name in adapters
-    }
-    if ranks and not present:
-        config = LoraConfig(dropout=files.config.get("lora_dropout", 0.0), use_rslora=bool(files.config.get("use_rslora")))
-        inject(model, config, head=head, also_train=also_train, ranks=ranks, name=name)
-    elif present != {layer: rank.r for layer, rank in ranks.items()}:
-        odd = sorted(set(present.items()) ^ {(layer, rank.r) for layer, rank in ranks.items()})[0][0]
-        raise UserError(f"{files.folder}: the adapter and the model's {name!r} differ in their layers or ranks, at {odd} first.")
+def _checked(files: AdapterFiles, layer: str, tensors: dict[str, Tensor], known: Mapping[str, Slot], config: LoraConfig) -> LayerRank:
+    """The layer's rank, once it is certain that the model has the layer and every tensor fits."""
+    if layer not in known:
+        raise UserError(f"{files.folder}: the adapter is for another model: this one has no linear or conv layer {layer!r}.")
+    needed = TENSORS if config.method == "dora" else TENSORS[:2]
+    for key in (*needed, *tensors):
+        if key not in tensors:
+            raise UserError(f"{files.folder / WEIGHTS}: layer {layer} lacks its {key}; the file is incomplete.")
+        if key not in needed:
+            raise UserError(f"{files.folder / WEIGHTS}: layer {layer} has a {key} that {CONFIG} knows nothing of.")
+        r = len(tensors["lora_A"]) if "lora_A" in tensors else 0
+        if (shape := tuple(tensors[key].shape)) not in (wanted := peft_shape(known[layer], key, r), _linear_like(wanted)):
+            raise UserError(
+                f"{files.folder}: {key} of {layer} has shape {shape}, the model needs {wanted}: the adapter is for another model."
+            )
+    return files.rank(layer, r)
 
 
-def _adapter(model: nn.Module, slot: Slot, name: str) -> Adapter:
-    layer = model.get_submodule(slot.module)
-    assert isinstance(layer, LoraLayer)
-    return cast(Adapter, layer.adapter_sets[slot.parameter][name])
+def _linear_like(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without a magnitude's axes of length one."""
+    return (shape[1],) if shape[:1] == (1,) and set(shape[2:]) <= {1} else shape
 
 
-def _peft_config(adapters: dict[str, Adapter], whole: list[str]) -> dict[str, Any]:
+def _adapter(slot: Slot, name: str) -> Adapter | None:
+    if not isinstance(slot.module, LoraLayer) or slot.parameter not in slot.module.adapter_sets:
+        return None
+    return slot.module.adapter_sets[slot.parameter].of(name).get(slot.part)
+
+
+def _peft_config(adapters: Mapping[str, tuple[int, Adapter]], whole: list[str], biases: bool) -> dict[str, Any]:
     # Scaling is written out as alpha = scaling · r, so that PEFT needs no rsLoRA switch to read it.
-    ranks = {name: adapter.r for name, adapter in adapters.items()}
-    alphas = {name: adapter.scaling * adapter.r for name, adapter in adapters.items()}
+    ranks = {name: r for name, (r, _) in adapters.items()}
+    alphas = {name: adapter.scaling * r for name, (r, adapter) in adapters.items()}
     r, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
+    first = next(iter(adapters.values()))[1]
     return {
         "peft_type": "LORA",
         "r": r,
         "lora_alpha": alpha,
-        "lora_dropout": next(iter(adapters.values())).dropout,
+        "lora_dropout": first.dropout,
         "target_modules": "(" + "|".join(re.escape(name) for name in adapters) + ")",
         "rank_pattern": {f"^{re.escape(name)}": value for name, value in ranks.items() if value != r},
         "alpha_pattern": {f"^{re.escape(name)}": value for name, value in alphas.items() if value != alpha},
         "modules_to_save": whole or None,
-        "bias": "none",
+        "bias": "all" if biases else "none",
         "use_rslora": False,
+        "use_dora": isinstance(first, DoraAdapter),
         "inference_mode": True,
         "task_type": None,
     }

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from visionlora.errors import UserError
 from visionlora.lora.adapter import Adapter, AdapterSet
-from visionlora.lora.audit import audit, outputs, undisturbed
+from visionlora.lora.audit import audit, check_parts, outputs, undisturbed
 from visionlora.lora.config import LayerRank, LoraConfig
-from visionlora.lora.frozen import FrozenWeight, adapter_dtype
-from visionlora.lora.layer import LoraLayer, adapt, lora_layers
+from visionlora.lora.frozen import adapter_dtype
+from visionlora.lora.layer import TRANSPOSED, LoraLayer, adapt, lora_layers
 from visionlora.lora.merging import is_merged, remember_trainable, take_out
 from visionlora.lora.methods import METHODS
-from visionlora.lora.targets import Target, exactly, select
+from visionlora.lora.targets import Roles, Target, exactly, select
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One adapted parameter: ``shape`` is the weight's own, ``parameters`` counts the adapter's."""
+    """One adapter: ``shape`` is the weight's own, ``parameters`` counts the adapter's."""
 
     name: str
     kind: str
@@ -34,12 +34,13 @@ class LayerReport:
 
 @dataclass
 class InjectReport:
-    """What ``inject`` did: every layer, its rank and parameters, and what the audit noticed."""
+    """What ``inject`` did: every layer, its rank and parameters, what was left out, and what the audit noticed."""
 
     layers: list[LayerReport] = field(default_factory=list)
     trainable: int = 0
     total: int = 0
     zero_gradient: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def adapter_parameters(self) -> int:
@@ -50,7 +51,9 @@ class InjectReport:
         return [layer for layer in self.layers if layer.capped]
 
     def __str__(self) -> str:
-        lines = [f"{x.name}  {x.kind}{x.shape}  r={x.r}  {x.parameters:,}" for x in self.layers]
+        lines = [f"{x.name}  {x.kind}{x.shape}  r={x.r}{' (capped)' if x.capped else ''}  {x.parameters:,}" for x in self.layers]
+        if self.left_out:
+            lines.append(f"left out, an update would have more parameters than the layer: {', '.join(self.left_out)}")
         share = 100 * self.trainable / max(self.total, 1)
         return "\n".join([*lines, f"trainable {self.trainable:,} of {self.total:,} parameters ({share:.2f} %)"])
 
@@ -61,25 +64,34 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(n for n, trainable in sizes if trainable), sum(n for n, _ in sizes)
 
 
+def adapter_parameters(model: nn.Module) -> int:
+    """Of all adapters of ``model`` as they are now: AdaLoRA's grow fewer."""
+    return sum(module.parameter_count() for module in model.modules() if isinstance(module, Adapter))
+
+
 def inject(
     model: nn.Module,
     config: LoraConfig,
     *,
     head: Iterable[str] = (),
     also_train: Iterable[str] = (),
+    never: Iterable[str] = (),
     example: Tensor | None = None,
     ranks: Mapping[str, LayerRank] | None = None,
+    roles: Roles = lambda pattern: None,
     name: str = "default",
 ) -> InjectReport:
     """Adapt the layers ``config.targets`` chooses, in place; freeze all else but the head.
 
     Args:
         model: any module; its output does not change.
-        config: targets, rank, alpha, dropout.
+        config: targets, rank, alpha, dropout, method.
         head: names of the classifier's modules: never adapted, trained if ``config.train_head``.
         also_train: names of other modules to train whole, such as layers made anew.
+        never: names of modules that are neither adapted nor trained, such as auxiliary heads.
         example: a batch ``(N, C, H, W)`` for the audit; ``None`` skips it.
-        ranks: exact layer names with their ranks, instead of ``config.targets``.
+        ranks: exact slot names with their ranks, instead of ``config.targets``.
+        roles: see ``targets.Roles``.
         name: name of the adapter.
 
     Raises:
@@ -87,21 +99,26 @@ def inject(
     """
     if is_merged(model):
         raise UserError("the model is merged; call unmerge or remove before another injection.")
+    if not name or set(name) & set(".:"):
+        raise UserError(f"{name!r} cannot be the name of an adapter: it must not be empty nor have a '.' or ':' in it.")
     head, also_train = tuple(head), tuple(also_train)
-    taken = [layer_name for layer_name, layer in lora_layers(model) if any(name in s for s in layer.adapter_sets.values())]
+    taken = [layer_name for layer_name, layer in lora_layers(model) if any(name in s.names() for s in layer.adapter_sets.values())]
     if taken:
         raise UserError(f"the model has an adapter {name!r} already (layer {taken[0]}); call remove first or give another name.")
-    targets = select(model, config, (*head, *also_train)) if ranks is None else exactly(model, config, ranks)
+    chosen = select(model, config, (*head, *also_train, *never), roles) if ranks is None else exactly(model, ranks)
+    targets = [target for target in chosen if target.rank.r > 0]
+    if not targets:
+        raise UserError("lora.targets: an update of any of these layers would have more parameters than the layer; choose others.")
     before: list[Tensor] = []
     if example is not None:
         with undisturbed(model), torch.no_grad():
             before = outputs(model, example)
+        check_parts(model, [target.slot for target in targets if target.slot.part], example, before)
     remember_trainable(model)
     trainable_before = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     layers = _add_adapters(targets, config, name)
-    for module_name in (*(head if config.train_head else ()), *also_train):
-        model.get_submodule(module_name).requires_grad_(True)
+    _unfreeze(model, (*(head if config.train_head else ()), *also_train), config)
     try:
         zero = audit(model, example, before, name) if example is not None else []
     except BaseException:
@@ -111,39 +128,49 @@ def inject(
             parameter.requires_grad_(True)
         raise
     trainable, total = count_parameters(model)
-    return InjectReport(layers, trainable, total, zero)
+    return InjectReport(layers, trainable, total, zero, [target.slot.name for target in chosen if target.rank.r == 0])
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether it scales and shifts normalised channels: its only parameters are vectors ``weight`` and ``bias`` of one length."""
+    own = {key: p for key, p in module._parameters.items() if p is not None}
+    return "weight" in own and set(own) <= {"weight", "bias"} and all(p.ndim == 1 for p in own.values())
+
+
+def _unfreeze(model: nn.Module, whole: Iterable[str], config: LoraConfig) -> None:
+    for module_name in whole:
+        model.get_submodule(module_name).requires_grad_(True)
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and ((config.train_norm and is_norm(module)) or (config.train_bias and key.endswith("bias"))):
+                parameter.requires_grad_(True)
 
 
 def _add_adapters(targets: list[Target], config: LoraConfig, name: str) -> list[LayerReport]:
-    method = METHODS[config.method]
-    shared: dict[int, AdapterSet] = {}  # by identity of the frozen parameter: tied weights share their adapters
+    sets_of: dict[int, AdapterSet] = {}  # by identity of the frozen parameter: tied weights share their adapters
+    layers: dict[nn.Module, dict[str, AdapterSet]] = {}
     reports = []
     for target in targets:
-        module, sets = target.module, {}
-        for parameter in target.parameters:
-            raw = module._parameters[parameter]
-            assert raw is not None
-            known = shared.get(id(raw)) or (module.adapter_sets.get(parameter) if isinstance(module, LoraLayer) else None)
-            adapters = known or AdapterSet(method)
-            if name not in adapters:
-                frozen = FrozenWeight(raw)
-                scaling = config.scaling(target.rank)
-                adapter = Adapter(frozen.matrix_shape, target.rank.r, scaling, config.dropout, device=raw.device, dtype=adapter_dtype(raw))
-                method.init(adapter, frozen)
-                adapters.add(name, adapter.train(module.training))
-                suffix = "" if parameter == "weight" else f".{parameter}"
-                kind = module.base_class.__name__ if isinstance(module, LoraLayer) else type(module).__name__
-                reports.append(
-                    LayerReport(
-                        target.name + suffix,
-                        kind,
-                        tuple(raw.shape),
-                        target.rank.r,
-                        target.rank.alpha,
-                        adapter.parameter_count(),
-                        target.capped,
-                    )
-                )
-            shared[id(raw)] = sets[parameter] = adapters
+        slot, module, raw = target.slot, target.slot.module, target.slot.raw
+        known = module.adapter_sets.get(slot.parameter) if isinstance(module, LoraLayer) else None
+        adapters = sets_of.setdefault(id(raw), known if known is not None else AdapterSet(isinstance(module, TRANSPOSED)))
+        layers.setdefault(module, {})[slot.parameter] = adapters
+        if slot.key(name) in adapters:
+            continue  # tied
+        adapters.add(slot.key(name), _new_adapter(target, config).train(module.training))
+        kind = module.base_class.__name__ if isinstance(module, LoraLayer) else type(module).__name__
+        size = adapters.of(name)[slot.part].parameter_count()
+        reports.append(LayerReport(slot.name, kind, tuple(raw.shape), target.rank.r, target.rank.alpha, size, target.capped))
+    for module, sets in layers.items():
         adapt(module, sets)
     return reports
+
+
+def _new_adapter(target: Target, config: LoraConfig) -> Adapter:
+    slot = target.slot
+    device, dtype = slot.raw.device, adapter_dtype(slot.raw)
+    adapter = METHODS[config.method].build(slot.shape, target.rank, config, rows=slot.rows, device=device, dtype=dtype)
+    matrix = slot.frozen.matrix()
+    adapter.reset(matrix[slice(*slot.rows)] if slot.rows else matrix, config.init)
+    adapter.lora_A.requires_grad_(not config.freeze_a)
+    return adapter

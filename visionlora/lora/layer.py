@@ -18,9 +18,14 @@ ADAPTABLE: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Conv1d: ("weight",),
     nn.Conv2d: ("weight",),
     nn.Conv3d: ("weight",),
+    nn.ConvTranspose1d: ("weight",),
+    nn.ConvTranspose2d: ("weight",),
+    nn.ConvTranspose3d: ("weight",),
     nn.MultiheadAttention: ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
 }
 """Layers with parameters that are a matrix of outputs by inputs, subclasses included."""
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Those whose weight has its inputs first."""
 
 
 class LoraLayer(Swapped):
@@ -58,21 +63,21 @@ class FastLinear(LoraLayer):
     """For ``nn.Linear`` itself; a subclass may do something else with its weight and takes the property."""
 
     def forward(self, x: Tensor) -> Tensor:
-        adapters = self.adapter_sets["weight"]
-        if not (adapters.active and adapters.method.additive):
+        adapters, raw = self.adapter_sets["weight"], self.raw("weight")
+        if not adapters.active:
             return cast(Tensor, super().forward(x))
-        return kernels.linear(x, self.raw("weight"), self._parameters["bias"], *adapters.factors())
+        return kernels.linear(x, raw, self._parameters["bias"], *adapters.factors(raw))
 
 
 class FastConv2d(LoraLayer):
     """For ``nn.Conv2d`` itself, ungrouped and zero-padded."""
 
     def forward(self, x: Tensor) -> Tensor:
-        adapters, conv = self.adapter_sets["weight"], cast(nn.Conv2d, self)
-        if conv.groups != 1 or conv.padding_mode != "zeros" or not (adapters.active and adapters.method.additive):
+        adapters, raw, conv = self.adapter_sets["weight"], self.raw("weight"), cast(nn.Conv2d, self)
+        if conv.groups != 1 or conv.padding_mode != "zeros" or not adapters.active:
             return cast(Tensor, super().forward(x))
-        u, v = adapters.factors()
-        return kernels.conv2d(x, self.raw("weight"), self._parameters["bias"], u, v, conv.stride, conv.padding, conv.dilation)
+        u, v, scale = adapters.factors(raw)
+        return kernels.conv2d(x, raw, self._parameters["bias"], u, v, scale, conv.stride, conv.padding, conv.dilation)
 
 
 FAST: dict[type[nn.Module], type[LoraLayer]] = {nn.Linear: FastLinear, nn.Conv2d: FastConv2d}

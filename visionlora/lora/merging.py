@@ -43,7 +43,7 @@ def merge(model: nn.Module, keep: bool = True) -> nn.Module:
             raw = layer.raw(name)
             if id(raw) not in done:
                 done[id(raw)] = raw.detach().clone()
-                raw.copy_(adapters.effective(raw, dropout=False))
+                _write(raw, adapters)
             originals[name] = done[id(raw)]
         sets = detach(layer)
         if keep:
@@ -81,8 +81,7 @@ def take_out(model: nn.Module, name: str) -> None:
     """Take the adapter ``name`` out and leave the others."""
     for _, layer in list(lora_layers(model)):
         for adapters in layer.adapter_sets.values():
-            if name in adapters:
-                adapters.drop(name)
+            adapters.drop(name)
         if not any(layer.adapter_sets.values()):
             detach(layer)
 
@@ -90,6 +89,13 @@ def take_out(model: nn.Module, name: str) -> None:
 def remember_trainable(model: nn.Module) -> None:
     """Note which parameters are trainable before the first injection, for ``remove``."""
     model.__dict__.setdefault(_TRAINABLE, {name for name, p in model.named_parameters() if p.requires_grad})
+
+
+def _write(raw: Tensor, adapters: AdapterSet) -> None:
+    """Only the rows that an adapter is for: the others stay to the bit."""
+    effective = adapters.effective(raw, dropout=False)
+    for first, end in adapters.covered() or [(0, len(raw))]:
+        raw[first:end] = effective[first:end]
 
 
 def _merged(model: nn.Module) -> Iterator[tuple[nn.Module, _Kept]]:

@@ -1,26 +1,27 @@
-"""From patterns to the layers that get an adapter."""
+"""From patterns to the slots that get an adapter."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
 from visionlora.errors import UserError, did_you_mean
 from visionlora.lora.config import LayerRank, LoraConfig
-from visionlora.lora.frozen import FrozenWeight
-from visionlora.lora.layer import ADAPTABLE, adaptable
+from visionlora.lora.slots import Slot, parts_of, refuse, slots
+
+Roles = Callable[[str], Collection[str] | None]
+"""From a pattern to the modules it names by their role, or ``None`` where it is not a role. Knowing roles is ``backbone/``'s business."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One layer chosen, with the rank it gets: ``rank.r`` is at most the rank its matrix can have."""
+    """One slot chosen, with the rank it gets: ``rank.r`` is at most what ``most`` allows."""
 
-    name: str
-    module: nn.Module
-    parameters: tuple[str, ...]
+    slot: Slot
     rank: LayerRank
     asked: int
 
@@ -30,113 +31,150 @@ class Target:
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether ``pattern`` names the layer: its whole name, its last parts, or a block it is in; globs in each."""
+    """Whether ``pattern`` names the layer: its whole name, its last parts, or a block it is in, with globs; or as a regex after ``re:``."""
+    if pattern.startswith("re:"):
+        return _regex(pattern).fullmatch(name) is not None
     return any(fnmatch.fnmatchcase(f".{name}.", glob) for glob in (f".{pattern}.", f"*.{pattern}.", f".{pattern}.*", f"*.{pattern}.*"))
 
 
-def in_any(name: str, patterns: Iterable[str]) -> bool:
-    return any(matches(name, pattern) for pattern in patterns)
+def most(slot: Slot) -> int:
+    """The largest rank that makes sense: that of the matrix, and no more parameters than the layer has."""
+    out, columns = slot.shape
+    return min(out, columns, out * columns // (out + columns))
 
 
-def select(model: nn.Module, config: LoraConfig, head: Iterable[str] = ()) -> list[Target]:
-    """The layers ``config.targets`` chooses, in the model's order. The head and what is under it are never chosen.
+def select(model: nn.Module, config: LoraConfig, head: Iterable[str] = (), roles: Roles = lambda pattern: None) -> list[Target]:
+    """The slots ``config.targets`` chooses, in the model's order, each with its rank; one that is left out has rank 0.
+
+    Args:
+        model: any module.
+        config: patterns and ranks.
+        head: names of modules that are never chosen, nor what is under them.
+        roles: what stands for a role rather than a name.
 
     Raises:
-        UserError: a pattern matches nothing, a rank named for a layer cannot be had, or a layer cannot be adapted.
+        UserError: a pattern matches nothing, a rank named for one layer cannot be had, or a layer cannot be adapted.
     """
-    candidates = _candidates(model, head)
+    known = candidates(model, head)
     chosen: dict[str, LayerRank] = {}
     for pattern, rank in config.patterns().items():
-        names = [name for name, (module, _) in candidates.items() if _chooses(pattern, name, module)]
+        names = _chosen_by(pattern, known, roles)
         if not names:
-            last_parts = {part for name in candidates for part in name.split(".") if not part.isdigit()}
+            last_parts = {part for name in known for part in name.split(".") if not part.isdigit()}
+            wholes = [name for name, slot in known.items() if not slot.part]
             raise UserError(
                 f"lora.targets: the pattern {pattern!r} matches no linear or conv layer of the model (the head excluded)."
-                f"{did_you_mean(pattern, {*candidates, *last_parts})} Layers are named like {', '.join(list(candidates)[:3])}."
+                f"{did_you_mean(pattern, {*known, *last_parts})} Layers are named like {', '.join(wholes[:3])}."
             )
-        chosen |= dict.fromkeys(names, rank)
+        # A rank is a demand only where it is for this one layer; one for many is capped where a layer is small.
+        given = LayerRank(rank.r, rank.alpha, rank.explicit and len(names) == 1)
+        for name in names:
+            _choose(known, chosen, name, given)
     for pattern in config.exclude:
-        excluded = [name for name in chosen if matches(name, pattern)]
-        if not excluded and not in_any(pattern, candidates) and not any(matches(name, pattern) for name in candidates):
-            raise UserError(f"lora.exclude: the pattern {pattern!r} matches no layer.{did_you_mean(pattern, candidates)}")
-        for name in excluded:
-            del chosen[name]
-    _add_sharers(model, candidates, chosen)
+        _leave_out(pattern, known, chosen, roles)
+    _add_sharers(model, known, chosen)
     if not chosen:
         raise UserError("lora.exclude leaves no layer to adapt; lora=none trains the head alone.")
-    return [_target(name, *candidates[name], chosen[name], config) for name in candidates if name in chosen]
+    return [_target(known[name], chosen[name], config) for name in known if name in chosen]
 
 
-def exactly(model: nn.Module, config: LoraConfig, ranks: Mapping[str, LayerRank]) -> list[Target]:
-    """The layers named in ``ranks``, whatever ``config.targets`` says: for reading an adapter back.
+def exactly(model: nn.Module, ranks: Mapping[str, LayerRank]) -> list[Target]:
+    """The slots named in ``ranks`` with just these ranks, whatever ``config.targets`` says: for reading an adapter back.
 
     Raises:
-        UserError: the model has no such layer, or it cannot have that rank.
+        UserError: the model has no such layer, or it cannot be adapted.
     """
-    candidates = _candidates(model)
+    known = slots(model)
     for name in ranks:
-        if name not in candidates:
-            raise UserError(
-                f"the adapter is for another model: this one has no linear or conv layer {name!r}.{did_you_mean(name, candidates)}"
-            )
-    return [_target(name, *candidates[name], rank, config) for name, rank in ranks.items()]
+        if name not in known:
+            raise UserError(f"the adapter is for another model: this one has no linear or conv layer {name!r}.{did_you_mean(name, known)}")
+        refuse(known[name])
+    return [Target(known[name], rank, rank.r) for name, rank in ranks.items()]
 
 
-def _candidates(model: nn.Module, head: Iterable[str] = ()) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
-    head = tuple(head)
-    return {
-        name: (module, parameters)
-        for name, module in model.named_modules()
-        if ((parameters := adaptable(module)) or _obstacle(module)) and not any(name == h or name.startswith(h + ".") for h in head)
-    }
+def candidates(model: nn.Module, head: Iterable[str] = ()) -> dict[str, Slot]:
+    """Every slot outside of ``head``."""
+    below = tuple(h + "." for h in head)
+    return {name: slot for name, slot in slots(model).items() if not f"{slot.module_name}.".startswith(below)} if below else slots(model)
 
 
-def _add_sharers(model: nn.Module, candidates: Mapping[str, tuple[nn.Module, tuple[str, ...]]], chosen: dict[str, LayerRank]) -> None:
-    """A layer that shares its weight with a chosen one is chosen too: merging writes the weight once, for both."""
-    owners: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append(name)
-    for name in list(chosen):
-        module, parameters = candidates[name]
-        for parameter in parameters:
-            for other in owners[id(module._parameters[parameter])]:
-                if other not in candidates:
-                    raise UserError(f"lora.targets: layer {name} shares its weight with {other}, which cannot be adapted; leave it out.")
-                chosen.setdefault(other, chosen[name])
-
-
-def _chooses(pattern: str, name: str, module: nn.Module) -> bool:
+def _chosen_by(pattern: str, known: Mapping[str, Slot], roles: Roles) -> list[str]:
+    wholes = {name: slot for name, slot in known.items() if not slot.part}
+    if pattern == "all":
+        return list(wholes)
     if pattern == "auto":
-        return not _is_depthwise(module)
-    return pattern == "all" or matches(name, pattern)
+        return [name for name, slot in wholes.items() if not slot.is_depthwise]
+    modules = roles(pattern)
+    if modules is not None:
+        return [name for name, slot in wholes.items() if slot.module_name in modules]
+    # A part is meant only by a pattern that does not name the whole.
+    return [name for name, slot in known.items() if matches(name, pattern) and not (slot.part and matches(slot.whole, pattern))]
 
 
-def _is_depthwise(module: nn.Module) -> bool:
-    groups = getattr(module, "groups", 1)
-    return groups > 1 and groups == getattr(module, "in_channels", None)
+def _choose(known: dict[str, Slot], chosen: dict[str, LayerRank], name: str, rank: LayerRank) -> None:
+    """Later choices win: a part takes its rows from a whole that was chosen before, a whole takes all of them."""
+    slot = known[name]
+    if slot.part:
+        _split(known, chosen, slot.whole)
+    else:
+        for part in parts_of(slot, known):
+            chosen.pop(part.name, None)
+    chosen[name] = rank
 
 
-def _target(name: str, module: nn.Module, parameters: tuple[str, ...], rank: LayerRank, config: LoraConfig) -> Target:
-    if obstacle := _obstacle(module):
-        raise UserError(f"lora.targets: layer {name} {obstacle}, or leave it out with lora.exclude.")
-    limit = min(min(FrozenWeight(module._parameters[p]).matrix_shape) for p in parameters)  # type: ignore[arg-type]
+def _split(known: dict[str, Slot], chosen: dict[str, LayerRank], whole: str) -> None:
+    if whole in chosen:
+        rank = chosen.pop(whole)
+        chosen |= {part.name: rank for part in parts_of(known[whole], known)}
+
+
+def _leave_out(pattern: str, known: dict[str, Slot], chosen: dict[str, LayerRank], roles: Roles) -> None:
+    names = _chosen_by(pattern, known, roles)
+    if not names:
+        raise UserError(f"lora.exclude: the pattern {pattern!r} matches no layer.{did_you_mean(pattern, known)}")
+    for name in names:
+        if known[name].part:
+            _split(known, chosen, known[name].whole)
+        for each in (name, *(part.name for part in parts_of(known[name], known))):
+            chosen.pop(each, None)
+
+
+def _add_sharers(model: nn.Module, known: Mapping[str, Slot], chosen: dict[str, LayerRank]) -> None:
+    """A layer that shares its weight with a chosen one is chosen too: merging writes the weight once, for both."""
+    owners: dict[int, list[tuple[str, str]]] = {}
+    for name, module in model.named_modules():
+        for parameter, value in module._parameters.items():
+            if value is not None:
+                owners.setdefault(id(value), []).append((name, parameter))
+    for name in list(chosen):
+        slot = known[name]
+        if slot.obstacle:
+            continue
+        for module_name, parameter in owners[id(slot.raw)]:
+            if (module_name, parameter) == (slot.module_name, slot.parameter):
+                continue
+            twin = next((s for s in known.values() if (s.module_name, s.parameter, s.part) == (module_name, parameter, slot.part)), None)
+            if twin is None:
+                raise UserError(f"lora.targets: layer {name} shares its weight with {module_name}, which cannot be adapted; leave it out.")
+            chosen.setdefault(twin.name, chosen[name])
+
+
+def _target(slot: Slot, rank: LayerRank, config: LoraConfig) -> Target:
+    refuse(slot)
+    limit = most(slot)
     if rank.explicit and rank.r > limit:
-        raise UserError(f"lora.targets: layer {name} cannot have rank {rank.r}; its weight has rank {limit} at the most.")
+        raise UserError(
+            f"lora.targets: layer {slot.name} cannot have rank {rank.r}; above {limit} an update of its {slot.shape[0]} × {slot.shape[1]}"
+            " weight has more parameters than the weight itself."
+        )
     r = min(rank.r, limit)
-    alpha = rank.alpha * (config.scaling(rank) / config.scaling(LayerRank(r, rank.alpha)))  # capping keeps the scaling
-    return Target(name, module, parameters, LayerRank(r, alpha, rank.explicit), asked=rank.r)
+    # Capping keeps the scaling.
+    alpha = rank.alpha * (config.scaling(rank) / config.scaling(LayerRank(max(r, 1), rank.alpha)))
+    return Target(slot, LayerRank(r, alpha, rank.explicit), asked=rank.r)
 
 
-def _obstacle(module: nn.Module) -> str:
-    """Why a layer of an adaptable kind cannot be adapted, or ``""``."""
-    if not isinstance(module, tuple(ADAPTABLE)):
-        return ""
-    if nn.utils.parametrize.is_parametrized(module):
-        return "is parametrised (torch.nn.utils.parametrize); remove the parametrisation first"
-    if "weight_g" in module._parameters:
-        return "is weight-normed; call torch.nn.utils.remove_weight_norm first"
-    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in module._parameters.values()):
-        return "is lazy; run the model on one batch first"
-    return ""
+def _regex(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern.removeprefix("re:"))
+    except re.error as error:
+        raise UserError(f"lora.targets: {pattern!r} is not a regular expression: {error}.") from None
