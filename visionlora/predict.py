@@ -29,7 +29,8 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
         raise UserError(f"output={output} cannot be written: it is a folder, or its folder does not exist.")
     import torch
 
-    from visionlora.predictor import find_pictures, load
+    from visionlora.data.pictures import find_pictures
+    from visionlora.predictor import load
     from visionlora.tables import console, print_predictions
 
     pictures = find_pictures(config.input)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from visionlora.backbone.create import rebuild
 from visionlora.backbone.info import BackboneInfo, Preprocessing
@@ -133,20 +132,3 @@ def load(run: str | Path) -> Predictor:
     load_adapter(model, folder)
     model.requires_grad_(False)
     return Predictor(model.float().eval(), info)
-
-
-def find_pictures(path: str | Path) -> list[Path]:
-    """The picture itself, or every picture below a folder, sorted.
-
-    Raises:
-        UserError: nothing there.
-    """
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"input={path}: there is no such file or folder.")
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
-    if not found:
-        raise UserError(f"input={path}: no pictures below this folder ({', '.join(e[1:] for e in IMG_EXTENSIONS)}).")
-    return found

@@ -25,6 +25,7 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.metrics = self.path / "metrics.csv"
         self.split = self.path / "split.json"
+        self.ranks = self.path / "ranks.json"
         self.base = self.path / "base.safetensors"
         self.adapter = self.path / "adapter"
         self.checkpoints = self.path / "checkpoints"
@@ -55,7 +56,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what an attempt that reached no checkpoint has left."""
-        for path in (self.base, self.split, self.metrics, self.best, self.curves):
+        for path in (self.base, self.split, self.ranks, self.metrics, self.best, self.curves):
             path.unlink(missing_ok=True)
 
     def read_section(self, name: str) -> DictConfig:
@@ -77,10 +78,14 @@ class RunFolder:
 
     def read_split(self) -> dict[str, list[str]] | None:
         """Which pictures the run split off, or ``None``."""
-        try:
-            return json.loads(self.split.read_text()) if self.split.is_file() else None
-        except ValueError as error:
-            raise UserError(f"{self.split} is damaged: {error}.") from None
+        return _read_json(self.split)
+
+    def read_ranks(self) -> dict[str, Any] | None:
+        """Layer -> rank and alpha that ``lora.budget`` bought, or ``None``."""
+        return _read_json(self.ranks)
+
+    def write_ranks(self, ranks: Mapping[str, Any]) -> None:
+        replace_file(self.ranks, json.dumps(dict(ranks), indent=1).encode())
 
     def read_base(self) -> dict[str, Tensor] | None:
         """Weights of a base that cannot be had again by name, or ``None``."""
@@ -104,3 +109,10 @@ class RunFolder:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         replace_file(self.results, json.dumps(dict(results), indent=2).encode())
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text()) if path.is_file() else None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}.") from None

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from visionlora.backbone.info import Preprocessing
 from visionlora.config import DataConfig
 from visionlora.data.loading import EpochSampler, TransformedPictures
-from visionlora.data.pictures import Pictures
+from visionlora.data.pictures import Pictures, find_pictures
 from visionlora.data.sources import load_source
 from visionlora.data.split import complete, recorded
 from visionlora.data.transforms import Transform, eval_transform, for_data, normalize, train_transform
@@ -89,6 +89,17 @@ class ImageData(L.LightningDataModule):
             if seen[label] <= per_class:
                 turns.append((seen[label], index))
         return self._loader(train.subset([index for _, index in sorted(turns)]), eval_transform(self._ready()))
+
+    def reference_batches(self, folder: Path, most: int) -> list[Batch]:
+        """Up to ``most`` pictures below a folder, evenly spread over it, prepared as for evaluation; their labels are all 0.
+
+        Raises:
+            UserError: there are none.
+        """
+        paths = find_pictures(folder, "lora.reference")
+        paths = paths[:: max(len(paths) // most, 1)][:most]
+        loader = self._loader(Pictures([0] * len(paths), [str(p) for p in paths], paths), eval_transform(self._ready()))
+        return [self.on_after_batch_transfer(batch, 0) for batch in loader]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         images, labels = batch

@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 from PIL import Image, ImageOps
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from visionlora.errors import UserError
 
@@ -84,3 +85,24 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     if image.mode.startswith("I;16"):  # PIL would clip 16 bits at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert(MODES[channels])
+
+
+def find_pictures(path: str | Path, key: str = "input") -> list[Path]:
+    """The picture itself, or every picture below a folder, sorted.
+
+    Args:
+        path: a file or a folder.
+        key: of the config, for the message.
+
+    Raises:
+        UserError: nothing there.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{key}={path}: there is no such file or folder.")
+    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+    if not found:
+        raise UserError(f"{key}={path}: no pictures below this folder ({', '.join(e[1:] for e in IMG_EXTENSIONS)}).")
+    return found
