@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from torch import nn
 
 import visionlora as vl
+from visionlora.lora.adalora import AdaLoraAdapter
 from visionlora.lora.layer import LoraLayer
 from visionlora.trained import trained_state
 
@@ -131,7 +135,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tensors": (lambda f: (f / "adapter_model.safetensors").unlink(), "not an adapter folder"),
     "bad json": (lambda f: (f / "adapter_config.json").write_text("{"), "not valid JSON"),
     "lora_B missing": (edit(lambda t: t.pop(first(t, "lora_B"))), "lacks its lora_B"),
-    "lora_A missing": (edit(lambda t: t.pop(first(t, "lora_A"))), "without their partner"),
+    "lora_A missing": (edit(lambda t: t.pop(first(t, "lora_A"))), "lacks its lora_A"),
     "head missing": (edit(lambda t: t.pop("base_model.model.fc.weight")), "lacks fc.weight"),
     "surplus key": (edit(lambda t: t.update({"base_model.model.extra.weight": torch.zeros(1)})), "no 'extra.weight'"),
     "surplus layer": (edit(lambda t: t.update({"base_model.model.x.lora_A.weight": torch.zeros(1, 1)})), "no linear or conv layer 'x'"),
@@ -164,3 +168,58 @@ def test_another_backbone_is_refused(other: Callable[[], nn.Module], message: st
     vl.save_adapter(trained(), tmp_path)
     with pytest.raises(vl.UserError, match=message):
         vl.load_adapter(other(), tmp_path)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "rslora": {"use_rslora": True},
+    "dora": {"method": "dora"},
+    "pissa": {"init": "pissa"},
+    "milora": {"init": "milora"},
+    "olora": {"init": "olora"},
+    "orthogonal": {"init": "orthogonal"},
+    "lorafa": {"freeze_a": True},
+    "adalora": {"method": "adalora"},
+    "norms and biases": {"train_norm": True, "train_bias": True},
+    "parts": {"targets": ["q", "v"]},
+}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_saved_as_what_peft_can_load(name: str, method: str, tmp_path: Path) -> None:
+    """Loaded into a fresh backbone by us, and by PEFT into timm's own, it gives the same logits."""
+    if method == "parts" and name == "test_resnet":
+        pytest.skip("no attention")
+    torch.manual_seed(0)
+    model = vl.create_backbone(f"timm/{name}", 3, pretrained=False)
+    fresh = copy.deepcopy(model)
+    plain = timm.create_model(name, num_classes=3)
+    plain.load_state_dict(model.state_dict())
+    vl.inject(model, vl.LoraConfig(**{"r": 3, "alpha": 5, **METHODS[method]}))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    for module in model.modules():
+        if isinstance(module, AdaLoraAdapter):
+            module.alive[::2] = 0
+    x = vl.example_batch(model)
+    wanted = model.eval()(x)
+    vl.save_adapter(model, tmp_path)
+    assert torch.allclose(vl.load_adapter(fresh, tmp_path).eval()(x), wanted, rtol=1e-3, atol=1e-4)
+    card = json.loads((tmp_path / "visionlora.json").read_text())
+    if method == "parts":
+        assert set(card["beyond_peft"].values()) == {"some rows of a fused weight"}
+        return
+    assert card["beyond_peft"] == {}
+    peft = pytest.importorskip("peft")
+    assert torch.allclose(peft.PeftModel.from_pretrained(plain, str(tmp_path)).eval()(x), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_what_peft_cannot_represent_is_on_the_card(tmp_path: Path) -> None:
+    model = vl.create_backbone("timm/test_convnext", 3, pretrained=False)
+    report = vl.inject(model, vl.LoraConfig(r=2, targets="all"))
+    vl.save_adapter(model, tmp_path)
+    beyond = json.loads((tmp_path / "visionlora.json").read_text())["beyond_peft"]
+    assert set(beyond) == {layer.name for layer in report.layers if "conv_dw" in layer.name}
+    assert set(beyond.values()) == {"a grouped convolution"}

@@ -9,12 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visionlora.backbone.adapt import inject, merge, remove
+    from visionlora.allocation import allocate
+    from visionlora.backbone.adapt import example_batch, find_head, inject, merge
     from visionlora.backbone.create import create_backbone
     from visionlora.errors import UserError
     from visionlora.lora.config import LoraConfig
     from visionlora.lora.merging import unmerge
     from visionlora.predictor import Prediction, Predictor, load
+    from visionlora.tasks import activate, adapter_names, delete_adapter, disabled, forward_mixed, remove
     from visionlora.trained import load_adapter, save_adapter
 
 __version__ = "0.1.0"
@@ -24,12 +26,20 @@ _HOME = {
     "LoraConfig": "lora.config",
     "Prediction": "predictor",
     "Predictor": "predictor",
+    "activate": "tasks",
+    "adapter_names": "tasks",
+    "allocate": "allocation",
     "create_backbone": "backbone.create",
+    "delete_adapter": "tasks",
+    "disabled": "tasks",
+    "forward_mixed": "tasks",
+    "example_batch": "backbone.adapt",
+    "find_head": "backbone.adapt",
     "inject": "backbone.adapt",
     "load": "predictor",
     "load_adapter": "trained",
     "merge": "backbone.adapt",
-    "remove": "backbone.adapt",
+    "remove": "tasks",
     "save_adapter": "trained",
     "unmerge": "lora.merging",
 }
@@ -39,7 +49,15 @@ __all__ = [
     "Prediction",
     "Predictor",
     "UserError",
+    "activate",
+    "adapter_names",
+    "allocate",
     "create_backbone",
+    "delete_adapter",
+    "disabled",
+    "example_batch",
+    "find_head",
+    "forward_mixed",
     "inject",
     "load",
     "load_adapter",

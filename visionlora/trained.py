@@ -14,13 +14,15 @@ from visionlora.backbone.freeze import FrozenStatistics, freeze_statistics, has_
 from visionlora.backbone.info import BackboneInfo, info_of
 from visionlora.errors import UserError
 from visionlora.lora import files
+from visionlora.lora.injection import is_norm
 from visionlora.lora.merging import is_merged
+from visionlora.tasks import adapter_names, new_task, showing
 
 CARD_VERSION = 1
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """State-dict entries that training changes: trainable parameters, and statistics that are not frozen."""
+    """State-dict entries that training changes: adapters, trainable parameters, and statistics that are not frozen."""
     trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     moving = {
         id(buffer)
@@ -29,7 +31,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
         for buffer in module.buffers(recurse=False)
     }
     state = model.state_dict(keep_vars=True)
-    return {key: value.detach() for key, value in state.items() if id(value) in trainable or id(value) in moving}
+    return {key: value.detach() for key, value in state.items() if ".lora." in key or id(value) in trainable or id(value) in moving}
 
 
 @torch.no_grad()
@@ -63,6 +65,11 @@ def save_adapter(model: nn.Module, folder: str | Path, *, name: str = "default",
     """
     if is_merged(model):
         raise UserError("the adapter is merged into the weights; call unmerge before saving it.")
+    with showing(model, name):
+        _save(model, Path(folder), name, extra)
+
+
+def _save(model: nn.Module, folder: Path, name: str, extra: Mapping[str, Any] | None) -> None:
     info = info_of(model)
     card = {
         "format_version": CARD_VERSION,
@@ -70,15 +77,23 @@ def save_adapter(model: nn.Module, folder: str | Path, *, name: str = "default",
         "backbone": info.to_dict() if info else None,
         "versions": {package: _version(package) for package in ("visionlora", "torch", "torchvision", "timm")},
     }
-    head = info.head if info else find_head(model)
+    head = find_head(model)
     whole = (*head, *(info.remade if info else ()))
     # The head is saved even where it is frozen: it may be random, and then cannot be had again.
-    state = trained_state(model) | {key: value for key, value in model.state_dict().items() if key.startswith(_prefixes(whole))}
+    state = {key: value for key, value in trained_state(model).items() if ".lora." not in key}
+    norms = {module_name for module_name, module in model.named_modules() if is_norm(module) and f"{module_name}.weight" in state}
+    whole = (*whole, *norms)  # running statistics too: PEFT asks for every entry of a module
+    state |= {key: value for key, value in model.state_dict().items() if key.startswith(_prefixes(whole))}
     files.write(model, folder, state, whole, card | dict(extra or {}), name)
 
 
 def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default") -> nn.Module:
-    """Read an adapter folder into ``model``, injecting its layers if they are not there yet.
+    """Read an adapter folder into ``model``, injecting its layers if they are not there yet, and make it the active one.
+
+    Args:
+        model: a backbone, plain or with other adapters; those stay, with their heads, see ``activate``.
+        folder: a run's ``adapter/``, or one that PEFT wrote for a LoRA.
+        name: for the adapter.
 
     Raises:
         UserError: not an adapter, damaged, or for another backbone or number of classes; the model is then as it was.
@@ -90,7 +105,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
         other = read_info(made_for, folder)
         if other.spec.full_name != info.spec.full_name:
             raise UserError(f"{folder}: the adapter is for {other.spec.full_name}, this model is {info.spec.full_name}.")
-        if other.spec.num_classes != info.spec.num_classes:
+        if other.spec.num_classes != info.spec.num_classes and not adapter_names(model):
             raise UserError(f"{folder}: the adapter has {other.spec.num_classes} classes, this model has {info.spec.num_classes}.")
         if other.fingerprint != info.fingerprint:
             raise UserError(
@@ -104,7 +119,10 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
         ]
         if lacking:
             raise UserError(f"{folder}: the file lacks {lacking[0]}, which was trained whole; it is incomplete.")
-    files.attach(model, read, info.head if info else find_head(model), info.remade if info else (), name)
+    num_classes = other.spec.num_classes if info and made_for else None
+    with new_task(model, name, num_classes, read.others):
+        files.attach(model, read, find_head(model), info.remade if info else (), name)
+    info = info_of(model)
     if info and made_for:
         info.classes = other.classes
         if read.card.get("frozen_statistics"):

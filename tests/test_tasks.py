@@ -1,0 +1,170 @@
+"""Several adapters on one backbone."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import visionlora as vl
+from visionlora import UserError
+
+CLASSES = {"cats": 3, "dogs": 3, "birds": 5}
+
+
+def plain(num_classes: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return vl.create_backbone("timm/test_resnet", num_classes, pretrained=False).eval()
+
+
+def spread(model: nn.Module, seed: int) -> None:
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * 0.1
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], dict[str, Tensor], Tensor]:
+    """``(folders, logits of each task's own model, images)``; birds also trains the norms."""
+    folders, wanted = {}, {}
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for seed, (name, classes) in enumerate(CLASSES.items()):
+        model = plain(classes)
+        base = plain(3)  # the same frozen weights under another head
+        model.load_state_dict({k: v for k, v in base.state_dict().items() if not k.startswith("fc.")}, strict=False)
+        model.backbone_info.fingerprint = base.backbone_info.fingerprint
+        model.backbone_info.classes = [f"{name}{i}" for i in range(classes)]
+        vl.inject(model, vl.LoraConfig(r=2 + seed, train_norm=name == "birds", method="dora" if name == "dogs" else "lora"))
+        spread(model, seed + 1)
+        folders[name] = tmp_path_factory.mktemp(name)
+        vl.save_adapter(model, folders[name])
+        wanted[name] = model.eval()(images).detach()
+    return folders, wanted, images
+
+
+def loaded(folders: dict[str, Path]) -> nn.Module:
+    model = plain()
+    for name, folder in folders.items():
+        vl.load_adapter(model, folder, name=name)
+    return model.eval()
+
+
+def test_each_task_gives_its_own_logits(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
+    folders, wanted, images = tasks
+    model = loaded(folders)
+    assert vl.adapter_names(model) == list(CLASSES)
+    for name in ("birds", "cats", "dogs", "birds", "dogs", "cats"):
+        vl.activate(model, name)
+        assert torch.allclose(model(images), wanted[name], atol=1e-5)
+        assert model.backbone_info.classes == [f"{name}{i}" for i in range(CLASSES[name])]
+        assert model.backbone_info.spec.num_classes == CLASSES[name]
+
+
+def test_a_batch_in_which_each_image_names_its_adapter(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
+    folders, wanted, images = tasks
+    model = loaded(folders)
+    vl.activate(model, "dogs")
+    with vl.disabled(model):
+        frozen = model(images)
+    out = vl.forward_mixed(model, images, ["cats", "birds", None, "cats"])
+    for i, name in enumerate(["cats", "birds", None, "cats"]):
+        reference = wanted[name][i] if name else frozen[i]
+        assert out[i].shape == reference.shape
+        if name:
+            assert torch.allclose(out[i], reference, atol=1e-5)
+    assert torch.allclose(model(images), wanted["dogs"], atol=1e-5)
+    with pytest.raises(UserError, match="4 images, but 2 names"):
+        vl.forward_mixed(model, images, ["cats", "dogs"])
+
+
+def test_disabled_is_the_frozen_backbone(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
+    folders, wanted, images = tasks
+    model, base = loaded(folders), plain()
+    with vl.disabled(model):
+        assert torch.equal(model.forward_features(images), base.forward_features(images))
+    assert torch.allclose(model(images), wanted["birds"], atol=1e-5)
+
+
+def test_weighted_sum(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
+    folders, _, images = tasks
+    model = plain()
+    for name in ("cats", "birds"):
+        vl.load_adapter(model, folders[name], name=name)
+    vl.activate(model, {"cats": 0.25, "birds": 0.5})
+    layer = model.get_submodule("layer1.0.conv1")
+    deltas = {name: layer.adapter_sets["weight"][name].delta().view_as(layer.weight) for name in ("cats", "birds")}
+    assert torch.allclose(layer.weight, layer.raw("weight") + 0.25 * deltas["cats"] + 0.5 * deltas["birds"], atol=1e-6)
+    assert model(images).shape[1] == CLASSES["cats"]
+    vl.activate(model, {"cats": 0.25, "birds": 0.5}, head="birds")
+    assert model(images).shape[1] == CLASSES["birds"]
+
+
+def test_saving_one_of_several(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor], tmp_path: Path) -> None:
+    folders, wanted, images = tasks
+    model = loaded(folders)
+    vl.activate(model, "birds")
+    vl.save_adapter(model, tmp_path, name="cats")
+    assert torch.allclose(vl.load_adapter(plain(), tmp_path).eval()(images), wanted["cats"], atol=1e-5)
+    assert torch.allclose(model(images), wanted["birds"], atol=1e-5)
+
+
+def test_copies_deletes_and_removes(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
+    folders, wanted, images = tasks
+    model = loaded(folders)
+    other = copy.deepcopy(model)
+    vl.delete_adapter(other, "cats")
+    assert vl.adapter_names(other) == ["dogs", "birds"]
+    vl.activate(other, "dogs")
+    assert torch.allclose(other(images), wanted["dogs"], atol=1e-5)
+    vl.activate(model, "cats")
+    assert torch.allclose(model(images), wanted["cats"], atol=1e-5)
+    base = plain()
+    vl.remove(model)
+    state = {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
+    assert all(torch.equal(value, base.state_dict()[key]) for key, value in state.items())
+    assert [type(m) for m in model.modules()] == [type(m) for m in base.modules()]
+
+
+def test_the_first_may_come_by_injection(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
+    folders, wanted, images = tasks
+    model = plain()
+    vl.inject(model, vl.LoraConfig(r=1), name="mine")
+    spread(model, 9)
+    own = model.eval()(images)
+    vl.load_adapter(model, folders["birds"], name="birds")
+    assert torch.allclose(model(images), wanted["birds"], atol=1e-5)
+    vl.activate(model, "mine")
+    assert torch.allclose(model(images), own, atol=1e-6)
+
+
+def test_bad_names_and_files_change_nothing(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor], tmp_path: Path) -> None:
+    folders, wanted, images = tasks
+    model = loaded(folders)
+    with pytest.raises(UserError, match=r"no adapter 'cat'.*Did you mean 'cats'"):
+        vl.activate(model, "cat")
+    with pytest.raises(UserError, match="'dogs' is a DoRA"):
+        vl.activate(model, {"dogs": 1, "cats": 1})
+    (tmp_path / "adapter_model.safetensors").write_bytes((folders["cats"] / "adapter_model.safetensors").read_bytes()[:-50])
+    with pytest.raises(UserError, match="damaged"):
+        vl.load_adapter(model, tmp_path, name="broken")
+    with pytest.raises(UserError, match="cannot be the name of an adapter"):
+        vl.load_adapter(model, folders["cats"], name="a.b")
+    vl.merge(model)
+    with pytest.raises(UserError, match="call unmerge before activating"):
+        vl.activate(model, "cats")
+    vl.unmerge(model)
+    assert vl.adapter_names(model) == list(CLASSES)
+    assert torch.allclose(model(images), wanted["birds"], atol=1e-5)
+
+
+def test_norms_trained_in_place_are_not_lost_silently(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
+    folders, _, _ = tasks
+    model = plain()
+    vl.inject(model, vl.LoraConfig(train_norm=True), name="mine")
+    with pytest.raises(UserError, match="was trained in place"):
+        vl.load_adapter(model, folders["cats"], name="cats")
+    assert vl.adapter_names(model) == ["mine"]
