@@ -10,10 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
+
+from visionlora.app import conf_dir, slug
+from visionlora.config import TrainConfig, checked
 
 torch.set_num_threads(1)  # two test processes on two cores
 
@@ -31,6 +36,13 @@ def command(module: str, *overrides: str, cwd: Path | None = None, env: dict[str
         timeout=timeout,
         env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | (env or {}),
     )
+
+
+def compose(*overrides: str) -> TrainConfig:
+    """The checked config of ``visionlora.train OVERRIDES``."""
+    OmegaConf.register_new_resolver("slug", slug, replace=True)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return checked(TrainConfig, hydra.compose("train", list(overrides)))
 
 
 def results(folder: Path) -> dict[str, Any]:

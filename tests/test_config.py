@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import timm.optim
 import torchvision
+from conftest import compose
 from omegaconf import OmegaConf
 
 from visionlora import UserError
@@ -20,12 +21,6 @@ from visionlora.lora.config import METHODS, LoraConfig
 
 GROUPS = ("model", "data", "lora", "optim", "trainer", "callbacks")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
-
-
-def compose(*overrides: str) -> TrainConfig:
-    OmegaConf.register_new_resolver("slug", slug, replace=True)
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return checked(TrainConfig, hydra.compose("train", list(overrides)))
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -14,14 +14,16 @@ from lightning.pytorch.loggers import CSVLogger
 
 from visionlora.data.module import Batch
 from visionlora.launch import process_rank
+from visionlora.lora.adalora import RankAllocator
+from visionlora.lora.config import AdaptiveConfig
 from visionlora.run_folder import RunFolder
 
 
-def checkpoints(run: RunFolder, has_val: bool) -> list[Callback]:
-    """``last.ckpt`` after each epoch; ``best.ckpt`` by validation accuracy where there is a validation part."""
+def checkpoints(run: RunFolder, choose_best: bool) -> list[Callback]:
+    """``last.ckpt`` after each epoch; if ``choose_best``, ``best.ckpt`` by validation accuracy."""
     common: dict[str, Any] = {"dirpath": run.checkpoints, "save_on_train_epoch_end": True, "enable_version_counter": False}
     last = ModelCheckpoint(filename=run.last.stem, every_n_epochs=1, **common)
-    if not has_val:
+    if not choose_best:
         return [last]
     # The best one first: the last checkpoint then knows of it, and a resumed run does not take a worse epoch for the best.
     return [ModelCheckpoint(filename=run.best.stem, monitor="val/top1", mode="max", **common), last]
@@ -62,6 +64,32 @@ class Stopwatch(Callback):
         self.train_seconds += now - self._epoch
         self._epoch = now
         self.pictures += len(batch[1]) * trainer.world_size
+
+
+class AdaptiveRanks(Callback):
+    """AdaLoRA's budget schedule: takes ranks away after optimizer steps, see ``RankAllocator``."""
+
+    def __init__(self, config: AdaptiveConfig) -> None:
+        self.config = config
+        self.allocator: RankAllocator | None = None
+        self._step = 0
+        self._state: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.allocator = RankAllocator(pl_module, self.config, int(trainer.estimated_stepping_batches))
+        self.allocator.load_state_dict(self._state)
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.allocator is not None and trainer.global_step > self._step:  # not while gradients are accumulated
+            self._step = trainer.global_step
+            self.allocator.step(self._step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.allocator.state_dict() if self.allocator else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._state = state_dict
 
 
 class RunLogger(CSVLogger):

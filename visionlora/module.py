@@ -14,6 +14,8 @@ from visionlora.config import OptimConfig
 from visionlora.data.loading import mixed_seed
 from visionlora.data.module import Batch
 from visionlora.errors import UserError
+from visionlora.lora.config import LoraConfig
+from visionlora.lora.regularization import regularization
 from visionlora.optim import build_optimizer, build_schedule, parameter_groups
 from visionlora.trained import load_trained_state, trained_state
 
@@ -64,6 +66,7 @@ class Classifier(L.LightningModule):
         head: names of the classifier's modules, for a learning rate of their own.
         seed: of the run; dropout depends on it, the epoch and the process alone.
         card: what checkpoints say of their base.
+        lora: what adaptation asks of the loss and the optimizer.
     """
 
     def __init__(
@@ -74,10 +77,12 @@ class Classifier(L.LightningModule):
         head: tuple[str, ...] = (),
         seed: int = 0,
         card: dict[str, Any] | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)  # the layout in which convs are fastest, on CPUs and tensor cores
         self.optim_config, self.head, self.seed, self.card = optim, head, seed, card or {}
+        self.lora_config = lora or LoraConfig()
         self.strict_loading = False  # checkpoints hold what training changed; on_load_checkpoint checks the keys
         self.criterion = nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
         self.train_loss = MeanMetric()
@@ -97,7 +102,8 @@ class Classifier(L.LightningModule):
         loss: Tensor = self.criterion(self(images).float(), labels)
         self.log("train/loss_step", loss, on_step=True, on_epoch=False)
         self.train_loss.update(loss.detach(), weight=len(labels))
-        return loss
+        penalty = regularization(self.model, self.lora_config)
+        return loss if penalty is None else loss + penalty
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss", self.train_loss.compute())
@@ -116,7 +122,8 @@ class Classifier(L.LightningModule):
         self.log_dict(self._evaluation("test").compute())
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(parameter_groups(self.model, self.head, self.optim_config), self.optim_config)
+        groups = parameter_groups(self.model, self.head, self.optim_config, self.lora_config.lr_ratio)
+        optimizer = build_optimizer(groups, self.optim_config)
         schedule = build_schedule(optimizer, self.optim_config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -11,22 +11,30 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 
 from visionlora.config import OptimConfig
+from visionlora.lora.adapter import Adapter
 
 
-def parameter_groups(model: nn.Module, head: Collection[str], config: OptimConfig) -> list[dict[str, Any]]:
-    """Trainable parameters by learning rate (the head may have its own) and weight decay (none on biases and norms)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+def parameter_groups(model: nn.Module, head: Collection[str], config: OptimConfig, lr_ratio: float = 1.0) -> list[dict[str, Any]]:
+    """Trainable parameters by learning rate and weight decay.
+
+    The head may have a rate of its own, ``B`` has ``lr_ratio`` times the others' (LoRA+). No decay of biases and norms, nor of factors
+    that start as a part of the frozen weight: decaying those would take that part out of it.
+    """
+    started = {
+        id(p) for module in model.modules() if isinstance(module, Adapter) and module.start_A is not None for p in module.parameters()
+    }
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            in_head = any(name.startswith(h + ".") for h in head)
-            groups.setdefault((in_head, parameter.ndim > 1), []).append(parameter)
+            rate = config.lr
+            if any(name.startswith(h + ".") for h in head):
+                rate = config.head_lr or config.lr
+            elif name.endswith(".lora_B"):
+                rate *= lr_ratio
+            groups.setdefault((rate, parameter.ndim > 1 and id(parameter) not in started), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "lr": config.head_lr if in_head and config.head_lr else config.lr,
-            "weight_decay": config.weight_decay if decays else 0.0,
-        }
-        for (in_head, decays), parameters in groups.items()
+        {"params": parameters, "lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
+        for (rate, decays), parameters in groups.items()
     ]
 
 

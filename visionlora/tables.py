@@ -39,6 +39,8 @@ def print_trained(report: InjectReport, backbone: str) -> None:
     if report.capped:
         first = report.capped[0]
         console.print(f"{len(report.capped)} small layers got a lower rank than asked, {first.name} (r={first.r}) for one.")
+    if report.left_out:
+        console.print(f"{len(report.left_out)} layers got none: it would have more parameters than they, {report.left_out[0]} for one.")
 
 
 def print_results(results: Mapping[str, Any], folder: Path) -> None:

@@ -16,18 +16,20 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from visionlora.allocation import allocate
 from visionlora.backbone.adapt import example_batch, inject
 from visionlora.backbone.create import build
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
 from visionlora.baseline import BaselineData, NearestClassMean
-from visionlora.callbacks import RunLogger, Stopwatch, checkpoints, peak_memory_mib
+from visionlora.callbacks import AdaptiveRanks, RunLogger, Stopwatch, checkpoints, peak_memory_mib
 from visionlora.config import ModelConfig, TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError, did_you_mean
 from visionlora.figures import learning_curves
 from visionlora.launch import process_rank
 from visionlora.lora.audit import undisturbed
-from visionlora.lora.injection import InjectReport
+from visionlora.lora.config import LayerRank
+from visionlora.lora.injection import adapter_parameters
 from visionlora.module import Classifier
 from visionlora.quiet import quiet
 from visionlora.run_folder import RunFolder
@@ -58,21 +60,25 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         run_folder.clear()
     L.seed_everything(config.seed, verbose=False)
     data = ImageData(config.data, config.seed, run_folder.read_split() if resuming else None)
-    model, report = build_model(config, data.classes, run_folder.read_base() if resuming else None)
+    model = build_backbone(config, data.classes, run_folder.read_base() if resuming else None)
     info = info_of(model)
     assert info is not None
     info.preprocessing = data.prepare_for(info.preprocessing)
+    ranks = choose_ranks(config, model, data, run_folder.read_ranks() if resuming else None)
+    report = inject(model, config.lora, example_batch(model), freeze_bn=config.model.freeze_bn, ranks=ranks)
     trainer, stopwatch = build_trainer(config, run_folder, checkpoint, has_val="val" in data.parts)
     if trainer.is_global_zero:
         print_trained(report, info.spec.full_name)
         run_folder.write_config(portable(config))
         data.save_split(run_folder.split)
+        if ranks:
+            run_folder.write_ranks({name: [rank.r, rank.alpha] for name, rank in ranks.items()})
         if not info.reproducible and not run_folder.base.exists():
             run_folder.write_base(base_state(model))
     card = {"backbone": info.spec.full_name, "fingerprint": info.fingerprint}
     with interruptible(trainer, run_folder):
         before = measure_before(trainer, model, info, data)
-        module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card)
+        module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card, config.lora)
         fit(trainer, module, data, checkpoint)
         timing = stopwatch.figures()  # before a checkpoint is loaded, and with it the stopwatch of its epoch
         after = measure_after(trainer, module, data, run_folder)
@@ -81,7 +87,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         **before,
         "params/trainable": report.trainable,
         "params/total": report.total,
-        "params/adapter": report.adapter_parameters,
+        "params/adapter": adapter_parameters(module.model),
         **timing,
         "memory/peak_mib": peak_memory_mib(),
         "epochs": trainer.current_epoch,
@@ -91,7 +97,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "precision": str(trainer.precision),
     }
     if trainer.is_global_zero:
-        results |= _leave(run_folder, module.model, results, report, started)
+        results |= _leave(run_folder, module.model, results, started)
         print_results(results, folder)
     return results
 
@@ -111,11 +117,11 @@ def find_checkpoint(config: TrainConfig, run_folder: RunFolder) -> Path | None:
     return path
 
 
-def build_model(config: TrainConfig, classes: list[str], base: dict[str, torch.Tensor] | None) -> tuple[nn.Module, InjectReport]:
-    """The backbone with its adapters, and the report of what is trained; ``base`` has the weights of a run that is resumed.
+def build_backbone(config: TrainConfig, classes: list[str], base: dict[str, torch.Tensor] | None) -> nn.Module:
+    """The plain backbone; ``base`` has the weights of a run that is resumed.
 
     Raises:
-        UserError: see ``create_backbone`` and ``inject``, or the backbone cannot take pictures of this size.
+        UserError: see ``create_backbone``, or the backbone cannot take pictures of this size.
     """
     spec = BackboneSpec(num_classes=len(classes), image_size=config.data.image_size, **spec_values(config.model))
     backbone = build(spec, base)
@@ -129,7 +135,20 @@ def build_model(config: TrainConfig, classes: list[str], base: dict[str, torch.T
     except (RuntimeError, AssertionError, ValueError) as error:
         size, why = info.preprocessing.image_size, " ".join(str(error).split())[:200]
         raise UserError(f"data.image_size={size}: {spec.full_name} cannot take pictures of this size ({why}); try another one.") from None
-    return backbone, inject(backbone, config.lora, example, freeze_bn=config.model.freeze_bn)
+    return backbone
+
+
+def choose_ranks(config: TrainConfig, model: nn.Module, data: ImageData, known: dict[str, Any] | None) -> dict[str, LayerRank] | None:
+    """The ranks ``lora.budget`` buys, or ``None`` where ``lora.r`` is the rank; ``known`` are those of a run that is resumed."""
+    if config.lora.budget is None or config.lora.method in ("none", "full"):
+        return None
+    if known is not None:
+        return {name: LayerRank(int(r), float(alpha), explicit=True) for name, (r, alpha) in known.items()}
+    looks = config.lora.allocate in ("importance", "shift")
+    pictures = config.lora.allocate_batches * config.data.batch_size
+    loader = data.sample_dataloader(-(-pictures // len(data.classes))) if looks else ()
+    reference = data.reference_batches(Path(config.lora.reference), pictures) if config.lora.reference else ()
+    return allocate(model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference)
 
 
 def portable(config: TrainConfig) -> dict[str, Any]:
@@ -178,11 +197,13 @@ def build_trainer(config: TrainConfig, run_folder: RunFolder, checkpoint: Path |
     if not arguments.get("enable_progress_bar", True):
         callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
     stopwatch = Stopwatch()
+    adaptive = [AdaptiveRanks(config.lora.adaptive)] if config.lora.method == "adalora" else []
+    choose_best = has_val and not adaptive  # before the end its ranks are beyond the budget
     loggers = [RunLogger(run_folder, _global_step(checkpoint)), *(_instantiate("logger", *item) for item in config.logger.items())]
     try:
         trainer = L.Trainer(
             **arguments,
-            callbacks=[*callbacks, stopwatch, *checkpoints(run_folder, has_val)],
+            callbacks=[*callbacks, *adaptive, stopwatch, *checkpoints(run_folder, choose_best)],
             logger=loggers,
             default_root_dir=run_folder.path,
             use_distributed_sampler=False,  # EpochSampler shares out the pictures itself
@@ -251,10 +272,9 @@ def interruptible(trainer: L.Trainer, run_folder: RunFolder) -> Iterator[None]:
         raise KeyboardInterrupt(f"in epoch {trainer.current_epoch + 1}; {how}") from None
 
 
-def _leave(run_folder: RunFolder, model: nn.Module, results: dict[str, Any], report: InjectReport, started: float) -> dict[str, Any]:
-    layers = {layer.name: {"r": layer.r, "alpha": layer.alpha} for layer in report.layers}
+def _leave(run_folder: RunFolder, model: nn.Module, results: dict[str, Any], started: float) -> dict[str, Any]:
     metrics = {key: value for key, value in results.items() if key.startswith("test/")}
-    save_adapter(model, run_folder.adapter, extra={"layers": layers, "metrics": metrics})
+    save_adapter(model, run_folder.adapter, extra={"metrics": metrics})
     more = {
         "bytes/adapter": sum(path.stat().st_size for path in run_folder.adapter.glob("*.safetensors")),
         "seconds/total": time.perf_counter() - started,
