@@ -1,9 +1,10 @@
-"""Accuracy of LoRA, PEFT, full fine-tuning and a linear probe on CIFAR-10 pictures: the table of the README.
+"""Accuracy on CIFAR-10 pictures: the tables of the README and of docs/methods.md.
 
-    python benchmarks/accuracy.py --root DIR
+    python benchmarks/accuracy.py --root DIR                    LoRA against PEFT, full fine-tuning and a linear probe
+    python benchmarks/accuracy.py --root DIR --table methods    methods and rank allocations against each other
 
-DIR has class folders ``train/CLASS/*`` and ``test/CLASS/*``. EfficientNet-Lite0, 96 px, batch 64, two epochs, one-cycle AdamW, the same
-data order, augmentation and precision for all. Each row's learning rate is chosen among three by runs of a third of an epoch on nine
+DIR has class folders ``train/CLASS/*`` and ``test/CLASS/*``. Each table is one experiment, with the same data order, augmentation,
+schedule and precision for all its rows. Each row's learning rate is chosen among three by runs of a third of an epoch on nine
 tenths of the training pictures (seed 0): the lowest within a standard error of the best on the tenth held out, never on the test pictures.
 Then all training pictures are used, with each seed. Cells that are in the results file already are not run again. Everything runs in a
 process of its own.
@@ -26,7 +27,6 @@ from typing import Any
 
 from visionlora.files import replace_file
 
-EXPERIMENT = "cifar10_lite0"
 HELD_OUT = 1000
 """Pictures the learning rates are chosen on."""
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -43,6 +43,14 @@ class Row:
     peft: bool = False
 
 
+@dataclass(frozen=True)
+class Table:
+    """An experiment: what all rows share, and the rows."""
+
+    common: tuple[str, ...]
+    rows: dict[str, Row]
+
+
 ROWS = {
     "probe": Row("linear probe", ("lora=none",), (3e-3, 1e-2, 3e-2)),
     "lora_all": Row("LoRA r=8, every layer (visionlora)", (), (2e-3,)),  # at the rate of the next row
@@ -54,22 +62,44 @@ ROWS = {
     "full_moving_bn": Row("full fine-tuning (batch-norm moving)", ("lora=full", "model.freeze_bn=false"), (3e-4, 1e-3, 3e-3)),
     "full_frozen_bn": Row("full fine-tuning (batch-norm frozen)", ("lora=full",), (1e-4, 3e-4, 1e-3)),
 }
+_RATES = (1e-3, 2e-3, 4e-3)
+_BUDGET = "lora.budget=128364"  # what rank 4 in every layer costs
+METHODS = {
+    "lora": Row("LoRA", (), _RATES),
+    "rslora": Row("rsLoRA", ("lora=rslora",), _RATES),
+    "dora": Row("DoRA", ("lora=dora",), _RATES),
+    "pissa": Row("PiSSA", ("lora=pissa",), _RATES),
+    "milora": Row("MiLoRA", ("lora=milora",), _RATES),
+    "olora": Row("OLoRA", ("lora=olora",), _RATES),
+    "orthogonal": Row("orthogonal init", ("lora=orthogonal",), _RATES),
+    "loraplus": Row("LoRA+, ratio 16", ("lora=loraplus",), (2.5e-4, 5e-4, 1e-3)),
+    "lorafa": Row("LoRA-FA", ("lora=lorafa",), (2e-3, 4e-3, 8e-3)),
+    "adaptive": Row("AdaLoRA", ("lora=adaptive",), (2e-3, 4e-3, 8e-3)),
+    "delta_decay": Row("LoRA, delta_decay 1e-4", ("lora.delta_decay=1e-4",), _RATES),
+    "structure": Row("ranks by structure", (_BUDGET, "lora.allocate=structure"), _RATES),
+    "importance": Row("ranks by importance", (_BUDGET, "lora.allocate=importance"), _RATES),
+    "shift": Row("ranks by shift", (_BUDGET, "lora.allocate=shift"), _RATES),
+}
+TABLES = {
+    "cifar10": Table(("experiment=cifar10_lite0",), ROWS),
+    "methods": Table(("experiment=cifar10_lite0", "data.image_size=64", "trainer.max_epochs=1", "lora.r=4", "lora.targets=all"), METHODS),
+}
 
 
-def command(row: Row, rate: float, seed: int, root: str, tuning: bool) -> list[str]:
+def command(common: tuple[str, ...], row: Row, rate: float, seed: int, root: str, tuning: bool) -> list[str]:
     """The command of one cell, as the README shows it."""
-    overrides = [f"experiment={EXPERIMENT}", f"data.root={root}", *row.overrides, f"optim.lr={rate:g}", f"seed={seed}"]
+    overrides = [*common, f"data.root={root}", *row.overrides, f"optim.lr={rate:g}", f"seed={seed}"]
     if tuning:
         overrides += ["data.val_fraction=0.1", "trainer.max_epochs=1", "trainer.limit_train_batches=0.34", "trainer.limit_test_batches=1"]
     program = ["benchmarks/peft_run.py"] if row.peft else ["-m", "visionlora.train"]
     return [sys.executable, *program, *overrides]
 
 
-def measure(row: Row, rate: float, seed: int, root: str, tuning: bool) -> dict[str, Any]:
+def measure(common: tuple[str, ...], row: Row, rate: float, seed: int, root: str, tuning: bool) -> dict[str, Any]:
     """Run one cell and return its ``results.json``."""
     with tempfile.TemporaryDirectory() as folder:
         quiet = ["callbacks=none", "trainer.enable_progress_bar=false", f"hydra.run.dir={folder}/run"]
-        call = command(row, rate, seed, root, tuning) + quiet
+        call = command(common, row, rate, seed, root, tuning) + quiet
         done = subprocess.run(
             call, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         )
@@ -82,7 +112,8 @@ def measure(row: Row, rate: float, seed: int, root: str, tuning: bool) -> dict[s
 class Results:
     """Cells measured so far, in a JSON file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, table: Table, path: Path) -> None:
+        self.table = table
         self.path, self.lock = path, threading.Lock()
         self.cells: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
 
@@ -90,8 +121,8 @@ class Results:
         """The cell, measured now if it is not there."""
         key = f"{name} lr={rate:g} seed={seed}{' tuning' if tuning else ''}"
         if key not in self.cells:
-            figures = measure(ROWS[name], rate, seed, root, tuning)
-            kept = ("val/top1", "test/top1", "test/f1", "test/loss", "params/trainable", "seconds/fit", "memory/peak_mib")
+            figures = measure(self.table.common, self.table.rows[name], rate, seed, root, tuning)
+            kept = ("val/top1", "test/top1", "test/f1", "test/loss", "params/trainable", "params/adapter", "seconds/fit", "memory/peak_mib")
             with self.lock:
                 self.cells[key] = {k: figures[k] for k in kept if k in figures}
                 replace_file(self.path, json.dumps(dict(sorted(self.cells.items())), indent=1).encode())
@@ -101,9 +132,10 @@ class Results:
 
 def tune(results: Results, name: str, root: str) -> float:
     """The lowest learning rate within a standard error of the best accuracy on held-out pictures (short runs favour high rates)."""
-    if len(ROWS[name].rates) == 1:
-        return ROWS[name].rates[0]
-    scores = {rate: float(results.get(name, rate, 0, root, tuning=True)["val/top1"]) for rate in ROWS[name].rates}
+    rates = results.table.rows[name].rates
+    if len(rates) == 1:
+        return rates[0]
+    scores = {rate: float(results.get(name, rate, 0, root, tuning=True)["val/top1"]) for rate in rates}
     best = max(scores.values())
     error = (best * (1 - best) / HELD_OUT) ** 0.5
     return min(rate for rate, score in scores.items() if score >= best - error)
@@ -116,22 +148,28 @@ def finish(results: Results, name: str, seeds: list[int], root: str) -> str:
     scores = [100 * float(cell["test/top1"]) for cell in cells]
     half = T_95.get(len(scores), 1.96) * statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
     trained = f"{cells[0]['params/trainable']:,}"
-    short = " ".join(command(ROWS[name], rate, 0, "DIR", tuning=False)[1:]).replace(" seed=0", " seed=0,1,2 -m")
-    return f"| {ROWS[name].label} | {trained} | {rate:g} | {statistics.mean(scores):.1f} ± {half:.1f} | `python {short}` |"
+    row = results.table.rows[name]
+    short = " ".join(command(results.table.common, row, rate, 0, "DIR", tuning=False)[1:]).replace(" seed=0", " seed=0,1,2 -m")
+    return f"| {row.label} | {trained} | {rate:g} | {statistics.mean(scores):.1f} ± {half:.1f} | `python {short}` |"
 
 
 def main() -> None:
     """Measure what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True, help="class folders of CIFAR-10")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/accuracy_cifar10.json"))
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--table", choices=TABLES, default="cifar10")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/accuracy_TABLE.json")
+    parser.add_argument("--rows", nargs="+", help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time; give OMP_NUM_THREADS with it")
     options = parser.parse_args()
-    results = Results(options.out)
+    table = TABLES[options.table]
+    rows = options.rows or list(table.rows)
+    if unknown := sorted(set(rows) - set(table.rows)):
+        parser.error(f"no row {unknown[0]} in the table {options.table}; it has {', '.join(table.rows)}")
+    results = Results(table, options.out or Path(f"benchmarks/results/accuracy_{options.table}.json"))
     with ThreadPoolExecutor(options.jobs) as pool:
-        lines = list(pool.map(lambda name: finish(results, name, options.seeds, options.root), options.rows))
+        lines = list(pool.map(lambda name: finish(results, name, options.seeds, options.root), rows))
     print("| | trained parameters | learning rate | top-1, % | command |\n|---|---:|---:|---:|---|")
     print("\n".join(lines))
 

@@ -36,7 +36,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     info = info_of(model)
     assert info is not None
     data.prepare_for(info.preprocessing)
-    targets = [target.name for target in select(model, config.lora, info.head)]
+    targets = [target.slot.name for target in select(model, config.lora, info.head)]
     adapted: nn.Module = peft.get_peft_model(
         model, peft.LoraConfig(r=config.lora.r, lora_alpha=2 * config.lora.r, target_modules=targets, modules_to_save=list(info.head))
     )
