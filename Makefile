@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint types check bench-accuracy clean
+.PHONY: help setup train test test-slow lint types check test-families bench-accuracy bench-adapters clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +37,13 @@ types: $(STAMP) ## mypy, strict
 
 check: test lint types ## what CI runs
 
-bench-accuracy: $(STAMP) ## the CIFAR-10 table of the README; ARGS="--root DIR" names class folders of CIFAR-10
+test-families: $(STAMP) ## every family of timm and torchvision, ours beside PEFT's: docs/families.md (an hour)
+	$(BIN)/python benchmarks/families.py --afresh $(ARGS)
+
+bench-adapters: $(STAMP) ## what injecting, saving, switching and each method cost: docs/costs.md
+	$(BIN)/python benchmarks/adapters.py $(ARGS)
+
+bench-accuracy: $(STAMP) ## the CIFAR-10 table of the README; ARGS="--root DIR [--table methods]", DIR has class folders of CIFAR-10
 	$(BIN)/python benchmarks/accuracy.py $(ARGS)
 
 clean: ## remove the environment and caches, not the runs

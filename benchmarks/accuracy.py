@@ -76,9 +76,9 @@ METHODS = {
     "lorafa": Row("LoRA-FA", ("lora=lorafa",), (2e-3, 4e-3, 8e-3)),
     "adaptive": Row("AdaLoRA", ("lora=adaptive",), (2e-3, 4e-3, 8e-3)),
     "delta_decay": Row("LoRA, delta_decay 1e-4", ("lora.delta_decay=1e-4",), _RATES),
-    "structure": Row("ranks by structure", (_BUDGET, "lora.allocate=structure"), _RATES),
-    "importance": Row("ranks by importance", (_BUDGET, "lora.allocate=importance"), _RATES),
-    "shift": Row("ranks by shift", (_BUDGET, "lora.allocate=shift"), _RATES),
+    "structure": Row("ranks by structure", (_BUDGET, "lora.allocate=structure"), (2e-3,)),  # the rate of the first row
+    "importance": Row("ranks by importance", (_BUDGET, "lora.allocate=importance"), (2e-3,)),  # the rate of the first row
+    "shift": Row("ranks by shift", (_BUDGET, "lora.allocate=shift"), (2e-3,)),  # the rate of the first row
 }
 TABLES = {
     "cifar10": Table(("experiment=cifar10_lite0",), ROWS),

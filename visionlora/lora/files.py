@@ -73,10 +73,11 @@ class AdapterFiles:
     def others(self) -> dict[str, Tensor]:
         """State-dict key -> what is saved whole."""
         adapter = re.compile(rf".+\.({'|'.join(TENSORS)})(\.weight)?")
+        wrapped = re.compile(r"\.(base_layer|modules_to_save)\.")
         return {
-            key.removeprefix(PREFIX).replace(".base_layer.", "."): tensor
+            wrapped.sub(".", key.removeprefix(PREFIX)): tensor
             for key, tensor in self.tensors.items()
-            if not adapter.fullmatch(key)
+            if not adapter.fullmatch(key) and ".original_module." not in key
         }
 
     def rank(self, layer: str, r: int) -> LayerRank:
