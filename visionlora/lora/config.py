@@ -147,6 +147,8 @@ class LoraConfig:
             )
 
     def _check_budget(self) -> None:
+        if self.reference is not None and self.allocate != "shift":
+            raise UserError(f"lora.reference={self.reference} is read by lora.allocate=shift alone; leave it out.")
         if self.budget is None:
             if self.allocate != "uniform":
                 raise UserError(f"lora.allocate={self.allocate} needs a budget to share out; set lora.budget=1%, for example.")
