@@ -63,14 +63,15 @@ ROWS = {
     "full_frozen_bn": Row("full fine-tuning (batch-norm frozen)", ("lora=full",), (1e-4, 3e-4, 1e-3)),
 }
 _RATES = (1e-3, 2e-3, 4e-3)
+_LOW_RATES = (1e-4, 3e-4, 1e-3)  # factors that start large diverge at the others'
 _BUDGET = "lora.budget=128364"  # what rank 4 in every layer costs
 METHODS = {
     "lora": Row("LoRA", (), _RATES),
     "rslora": Row("rsLoRA", ("lora=rslora",), _RATES),
     "dora": Row("DoRA", ("lora=dora",), _RATES),
-    "pissa": Row("PiSSA", ("lora=pissa",), _RATES),
-    "milora": Row("MiLoRA", ("lora=milora",), _RATES),
-    "olora": Row("OLoRA", ("lora=olora",), _RATES),
+    "pissa": Row("PiSSA", ("lora=pissa",), _LOW_RATES),
+    "milora": Row("MiLoRA", ("lora=milora",), _LOW_RATES),
+    "olora": Row("OLoRA", ("lora=olora",), _LOW_RATES),
     "orthogonal": Row("orthogonal init", ("lora=orthogonal",), _RATES),
     "loraplus": Row("LoRA+, ratio 16", ("lora=loraplus",), (2.5e-4, 5e-4, 1e-3)),
     "lorafa": Row("LoRA-FA", ("lora=lorafa",), (2e-3, 4e-3, 8e-3)),

@@ -98,6 +98,22 @@ def test_shift_without_batch_norm_needs_a_reference() -> None:
     assert vl.allocate(model, config, pictures(shift=2.0), pictures())
 
 
+def test_dora_spends_no_more_than_its_budget() -> None:
+    model = backbone()
+    config = vl.LoraConfig(budget=9000, method="dora")
+    assert 8000 < vl.inject(model, config, ranks=vl.allocate(model, config)).adapter_parameters <= 9000
+
+
+@pytest.mark.parametrize("allocate", ["importance", "shift"])
+def test_looking_needs_pictures_and_a_plain_model(allocate: str) -> None:
+    model, config = backbone(), vl.LoraConfig(budget=9000, allocate=allocate)
+    with pytest.raises(UserError, match="looks at training pictures"):
+        vl.allocate(model, config)
+    vl.inject(model, vl.LoraConfig())
+    with pytest.raises(UserError, match="wants the plain model"):
+        vl.allocate(model, config, pictures())
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"budget": "10"}, "do not pay for a single rank"),
     ({"budget": "lots"}, "neither a number of parameters nor a share"),

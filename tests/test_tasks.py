@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -154,17 +156,110 @@ def test_bad_names_and_files_change_nothing(tasks: tuple[dict[str, Path], dict[s
     with pytest.raises(UserError, match="cannot be the name of an adapter"):
         vl.load_adapter(model, folders["cats"], name="a.b")
     vl.merge(model)
-    with pytest.raises(UserError, match="call unmerge before activating"):
+    with pytest.raises(UserError, match="call unmerge first"):
         vl.activate(model, "cats")
     vl.unmerge(model)
     assert vl.adapter_names(model) == list(CLASSES)
     assert torch.allclose(model(images), wanted["birds"], atol=1e-5)
 
 
-def test_norms_trained_in_place_are_not_lost_silently(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
-    folders, _, _ = tasks
+def test_norms_trained_in_place_belong_to_their_task(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
+    folders, wanted, images = tasks
+    model, base = plain(), plain()
+    vl.inject(model, vl.LoraConfig(train_norm=True, train_bias=True), name="mine")
+    spread(model, 5)
+    own = model.eval()(images)
+    with vl.disabled(model):
+        assert torch.equal(model.forward_features(images), base.forward_features(images))
+    for name in ("cats", "birds"):
+        vl.load_adapter(model, folders[name], name=name)
+        assert torch.allclose(model(images), wanted[name], atol=1e-5)
+    vl.activate(model, "mine")
+    assert torch.allclose(model(images), own, atol=1e-6)
+    vl.remove(model)
+    assert torch.equal(model.forward_features(images), base.forward_features(images))
+
+
+def test_a_second_injection_has_a_head_of_its_own() -> None:
+    images = torch.randn(2, 3, 64, 64)
     model = plain()
-    vl.inject(model, vl.LoraConfig(train_norm=True), name="mine")
-    with pytest.raises(UserError, match="was trained in place"):
-        vl.load_adapter(model, folders["cats"], name="cats")
-    assert vl.adapter_names(model) == ["mine"]
+    vl.inject(model, vl.LoraConfig(r=2), name="a")
+    spread(model, 1)
+    first = model.eval()(images)
+    with pytest.raises(UserError, match="matches no linear or conv"):
+        vl.inject(model, vl.LoraConfig(targets="nothing"), name="b")
+    assert torch.equal(model(images), first)
+    vl.inject(model, vl.LoraConfig(r=2, method="dora"), name="b")
+    spread(model, 2)
+    second = model.eval()(images)
+    vl.activate(model, "a")
+    assert torch.allclose(model(images), first, atol=1e-6)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert not any(".b." in name for name in trained)
+    vl.activate(model, "b")
+    assert torch.allclose(model(images), second, atol=1e-6)
+
+
+def test_a_linear_probe_is_a_task_too(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor], tmp_path: Path) -> None:
+    folders, wanted, images = tasks
+    probe = plain(7)
+    probe.load_state_dict({k: v for k, v in plain().state_dict().items() if not k.startswith("fc.")}, strict=False)
+    probe.backbone_info.fingerprint = plain().backbone_info.fingerprint
+    vl.inject(probe, vl.LoraConfig(method="none"))
+    spread(probe, 3)
+    vl.save_adapter(probe, tmp_path)
+    model = plain()
+    vl.load_adapter(model, tmp_path, name="probe")  # another number of classes than the backbone was made for
+    vl.load_adapter(model, folders["cats"], name="cats")
+    vl.activate(model, "probe")
+    assert torch.allclose(model(images), probe.eval()(images), atol=1e-6)
+    vl.activate(model, "cats")
+    assert torch.allclose(model(images), wanted["cats"], atol=1e-5)
+
+
+def test_other_tasks_follow_the_model(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
+    folders, wanted, images = tasks
+    model = loaded(folders).double()
+    vl.activate(model, "cats")
+    assert torch.allclose(model(images.double()).float(), wanted["cats"], atol=1e-4)
+
+
+def test_saved_again_it_is_the_same(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor], tmp_path: Path) -> None:
+    folders, wanted, images = tasks
+    model = plain()
+    vl.load_adapter(model, folders["birds"], name="birds")
+    vl.save_adapter(model, tmp_path)  # the only one needs no name
+    again = vl.load_adapter(plain(), tmp_path).eval()
+    assert torch.allclose(again(images), wanted["birds"], atol=1e-5)
+    vl.load_adapter(model, folders["cats"], name="cats")
+    with pytest.raises(UserError, match="no adapter 'default' to save; it has birds, cats"):
+        vl.save_adapter(model, tmp_path)
+
+
+def test_a_file_that_fails_leaves_norms_alone(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor], tmp_path: Path) -> None:
+    folders, _, images = tasks
+    for path in folders["birds"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = tmp_path / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(weights)
+    tensors.pop(next(key for key in tensors if "lora_B" in key))
+    safetensors.torch.save_file(tensors, weights)
+    model = plain()
+    before = model(images)
+    with pytest.raises(UserError, match="lacks its lora_B"):
+        vl.load_adapter(model, tmp_path)
+    assert torch.equal(model(images), before)
+    assert vl.adapter_names(model) == []
+
+
+def test_preprocessing_comes_with_the_task(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor], tmp_path: Path) -> None:
+    folders, _, _ = tasks
+    other = plain()
+    other.backbone_info.preprocessing = replace(other.backbone_info.preprocessing, image_size=48, crop_mode="squash")
+    vl.inject(other, vl.LoraConfig(r=1))
+    vl.save_adapter(other, tmp_path)
+    model = loaded({"cats": folders["cats"], "small": tmp_path})
+    assert model.backbone_info.preprocessing.image_size == 48
+    vl.activate(model, "cats")
+    assert model.backbone_info.preprocessing.image_size == 160

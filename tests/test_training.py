@@ -68,3 +68,19 @@ def test_decay_and_rates_reach_the_training(tmp_path: Path) -> None:
     plain = size()
     assert size("lora.delta_decay=10") < 0.9 * plain
     assert size("lora=loraplus") > 2 * plain
+
+
+def test_adalora_keeps_its_budget_when_it_is_stopped_early(tmp_path: Path) -> None:
+    stopped = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=2")
+    figures = trained(tmp_path, "lora=adaptive", *stopped, "trainer.max_epochs=9")
+    assert figures["epochs"] < 9
+    assert figures["params/adapter"] <= trained(tmp_path / "plain")["params/adapter"]
+
+
+def test_biases_alone(tmp_path: Path) -> None:
+    """BitFit: a probe and every bias."""
+    figures = trained(tmp_path, "lora=none", "lora.train_bias=true")
+    assert figures["params/trainable"] > trained(tmp_path / "probe", "lora=none")["params/trainable"]
+    state = torch.load(tmp_path / "checkpoints" / f"{figures['checkpoint']}.ckpt", weights_only=True)["state_dict"]
+    model = vl.load(tmp_path).model
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())

@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from visionlora.adapting import inject, merge
     from visionlora.allocation import allocate
-    from visionlora.backbone.adapt import example_batch, find_head, inject, merge
     from visionlora.backbone.create import create_backbone
+    from visionlora.backbone.head import example_batch, find_head
     from visionlora.errors import UserError
     from visionlora.lora.config import LoraConfig
     from visionlora.lora.merging import unmerge
@@ -33,12 +34,12 @@ _HOME = {
     "delete_adapter": "tasks",
     "disabled": "tasks",
     "forward_mixed": "tasks",
-    "example_batch": "backbone.adapt",
-    "find_head": "backbone.adapt",
-    "inject": "backbone.adapt",
+    "example_batch": "backbone.head",
+    "find_head": "backbone.head",
+    "inject": "adapting",
     "load": "predictor",
     "load_adapter": "trained",
-    "merge": "backbone.adapt",
+    "merge": "adapting",
     "remove": "tasks",
     "save_adapter": "trained",
     "unmerge": "lora.merging",

@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from visionlora.backbone.adapt import auxiliary_heads, find_head
 from visionlora.backbone.freeze import has_statistics
+from visionlora.backbone.head import auxiliary_heads, find_head
 from visionlora.backbone.info import info_of
 from visionlora.backbone.roles import Roles
 from visionlora.errors import UserError
@@ -18,6 +18,8 @@ from visionlora.lora import budget
 from visionlora.lora.audit import undisturbed
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.injection import count_parameters
+from visionlora.lora.layer import lora_layers
+from visionlora.lora.merging import is_merged
 from visionlora.lora.slots import Slot
 from visionlora.lora.targets import select
 
@@ -39,21 +41,28 @@ def allocate(model: nn.Module, config: LoraConfig, batches: Batches = (), refere
         UserError: the budget does not pay for a single rank, or ``shift`` has nothing to compare with.
     """
     info = info_of(model)
+    batches = list(batches)
+    if config.budget is None:
+        raise UserError("lora.budget is not set: there is nothing to share out.")
+    if config.allocate in ("importance", "shift") and not batches:
+        raise UserError(f"lora.allocate={config.allocate} looks at training pictures; give batches of them.")
+    if any(True for _ in lora_layers(model)) or is_merged(model):
+        raise UserError("allocate wants the plain model; call remove first.")
     head = find_head(model)
     outside = (*head, *(info.remade if info else ()))
     ranked = select(model, config, (*outside, *auxiliary_heads(model)), Roles(model, outside))
     slots = [target.slot for target in ranked]
     parameters = config.budget_parameters(count_parameters(model)[1])
     if config.allocate == "uniform":
-        gains = budget.uniform(slots, parameters)
+        gains = budget.uniform(slots, parameters, config.method)
     elif config.allocate == "structure":
         gains = budget.structure(slots)
     elif config.allocate == "importance":
-        gains = budget.by_spectrum(slots, gradient_spectra(model, slots, head[0], list(batches)))
+        gains = budget.by_spectrum(slots, gradient_spectra(model, slots, head[0], batches))
     else:
         shifts = distribution_shifts(model, slots, batches, reference)
         gains = budget.by_weight(slots, {slot.name: shifts[slot.name] * slot.shape[0] * slot.shape[1] for slot in slots})
-    return budget.as_ranks(budget.share_out(slots, gains, parameters), config)
+    return budget.as_ranks(budget.share_out(slots, gains, parameters, config.method), config)
 
 
 def gradient_spectra(model: nn.Module, slots: list[Slot], head: str, batches: list[tuple[Tensor, Tensor]]) -> dict[str, list[float]]:

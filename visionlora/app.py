@@ -71,9 +71,8 @@ def explain(error: Exception, config_name: str) -> str:
     """Hydra's complaint about an override or a config file, as one sentence with the nearest known name."""
     text = str(error)
     if isinstance(error, OverrideParseException):
-        return (
-            f"cannot read {error.override!r} as key=value; quote what the shell or Hydra would take apart, as in 'lora.targets=[qkv,fc1]'."
-        )
+        quoted = """'lora.targets=[qkv,fc1]' or "lora.targets='re:.*[13]'\""""
+        return f"cannot read {error.override!r} as key=value; quote what the shell or Hydra would take apart, as in {quoted}."
     if match := re.search(r"Could not override '([^']+)'\.\nTo append", text):
         key = match[1]
         return f"unknown key {key}.{did_you_mean(key, _known_keys(config_name))}"

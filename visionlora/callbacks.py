@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -69,8 +70,8 @@ class Stopwatch(Callback):
 class AdaptiveRanks(Callback):
     """AdaLoRA's budget schedule: takes ranks away after optimizer steps, see ``RankAllocator``."""
 
-    def __init__(self, config: AdaptiveConfig) -> None:
-        self.config = config
+    def __init__(self, config: AdaptiveConfig, last: Path) -> None:
+        self.config, self.last = config, last
         self.allocator: RankAllocator | None = None
         self._step = 0
         self._state: dict[str, Any] = {}
@@ -84,6 +85,12 @@ class AdaptiveRanks(Callback):
         if self.allocator is not None and trainer.global_step > self._step:  # not while gradients are accumulated
             self._step = trainer.global_step
             self.allocator.step(self._step)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Early stopping or max_time may end the training before the schedule does, and after the last checkpoint was written.
+        if self.allocator is not None and not self.allocator.settled(self._step):
+            self.allocator.settle()
+            trainer.save_checkpoint(self.last)
 
     def state_dict(self) -> dict[str, Any]:
         return self.allocator.state_dict() if self.allocator else {}

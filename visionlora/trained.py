@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlora.backbone.adapt import find_head
 from visionlora.backbone.freeze import FrozenStatistics, freeze_statistics, has_statistics
+from visionlora.backbone.head import find_head
 from visionlora.backbone.info import BackboneInfo, info_of
-from visionlora.errors import UserError
+from visionlora.errors import UserError, did_you_mean
 from visionlora.lora import files
 from visionlora.lora.injection import is_norm
 from visionlora.lora.merging import is_merged
-from visionlora.tasks import adapter_names, new_task, showing
+from visionlora.tasks import adapter_names, new_task, own_keys, showing
 
 CARD_VERSION = 1
 
@@ -60,11 +60,16 @@ def save_adapter(model: nn.Module, folder: str | Path, *, name: str = "default",
     Args:
         model: after ``inject``, not merged.
         folder: made when missing.
-        name: the adapter to save.
+        name: the adapter to save; where there is one only, that one.
         extra: more entries for ``visionlora.json``.
     """
     if is_merged(model):
         raise UserError("the adapter is merged into the weights; call unmerge before saving it.")
+    known = adapter_names(model)
+    if name == "default" and len(known) == 1:
+        name = known[0]
+    if known and name not in known:
+        raise UserError(f"the model has no adapter {name!r} to save; it has {', '.join(known)}.{did_you_mean(name, known)}")
     with showing(model, name):
         _save(model, Path(folder), name, extra)
 
@@ -81,6 +86,8 @@ def _save(model: nn.Module, folder: Path, name: str, extra: Mapping[str, Any] | 
     whole = (*head, *(info.remade if info else ()))
     # The head is saved even where it is frozen: it may be random, and then cannot be had again.
     state = {key: value for key, value in trained_state(model).items() if ".lora." not in key}
+    own = model.state_dict()
+    state |= {key: own[key] for key in own_keys(model, name)}  # trained before it was loaded
     norms = {module_name for module_name, module in model.named_modules() if is_norm(module) and f"{module_name}.weight" in state}
     whole = (*whole, *norms)  # running statistics too: PEFT asks for every entry of a module
     state |= {key: value for key, value in model.state_dict().items() if key.startswith(_prefixes(whole))}
@@ -105,8 +112,6 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
         other = read_info(made_for, folder)
         if other.spec.full_name != info.spec.full_name:
             raise UserError(f"{folder}: the adapter is for {other.spec.full_name}, this model is {info.spec.full_name}.")
-        if other.spec.num_classes != info.spec.num_classes and not adapter_names(model):
-            raise UserError(f"{folder}: the adapter has {other.spec.num_classes} classes, this model has {info.spec.num_classes}.")
         if other.fingerprint != info.fingerprint:
             raise UserError(
                 f"{folder}: the adapter was trained on other weights of {info.spec.full_name}"
@@ -124,7 +129,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
         files.attach(model, read, find_head(model), info.remade if info else (), name)
     info = info_of(model)
     if info and made_for:
-        info.classes = other.classes
+        info.classes, info.preprocessing = other.classes, other.preprocessing
         if read.card.get("frozen_statistics"):
             freeze_statistics(model)
     return model

@@ -16,9 +16,10 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from visionlora.adapting import inject
 from visionlora.allocation import allocate
-from visionlora.backbone.adapt import example_batch, inject
 from visionlora.backbone.create import build
+from visionlora.backbone.head import example_batch
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
 from visionlora.baseline import BaselineData, NearestClassMean
 from visionlora.callbacks import AdaptiveRanks, RunLogger, Stopwatch, checkpoints, peak_memory_mib
@@ -197,7 +198,7 @@ def build_trainer(config: TrainConfig, run_folder: RunFolder, checkpoint: Path |
     if not arguments.get("enable_progress_bar", True):
         callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
     stopwatch = Stopwatch()
-    adaptive = [AdaptiveRanks(config.lora.adaptive)] if config.lora.method == "adalora" else []
+    adaptive = [AdaptiveRanks(config.lora.adaptive, run_folder.last)] if config.lora.method == "adalora" else []
     choose_best = has_val and not adaptive  # before the end its ranks are beyond the budget
     loggers = [RunLogger(run_folder, _global_step(checkpoint)), *(_instantiate("logger", *item) for item in config.logger.items())]
     try:

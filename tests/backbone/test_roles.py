@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from visionlora import UserError
-from visionlora.backbone.adapt import find_head
+from visionlora.backbone.head import find_head
 from visionlora.backbone.roles import Roles
 
 

@@ -103,3 +103,18 @@ def test_keys_and_values_beside_queries() -> None:
     assert {layer.name.rpartition(".")[2] for layer in report.layers} == {"q", "v"}
     assert any(layer.name.endswith("attn.kv.v") for layer in report.layers)
     assert any(layer.name.endswith("attn.q") for layer in report.layers)
+
+
+def test_tied_projections_are_left_as_they_were() -> None:
+    model, x, name = attention_model("vit")
+    model.blocks[1].attn.qkv.weight = model.blocks[0].attn.qkv.weight
+    before = model.get_submodule(name).weight.detach().clone()
+    inject(model, LoraConfig(r=2, targets=["q"]), example=x)
+    assert torch.equal(model.get_submodule(name).raw("weight"), before)
+
+
+def test_a_small_layer_scale_hides_nothing() -> None:
+    """The check looks at the attention, not at the logits: this model keeps its rows head by head behind a scale of 1e-5."""
+    model = timm.create_model("efficientformer_l1", num_classes=3)
+    with pytest.raises(UserError, match="are not those of q, k, v one after the other"):
+        vl.inject(model, LoraConfig(targets="q"))

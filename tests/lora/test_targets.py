@@ -12,6 +12,7 @@ from torch import nn
 from visionlora import UserError
 from visionlora.lora import LoraConfig, inject
 from visionlora.lora.layer import LoraLayer, lora_layers
+from visionlora.lora.targets import select
 
 
 def net() -> nn.Module:
@@ -204,3 +205,30 @@ def test_second_injection_needs_another_name() -> None:
     inject(model, LoraConfig(), head=["head"])
     with pytest.raises(UserError, match="has an adapter 'default' already"):
         inject(model, LoraConfig(), head=["head"])
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a:b", "items", "train", "active"])
+def test_names_an_adapter_cannot_have(name: str) -> None:
+    model = net()
+    with pytest.raises(UserError, match="cannot be the name of an adapter"):
+        inject(model, LoraConfig(), head=["head"], name=name)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_norms_and_biases_on_the_side() -> None:
+    model = net()
+    inject(model, LoraConfig(train_norm=True, train_bias=True, train_head=False), head=["head"])
+    beside = {name for name, p in model.named_parameters() if p.requires_grad and ".lora." not in name}
+    assert beside == {"stem.bias", *(f"blocks.{i}.bias" for i in range(3)), "norm.weight", "norm.bias"}
+
+
+def test_dora_pays_for_its_magnitudes() -> None:
+    model = nn.Sequential(nn.Linear(16, 16))
+    report = inject(model, LoraConfig(r=99, method="dora", targets="all"))
+    assert report.adapter_parameters <= 256
+
+
+def test_one_pattern_to_exclude_needs_no_list() -> None:
+    assert [t.slot.name for t in select(net(), LoraConfig(targets="all", exclude="blocks"), ["head"])] == ["stem"]
+    with pytest.raises(UserError, match=r"lora\.exclude=3 must be a pattern"):
+        LoraConfig(exclude=3)

@@ -51,7 +51,8 @@ class Roles:
     """Turns a pattern into the names of the modules it stands for in ``model``, or into ``None`` where it is not a role.
 
     Stages count from 1 and are what timm's ``group_matcher(coarse=True)`` says: ``layer1`` … of a ResNet; in a ViT, which has no
-    stages, every block is one. ``last:N`` is the last N blocks. What comes after the last stage (and is not the head) belongs to it.
+    stages, every block is one. ``last:N`` (or ``lastN``) is the last N blocks. What comes after the last stage (and is not the head)
+    belongs to it.
 
     Args:
         model: of timm or torchvision, or of a class that is built like theirs.
@@ -86,12 +87,12 @@ class Roles:
             if not 1 <= number <= len(stages):
                 if any(re.search(rf"\b{pattern}\b", name) for name in self.modules):
                     return None  # the model has a block of that very name
-                raise UserError(f"lora.targets: the model has no stage {number}; it has stages 1 to {len(stages)}.")
+                raise UserError(f"the model has no stage {number}; it has stages 1 to {len(stages)}.")
             return [name for stage in (stages[number - 1 :] if match[2] else [stages[number - 1]]) for name in stage]
-        if match := re.fullmatch(r"last:(\d+)", pattern):
+        if match := re.fullmatch(r"last:?(\d+)", pattern):
             blocks = self.groups("blocks")[1:]
             if not 1 <= int(match[1]) <= len(blocks):
-                raise UserError(f"lora.targets: {pattern} asks for {match[1]} blocks; the model has {len(blocks)}.")
+                raise UserError(f"{pattern!r} asks for {match[1]} blocks; the model has {len(blocks)}.")
             return [name for block in blocks[-int(match[1]) :] for name in block]
         return None
 
@@ -138,7 +139,7 @@ class Roles:
     @staticmethod
     def _nonempty(pattern: str, names: list[str]) -> list[str]:
         if not names:
-            raise UserError(f"lora.targets: no layer of the model has the role {pattern!r}.")
+            raise UserError(f"no layer of the model has the role {pattern!r}.")
         return names
 
 

@@ -35,7 +35,8 @@ class AdaLoraAdapter(Adapter):
     @classmethod
     def build(cls, shape: tuple[int, int], rank: LayerRank, config: LoraConfig, **more: Any) -> Self:
         """Starts ``adaptive.start`` times as large as wanted."""
-        r = min(ceil(rank.r * config.adaptive.start), *shape)
+        most = min(*shape, shape[0] * shape[1] // sum(shape))  # no more parameters than the layer, at the start too
+        r = max(rank.r, min(ceil(rank.r * config.adaptive.start), most))
         adapter = cls(shape, r, config.scaling(rank), config.dropout, **more)
         adapter.wanted = rank.r
         return adapter
@@ -124,6 +125,11 @@ class RankAllocator:
                     spread.lerp_((now - mean).abs(), 1 - self.config.beta2)
         if step >= self.config.warmup * self.steps and (step % self.config.interval == 0 or self.settled(step)):
             self._allocate(self.budget_at(step), for_good=self.settled(step))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Come down to the budget now, where the training ends before its time."""
+        self._allocate(self.budget, for_good=True)
 
     def settled(self, step: int) -> bool:
         """Whether the ranks stand still after ``step`` steps."""

@@ -26,6 +26,7 @@ class Adapter(nn.Module):
         scaling: factor in front of ``B A``.
         dropout: probability with which a column of ``A`` is masked in training.
         rows: first row and the one after the last, where the adapter is for a part of the matrix.
+        freeze_a: ``A`` is not trained.
     """
 
     lora_A: nn.Parameter
@@ -41,12 +42,13 @@ class Adapter(nn.Module):
         dropout: float = 0.0,
         rows: tuple[int, int] | None = None,
         *,
+        freeze_a: bool = False,
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         out, columns = shape
-        self.r, self.scaling, self.dropout, self.rows = r, scaling, dropout, rows
+        self.r, self.scaling, self.dropout, self.rows, self.freeze_a = r, scaling, dropout, rows, freeze_a
         self.lora_A = nn.Parameter(torch.empty(r, columns, device=device, dtype=dtype))
         self.lora_B = nn.Parameter(torch.empty(out, r, device=device, dtype=dtype))
         # B₀ and A₀, where the factors start as a part of the frozen weight
@@ -56,7 +58,17 @@ class Adapter(nn.Module):
     @classmethod
     def build(cls, shape: tuple[int, int], rank: LayerRank, config: LoraConfig, **more: Any) -> Self:
         """An adapter of that rank as ``config`` wants it, not filled yet."""
-        return cls(shape, rank.r, config.scaling(rank), config.dropout, **more)
+        return cls(shape, rank.r, config.scaling(rank), config.dropout, freeze_a=config.freeze_a, **more)
+
+    @staticmethod
+    def overhead(shape: tuple[int, int]) -> int:
+        """Parameters of an adapter of that shape beside its factors."""
+        return 0
+
+    def train_factors(self, mode: bool = True) -> None:
+        """Let the parameters be trained, ``A`` only where it is not frozen for good; or none."""
+        self.requires_grad_(mode)
+        self.lora_A.requires_grad_(mode and not self.freeze_a)
 
     @torch.no_grad()
     def reset(self, weight: Tensor, init: str = "kaiming") -> None:

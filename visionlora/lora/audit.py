@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ def audit(model: nn.Module, example: Tensor, before: list[Tensor], adapter: str)
 
 
 @torch.no_grad()
-def check_parts(model: nn.Module, parts: list[Slot], example: Tensor, before: list[Tensor]) -> None:
+def check_parts(model: nn.Module, parts: list[Slot], example: Tensor) -> None:
     """Make sure that the rows called q and k are just that: doubled queries and halved keys leave attention as it was.
 
     Rows in another order (head by head, for one) would double values as well.
@@ -77,40 +78,67 @@ def check_parts(model: nn.Module, parts: list[Slot], example: Tensor, before: li
         UserError: they are not; nothing is changed.
     """
     fused = {slot.whole: slot for slot in parts}
+    modules = dict(model.named_modules())
+    attention = {slot.whole: _attention_of(slot, modules) for slot in fused.values()}
     if not fused:
         return
-    modules = dict(model.named_modules())
+    before = _outputs_of(model, attention, example)
     changed: list[tuple[Tensor, Tensor]] = []
+    done: set[int] = set()
     try:
         for slot in fused.values():
-            parent = modules[slot.module_name.rpartition(".")[0]]
             rows = {sibling.part: slice(*sibling.rows) for sibling in siblings(slot) if sibling.rows}
             bias = slot.module._parameters.get("in_proj_bias" if slot.parameter == "in_proj_weight" else "bias")
-            _scale((slot.raw, bias), rows["k"], 0.5, changed)
+            parent = attention[slot.whole]
+            factors: list[tuple[Tensor | None, slice, float]] = [(t, rows["k"], 0.5) for t in (slot.raw, bias)]
             if "q" in rows:
                 q_bias = parent._parameters.get("q_bias")  # BEiT keeps its biases beside the layer
-                _scale((slot.raw, bias), rows["q"], 2.0, changed)
-                _scale((q_bias,), slice(None), 2.0, changed)
+                factors += [(slot.raw, rows["q"], 2.0), (bias, rows["q"], 2.0), (q_bias, slice(None), 2.0)]
             elif isinstance(queries := parent._modules.get("q"), nn.Module):
-                _scale(tuple(queries.parameters()), slice(None), 2.0, changed)
-        with undisturbed(model):
-            after = outputs(model, example)
+                factors += [(t, slice(None), 2.0) for t in queries.parameters()]
+            for tensor, which, factor in factors:
+                if tensor is not None and id(tensor) not in done:
+                    _scale(tensor, which, factor, changed)
+            done |= {id(tensor) for tensor, _, _ in factors}  # tied layers: once
+        after = _outputs_of(model, attention, example)
     finally:
-        for view, original in changed:
+        for view, original in reversed(changed):
             view.copy_(original)
-    if not all(_same(old, new, 1e-3) for old, new in zip(before, after, strict=True)):
-        raise UserError(
-            f"lora.targets: in this model the rows of {next(iter(fused))} are not those of {', '.join(rows)} one after the other;"
-            " adapt the whole layer instead."
-        )
+    for whole in fused:
+        # Of the attention itself: a small layer scale would hide the change from the model's output.
+        if not _same(before[whole], after[whole], 1e-3):
+            raise UserError(
+                f"lora.targets: in this model the rows of {whole} are not those of {', '.join(rows)} one after the other;"
+                " adapt the whole layer instead."
+            )
 
 
-def _scale(tensors: tuple[Tensor | None, ...], rows: slice, factor: float, changed: list[tuple[Tensor, Tensor]]) -> None:
-    for tensor in tensors:
-        if tensor is not None:
-            view = tensor[rows]
-            changed.append((view, view.clone()))
-            view.mul_(factor)
+def _attention_of(slot: Slot, modules: dict[str, nn.Module]) -> nn.Module:
+    return slot.module if slot.parameter == "in_proj_weight" else modules[slot.module_name.rpartition(".")[0]]
+
+
+def _outputs_of(model: nn.Module, modules: dict[str, nn.Module], example: Tensor) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    hooks = []
+    for name, module in modules.items():
+        # The last call counts: layers may be used twice.
+        def catch(_: nn.Module, __: Any, out: Any, name: str = name) -> None:
+            found[name] = next(t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)).detach().clone()
+
+        hooks.append(module.register_forward_hook(catch))
+    try:
+        with undisturbed(model):
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _scale(tensor: Tensor, rows: slice, factor: float, changed: list[tuple[Tensor, Tensor]]) -> None:
+    view = tensor[rows]
+    changed.append((view, view.clone()))
+    view.mul_(factor)
 
 
 def _same(old: Tensor, new: Tensor, tolerance: float) -> bool:

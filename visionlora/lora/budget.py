@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from visionlora.errors import UserError
 from visionlora.lora.config import LayerRank, LoraConfig
+from visionlora.lora.methods import METHODS
 from visionlora.lora.slots import Slot
 from visionlora.lora.targets import most
 
@@ -14,11 +15,11 @@ Gain = Callable[[int], float]
 """What the k-th rank of a layer (from 1) is worth; never more than the one before."""
 
 
-def uniform(slots: Iterable[Slot], budget: float) -> dict[str, Gain]:
+def uniform(slots: Iterable[Slot], budget: float, method: str = "lora") -> dict[str, Gain]:
     """Every layer the same rank, as far as its size allows; what is left buys one rank more for as many as it can."""
     slots = _without_twins(list(slots))
     level = 0
-    while sum(min(level + 1, most(slot)) * rank_cost(slot) for slot in slots) <= budget and any(most(slot) > level for slot in slots):
+    while sum(_cost(slot, level + 1, method) for slot in slots) <= budget and any(most(slot, method) > level for slot in slots):
         level += 1
     return {slot.name: lambda k: 1 / k if k <= level + 1 else 0.0 for slot in slots}
 
@@ -47,7 +48,7 @@ def rank_cost(slot: Slot) -> int:
     return sum(slot.shape)
 
 
-def share_out(slots: Iterable[Slot], gains: Mapping[str, Gain], budget: float) -> dict[str, int]:
+def share_out(slots: Iterable[Slot], gains: Mapping[str, Gain], budget: float, method: str = "lora") -> dict[str, int]:
     """Ranks by slot name that spend at most ``budget``: always the next rank that is worth most; slots without one are left out.
 
     Raises:
@@ -55,21 +56,28 @@ def share_out(slots: Iterable[Slot], gains: Mapping[str, Gain], budget: float) -
     """
     slots = _without_twins(list(slots))
     left, ranks = budget, dict.fromkeys((slot.name for slot in slots), 0)
-    heap = [(-gains[slot.name](1), i) for i, slot in enumerate(slots) if most(slot) > 0]
+    heap = [(-gains[slot.name](1), i) for i, slot in enumerate(slots) if most(slot, method) > 0]
     heapq.heapify(heap)
     while heap:
         _, i = heapq.heappop(heap)
         slot = slots[i]
-        if rank_cost(slot) > left or gains[slot.name](ranks[slot.name] + 1) <= 0:
+        cost = _cost(slot, ranks[slot.name] + 1, method) - _cost(slot, ranks[slot.name], method)
+        if cost > left or gains[slot.name](ranks[slot.name] + 1) <= 0:
             continue  # a smaller layer may still fit
-        left -= rank_cost(slot)
+        left -= cost
         ranks[slot.name] += 1
-        if ranks[slot.name] < most(slot):
+        if ranks[slot.name] < most(slot, method):
             heapq.heappush(heap, (-gains[slot.name](ranks[slot.name] + 1), i))
     if not any(ranks.values()):
-        cheapest = min((rank_cost(slot) for slot in slots), default=0)
+        cheapest = min((_cost(slot, 1, method) for slot in slots if most(slot, method)), default=0)
         raise UserError(f"lora.budget: {budget:,.0f} parameters do not pay for a single rank; the smallest costs {cheapest:,}.")
     return {name: r for name, r in ranks.items() if r}
+
+
+def _cost(slot: Slot, r: int, method: str) -> int:
+    """Parameters of an adapter of rank ``r``, or of the highest that the slot allows."""
+    r = min(r, most(slot, method))
+    return r * rank_cost(slot) + (METHODS[method].overhead(slot.shape) if r else 0)
 
 
 def as_ranks(ranks: Mapping[str, int], config: LoraConfig) -> dict[str, LayerRank]:

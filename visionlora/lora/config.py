@@ -70,13 +70,13 @@ class LoraConfig:
             (``attn``, ``mlp``, ``conv``, ``stem``, ``stageN``, ``stageN+``, ``last:N``), a glob pattern, a regex after ``re:``, a list
             of these, or a mapping from pattern to a rank or to ``{r: …, alpha: …}``. A pattern matches a layer's whole name,
             its last parts (``qkv``), or the block it is in (``layer4``). ``q``, ``k`` and ``v`` also name the rows of a fused projection.
-        exclude: patterns of layers to leave out of ``targets``.
+        exclude: a pattern, or a list of them, of layers to leave out of ``targets``.
         method: ``lora``, ``dora`` (see ``DoraAdapter``), ``adalora`` (see ``AdaLoraAdapter``), or ``none`` (linear probe) or
             ``full`` (full fine-tuning).
         init: how the factors start, see ``lora/init.py``.
         use_rslora: ``scaling = alpha / sqrt(r)`` (Kalajdzievski 2023, arXiv 2312.03732, §3).
-        freeze_a: train ``B`` alone: LoRA-FA (Zhang et al. 2023, arXiv 2308.03303, §3). The input of the layer is not kept for the
-            backward pass then.
+        freeze_a: train ``B`` alone: LoRA-FA (Zhang et al. 2023, arXiv 2308.03303, §3). The input of a linear layer is not kept for
+            the backward pass then (torch's convolutions keep theirs).
         lr_ratio: learning rate of ``B`` in units of ``A``'s: LoRA+ (Hayou et al. 2024, arXiv 2402.12354, §4).
         delta_decay: weight in the loss of ``½ (‖A‖² + ‖B‖²)``, which bounds the nuclear norm of ``ΔW``; of ``A - A₀`` and ``B - B₀``
             where the start is a part of the frozen weight.
@@ -98,7 +98,7 @@ class LoraConfig:
     alpha: float | None = None
     dropout: float = 0.0
     targets: Any = "auto"
-    exclude: list[str] = field(default_factory=list)
+    exclude: Any = ()
     method: str = "lora"
     init: str = "kaiming"
     use_rslora: bool = False
@@ -130,12 +130,18 @@ class LoraConfig:
             raise UserError(f"lora.delta_decay={self.delta_decay} must be at least 0.")
         if self.allocate_batches < 1:
             raise UserError(f"lora.allocate_batches={self.allocate_batches} must be at least 1.")
+        if self.method == "none" and not (self.train_head or self.train_norm or self.train_bias):
+            raise UserError("lora.method=none with lora.train_head=false leaves nothing to train.")
         if self.method == "adalora" and (self.init != "kaiming" or self.freeze_a):
             raise UserError("lora.method=adalora has a start of its own and trains both factors; leave lora.init and lora.freeze_a out.")
         self._check_targets()
         self._check_budget()
 
     def _check_targets(self) -> None:
+        if isinstance(self.exclude, str):
+            self.exclude = [self.exclude]
+        if not isinstance(self.exclude, list | tuple) or not all(isinstance(pattern, str) for pattern in self.exclude):
+            raise UserError(f"lora.exclude={self.exclude!r} must be a pattern or a list of patterns.")
         if isinstance(self.targets, dict):
             for pattern, value in self.targets.items():
                 self._rank_of(pattern, value)
@@ -157,6 +163,8 @@ class LoraConfig:
             raise UserError(f"lora.budget={self.budget} must be above 0.")
         if isinstance(self.targets, dict):
             raise UserError("lora.budget chooses the ranks; lora.targets cannot name them as well: give a list of patterns.")
+        if self.method in ("none", "full"):
+            raise UserError(f"lora.method={self.method} has no adapters to spend lora.budget on; leave it out.")
         if self.method == "adalora":
             raise UserError("lora.method=adalora has a budget of its own, that of lora.r everywhere; leave lora.budget out.")
 

@@ -22,6 +22,11 @@ class DoraAdapter(Adapter):
         super().__init__(shape, *args, **kwargs)
         self.magnitude = nn.Parameter(self.lora_B.new_empty(shape[0]))
 
+    @staticmethod
+    def overhead(shape: tuple[int, int]) -> int:
+        """The magnitude."""
+        return shape[0]
+
     @torch.no_grad()
     def reset(self, weight: Tensor, init: str = "kaiming") -> None:
         """See ``Adapter.reset``; the magnitude starts as the rows' norms."""

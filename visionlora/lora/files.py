@@ -26,6 +26,8 @@ from visionlora.lora.dora import DoraAdapter
 from visionlora.lora.init import FROM_WEIGHT
 from visionlora.lora.injection import inject
 from visionlora.lora.layer import LoraLayer
+from visionlora.lora.merging import take_out
+from visionlora.lora.methods import METHODS
 from visionlora.lora.slots import Slot, slots
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "visionlora.json"
@@ -93,12 +95,16 @@ class AdapterFiles:
             UserError: PEFT made it by a method that is not known here.
         """
         kind, init = self.config.get("peft_type", "LORA"), self.config.get("init_lora_weights")
+        if self.layers and not self.config:
+            raise UserError(f"{self.folder} has no {CONFIG}, which says how strong the adapter is; it is incomplete.")
         if kind != "LORA":
             raise UserError(f"{self.folder / CONFIG}: this is a {kind} adapter of PEFT; only LORA can be read.")
-        if isinstance(init, str) and init not in (*INITS, "eva", "lora_ga"):
+        if isinstance(init, str) and init not in (*INITS, "eva"):
             raise UserError(f"{self.folder / CONFIG}: its base was edited by init_lora_weights={init}; convert it to a plain LoRA first.")
+        if self.config.get("lora_bias"):
+            raise UserError(f"{self.folder / CONFIG}: PEFT's lora_bias=true cannot be read.")
         return LoraConfig(
-            dropout=self.config.get("lora_dropout", 0.0),
+            dropout=float(self.config.get("lora_dropout") or 0.0),
             use_rslora=bool(self.config.get("use_rslora")),
             method="dora" if self.config.get("use_dora") else "lora",
             init=init if init in FROM_WEIGHT else "kaiming",
@@ -162,7 +168,8 @@ def write(
         if r := len(own["lora_A"]):  # AdaLoRA may leave a layer no rank at all
             saved[slot.name] = r, adapter
             tensors |= {peft_key(slot.name, key): value.reshape(peft_shape(slot, key, r)) for key, value in own.items()}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    # Cloned: tied layers share their adapter's memory, which safetensors refuses.
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     replace_file(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
     if saved:
         biases = any(key.rpartition(".")[2].endswith("bias") and not key.startswith(tuple(w + "." for w in whole)) for key in state)
@@ -187,7 +194,12 @@ def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), also
     Raises:
         UserError: a layer, shape or key does not fit; the model is then as it was.
     """
-    own = model.state_dict()
+    own, layers, known = model.state_dict(), files.layers, slots(model)
+    try:
+        config = files.lora_config()
+        ranks = {layer: files.rank(layer, len(tensors.get("lora_A", ()))) for layer, tensors in layers.items()}
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise UserError(f"{files.folder / CONFIG} is damaged: {error}.") from None
     loaded = dict(files.others)
     for key, value in loaded.items():
         if key not in own:
@@ -195,14 +207,13 @@ def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), also
         if value.shape != own[key].shape:
             reason = "the number of classes differs" if key.startswith(tuple(h + "." for h in head)) else "it is for another model"
             raise UserError(f"{files.folder}: {key} has shape {tuple(value.shape)}, the model's has {tuple(own[key].shape)}: {reason}.")
-    known, layers, config = slots(model), files.layers, files.lora_config()
-    ranks = {layer: _checked(files, layer, tensors, known, config) for layer, tensors in layers.items()}
-    present = {slot.name: adapter.r for slot in known.values() if (adapter := _adapter(slot, name)) is not None}
-    if ranks and not present:
-        inject(model, config, head=head, also_train=also_train, ranks=ranks, name=name)
-    elif present != {layer: rank.r for layer, rank in ranks.items()}:
-        odd = sorted(set(present.items()) ^ {(layer, rank.r) for layer, rank in ranks.items()})[0][0]
-        raise UserError(f"{files.folder}: the adapter and the model's {name!r} differ in their layers or ranks, at {odd} first.")
+    for layer, tensors in layers.items():
+        _check(files, layer, tensors, known, config)
+    present = {slot.name: adapter for slot in known.values() if (adapter := _adapter(slot, name)) is not None}
+    if set(present) != set(ranks) or not all(_fits(present[layer], rank, config) for layer, rank in ranks.items()):
+        take_out(model, name)
+        if ranks:
+            inject(model, config, head=head, also_train=also_train, ranks=ranks, name=name)
     for layer, tensors in layers.items():
         names = {"lora_magnitude_vector": "magnitude"}
         loaded |= {known[layer].state_key(names.get(key, key), name): tensor for key, tensor in tensors.items()}
@@ -212,8 +223,14 @@ def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), also
             own[key].copy_(value.reshape(own[key].shape))
 
 
-def _checked(files: AdapterFiles, layer: str, tensors: dict[str, Tensor], known: Mapping[str, Slot], config: LoraConfig) -> LayerRank:
-    """The layer's rank, once it is certain that the model has the layer and every tensor fits."""
+def _fits(adapter: Adapter, rank: LayerRank, config: LoraConfig) -> bool:
+    """Whether the file's tensors are just what this adapter holds."""
+    plain = type(adapter) is METHODS[config.method] and adapter.start_A is None and config.init not in FROM_WEIGHT
+    return plain and adapter.r == rank.r and adapter.scaling == config.scaling(rank)
+
+
+def _check(files: AdapterFiles, layer: str, tensors: dict[str, Tensor], known: Mapping[str, Slot], config: LoraConfig) -> None:
+    """Make certain that the model has the layer and every tensor fits."""
     if layer not in known:
         raise UserError(f"{files.folder}: the adapter is for another model: this one has no linear or conv layer {layer!r}.")
     needed = TENSORS if config.method == "dora" else TENSORS[:2]
@@ -224,10 +241,9 @@ def _checked(files: AdapterFiles, layer: str, tensors: dict[str, Tensor], known:
             raise UserError(f"{files.folder / WEIGHTS}: layer {layer} has a {key} that {CONFIG} knows nothing of.")
         r = len(tensors["lora_A"]) if "lora_A" in tensors else 0
         if (shape := tuple(tensors[key].shape)) not in (wanted := peft_shape(known[layer], key, r), _linear_like(wanted)):
-            raise UserError(
-                f"{files.folder}: {key} of {layer} has shape {shape}, the model needs {wanted}: the adapter is for another model."
-            )
-    return files.rank(layer, r)
+            grouped = getattr(known[layer].module, "groups", 1) != 1 and "r" in files.config and not files.card
+            reason = "PEFT means another update of grouped convolutions" if grouped else "the adapter is for another model"
+            raise UserError(f"{files.folder}: {key} of {layer} has shape {shape}, the model needs {wanted}: {reason}.")
 
 
 def _linear_like(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -99,8 +99,7 @@ def inject(
     """
     if is_merged(model):
         raise UserError("the model is merged; call unmerge or remove before another injection.")
-    if not name or set(name) & set(".:"):
-        raise UserError(f"{name!r} cannot be the name of an adapter: it must not be empty nor have a '.' or ':' in it.")
+    check_name(name)
     head, also_train = tuple(head), tuple(also_train)
     taken = [layer_name for layer_name, layer in lora_layers(model) if any(name in s.names() for s in layer.adapter_sets.values())]
     if taken:
@@ -113,16 +112,19 @@ def inject(
     if example is not None:
         with undisturbed(model), torch.no_grad():
             before = outputs(model, example)
-        check_parts(model, [target.slot for target in targets if target.slot.part], example, before)
+        check_parts(model, [target.slot for target in targets if target.slot.part], example)
     remember_trainable(model)
     trainable_before = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.requires_grad_(False)
-    layers = _add_adapters(targets, config, name)
-    _unfreeze(model, (*(head if config.train_head else ()), *also_train), config)
+    active_before = [(s, dict(s.active)) for _, layer in lora_layers(model) for s in layer.adapter_sets.values()]
     try:
+        model.requires_grad_(False)
+        layers = _add_adapters(targets, config, name)
+        unfreeze(model, config, head, also_train, never)
         zero = audit(model, example, before, name) if example is not None else []
     except BaseException:
         take_out(model, name)
+        for adapters, active in active_before:
+            adapters.activate(active)
         model.requires_grad_(False)
         for parameter in trainable_before:
             parameter.requires_grad_(True)
@@ -137,10 +139,21 @@ def is_norm(module: nn.Module) -> bool:
     return "weight" in own and set(own) <= {"weight", "bias"} and all(p.ndim == 1 for p in own.values())
 
 
-def _unfreeze(model: nn.Module, whole: Iterable[str], config: LoraConfig) -> None:
-    for module_name in whole:
+def check_name(name: str) -> None:
+    """Raise ``UserError`` unless an adapter can have that name."""
+    if not name or set(name) & set(".:") or hasattr(AdapterSet(), name):
+        raise UserError(f"{name!r} cannot be the name of an adapter: it is empty, has a '.' or ':' in it, or means something to PyTorch.")
+
+
+def unfreeze(model: nn.Module, config: LoraConfig, head: Iterable[str], also_train: Iterable[str], never: Iterable[str] = ()) -> None:
+    """Make trainable what is trained beside adapters: head, layers made anew, and norms and biases if ``config`` says so."""
+    head = tuple(head)
+    for module_name in (*(head if config.train_head else ()), *also_train):
         model.get_submodule(module_name).requires_grad_(True)
-    for module in model.modules():
+    left_alone = tuple(name + "." for name in (*head, *never))
+    for module_name, module in model.named_modules():
+        if f"{module_name}.".startswith(left_alone) and left_alone:
+            continue
         for key, parameter in module._parameters.items():
             if parameter is not None and ((config.train_norm and is_norm(module)) or (config.train_bias and key.endswith("bias"))):
                 parameter.requires_grad_(True)
@@ -172,5 +185,5 @@ def _new_adapter(target: Target, config: LoraConfig) -> Adapter:
     adapter = METHODS[config.method].build(slot.shape, target.rank, config, rows=slot.rows, device=device, dtype=dtype)
     matrix = slot.frozen.matrix()
     adapter.reset(matrix[slice(*slot.rows)] if slot.rows else matrix, config.init)
-    adapter.lora_A.requires_grad_(not config.freeze_a)
+    adapter.train_factors()
     return adapter

@@ -11,10 +11,14 @@ from torch import nn
 
 from visionlora.errors import UserError, did_you_mean
 from visionlora.lora.config import LayerRank, LoraConfig
+from visionlora.lora.methods import METHODS
 from visionlora.lora.slots import Slot, parts_of, refuse, slots
 
 Roles = Callable[[str], Collection[str] | None]
 """From a pattern to the modules it names by their role, or ``None`` where it is not a role. Knowing roles is ``backbone/``'s business."""
+
+ROLES = ("auto", "all", "attn", "mlp", "conv", "linear", "stem", "stage1", "stage3+", "last:2")
+"""For suggestions."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,10 @@ def matches(name: str, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(f".{name}.", glob) for glob in (f".{pattern}.", f"*.{pattern}.", f".{pattern}.*", f"*.{pattern}.*"))
 
 
-def most(slot: Slot) -> int:
+def most(slot: Slot, method: str = "lora") -> int:
     """The largest rank that makes sense: that of the matrix, and no more parameters than the layer has."""
     out, columns = slot.shape
-    return min(out, columns, out * columns // (out + columns))
+    return max(min(out, columns, (out * columns - METHODS[method].overhead(slot.shape)) // (out + columns)), 0)
 
 
 def select(model: nn.Module, config: LoraConfig, head: Iterable[str] = (), roles: Roles = lambda pattern: None) -> list[Target]:
@@ -58,13 +62,13 @@ def select(model: nn.Module, config: LoraConfig, head: Iterable[str] = (), roles
     known = candidates(model, head)
     chosen: dict[str, LayerRank] = {}
     for pattern, rank in config.patterns().items():
-        names = _chosen_by(pattern, known, roles)
+        names = _chosen_by(pattern, known, roles, "lora.targets")
         if not names:
             last_parts = {part for name in known for part in name.split(".") if not part.isdigit()}
             wholes = [name for name, slot in known.items() if not slot.part]
             raise UserError(
                 f"lora.targets: the pattern {pattern!r} matches no linear or conv layer of the model (the head excluded)."
-                f"{did_you_mean(pattern, {*known, *last_parts})} Layers are named like {', '.join(wholes[:3])}."
+                f"{did_you_mean(pattern, {*known, *last_parts, *ROLES})} Layers are named like {', '.join(wholes[:3])}."
             )
         # A rank is a demand only where it is for this one layer; one for many is capped where a layer is small.
         given = LayerRank(rank.r, rank.alpha, rank.explicit and len(names) == 1)
@@ -98,7 +102,14 @@ def candidates(model: nn.Module, head: Iterable[str] = ()) -> dict[str, Slot]:
     return {name: slot for name, slot in slots(model).items() if not f"{slot.module_name}.".startswith(below)} if below else slots(model)
 
 
-def _chosen_by(pattern: str, known: Mapping[str, Slot], roles: Roles) -> list[str]:
+def _chosen_by(pattern: str, known: Mapping[str, Slot], roles: Roles, key: str) -> list[str]:
+    try:
+        return _names_of(pattern, known, roles)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def _names_of(pattern: str, known: Mapping[str, Slot], roles: Roles) -> list[str]:
     wholes = {name: slot for name, slot in known.items() if not slot.part}
     if pattern == "all":
         return list(wholes)
@@ -129,7 +140,7 @@ def _split(known: dict[str, Slot], chosen: dict[str, LayerRank], whole: str) -> 
 
 
 def _leave_out(pattern: str, known: dict[str, Slot], chosen: dict[str, LayerRank], roles: Roles) -> None:
-    names = _chosen_by(pattern, known, roles)
+    names = _chosen_by(pattern, known, roles, "lora.exclude")
     if not names:
         raise UserError(f"lora.exclude: the pattern {pattern!r} matches no layer.{did_you_mean(pattern, known)}")
     for name in names:
@@ -148,7 +159,7 @@ def _add_sharers(model: nn.Module, known: Mapping[str, Slot], chosen: dict[str, 
                 owners.setdefault(id(value), []).append((name, parameter))
     for name in list(chosen):
         slot = known[name]
-        if slot.obstacle:
+        if slot.obstacle or name not in chosen:
             continue
         for module_name, parameter in owners[id(slot.raw)]:
             if (module_name, parameter) == (slot.module_name, slot.parameter):
@@ -156,12 +167,13 @@ def _add_sharers(model: nn.Module, known: Mapping[str, Slot], chosen: dict[str, 
             twin = next((s for s in known.values() if (s.module_name, s.parameter, s.part) == (module_name, parameter, slot.part)), None)
             if twin is None:
                 raise UserError(f"lora.targets: layer {name} shares its weight with {module_name}, which cannot be adapted; leave it out.")
-            chosen.setdefault(twin.name, chosen[name])
+            if twin.name not in chosen:
+                _choose(dict(known), chosen, twin.name, chosen[name])
 
 
 def _target(slot: Slot, rank: LayerRank, config: LoraConfig) -> Target:
     refuse(slot)
-    limit = most(slot)
+    limit = most(slot, config.method)
     if rank.explicit and rank.r > limit:
         raise UserError(
             f"lora.targets: layer {slot.name} cannot have rank {rank.r}; above {limit} an update of its {slot.shape[0]} × {slot.shape[1]}"
@@ -177,4 +189,4 @@ def _regex(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern.removeprefix("re:"))
     except re.error as error:
-        raise UserError(f"lora.targets: {pattern!r} is not a regular expression: {error}.") from None
+        raise UserError(f"{pattern!r} is not a regular expression: {error}.") from None
