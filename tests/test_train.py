@@ -188,6 +188,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(lora: tuple[str, ...], tmp
     kept = ("epoch", "step", "train/loss", "val/top1", "val/loss")
     wanted = [{key: row.get(key) for key in kept} for row in rows(whole)]
     assert [{key: row.get(key) for key in kept} for row in rows(parts) if row.get("train/loss")] == [r for r in wanted if r["train/loss"]]
+    again = command("train", *settings, "ckpt_path=last", f"hydra.run.dir={parts}")  # the whole command line again is the same run
+    assert again.returncode == 0, again.stderr
     refused = command("train", "ckpt_path=last", f"hydra.run.dir={parts}", "trainer.max_epochs=9")
     assert refused.returncode == 2
     assert "was laid out with another trainer.max_epochs (4, not 9)" in refused.stderr

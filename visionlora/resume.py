@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -30,7 +31,7 @@ def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
     if config.ckpt_path is None or not run.config.is_file():
         return config
     saved = run.read_config()
-    given = OmegaConf.create(asdict(config))
+    given = OmegaConf.create(portable(config))
     resumed = OmegaConf.merge(given, {key: saved[key] for key in _OWN if key in saved})
     assert isinstance(resumed, DictConfig)
     for key in _overridden():
@@ -45,6 +46,15 @@ def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
             raise UserError(f"the run in {folder} was laid out with another {key}{shown}; leave it out to go on, or start a new run.")
         OmegaConf.update(resumed, key, new)
     return checked(TrainConfig, resumed)
+
+
+def portable(config: TrainConfig) -> dict[str, Any]:
+    """The config as it is written down: paths as they are from any folder."""
+    values = asdict(config)
+    values["data"]["root"] = str(Path(config.data.root).absolute())
+    if config.model.weights is not None and not config.model.weights.startswith("pip:"):
+        values["model"]["weights"] = str(Path(config.model.weights).absolute())
+    return values
 
 
 def _overridden() -> list[str]:

@@ -33,6 +33,7 @@ from visionlora.lora.config import LayerRank
 from visionlora.lora.injection import adapter_parameters
 from visionlora.module import Classifier
 from visionlora.quiet import quiet
+from visionlora.resume import portable
 from visionlora.run_folder import RunFolder
 from visionlora.tables import print_results, print_trained
 from visionlora.trained import save_adapter
@@ -150,15 +151,6 @@ def choose_ranks(config: TrainConfig, model: nn.Module, data: ImageData, known: 
     loader = data.sample_dataloader(-(-pictures // len(data.classes))) if looks else ()
     reference = data.reference_batches(Path(config.lora.reference), pictures) if config.lora.reference else ()
     return allocate(model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference)
-
-
-def portable(config: TrainConfig) -> dict[str, Any]:
-    """The config as it is written down: paths as they are from any folder."""
-    values = asdict(config)
-    values["data"]["root"] = str(Path(config.data.root).absolute())
-    if config.model.weights is not None and not config.model.weights.startswith("pip:"):
-        values["model"]["weights"] = str(Path(config.model.weights).absolute())
-    return values
 
 
 def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Path | None) -> None:
