@@ -49,6 +49,7 @@ class Table:
 
     common: tuple[str, ...]
     rows: dict[str, Row]
+    parameters: str = "params/trainable"
 
 
 ROWS = {
@@ -73,7 +74,7 @@ METHODS = {
     "milora": Row("MiLoRA", ("lora=milora",), _LOW_RATES),
     "olora": Row("OLoRA", ("lora=olora",), _LOW_RATES),
     "orthogonal": Row("orthogonal init", ("lora=orthogonal",), _RATES),
-    "loraplus": Row("LoRA+, ratio 16", ("lora=loraplus",), (2.5e-4, 5e-4, 1e-3)),
+    "loraplus": Row("LoRA+, ratio 16", ("lora=loraplus",), (6e-5, 1.25e-4, 2.5e-4)),
     "lorafa": Row("LoRA-FA", ("lora=lorafa",), (2e-3, 4e-3, 8e-3)),
     "adaptive": Row("AdaLoRA", ("lora=adaptive",), (2e-3, 4e-3, 8e-3)),
     "delta_decay": Row("LoRA, delta_decay 1e-4", ("lora.delta_decay=1e-4",), _RATES),
@@ -81,9 +82,10 @@ METHODS = {
     "importance": Row("ranks by importance", (_BUDGET, "lora.allocate=importance"), (2e-3,)),  # the rate of the first row
     "shift": Row("ranks by shift", (_BUDGET, "lora.allocate=shift"), (2e-3,)),  # the rate of the first row
 }
+_SHORT = ("experiment=cifar10_lite0", "data.image_size=64", "trainer.max_epochs=1", "lora.r=4", "lora.targets=all")
 TABLES = {
     "cifar10": Table(("experiment=cifar10_lite0",), ROWS),
-    "methods": Table(("experiment=cifar10_lite0", "data.image_size=64", "trainer.max_epochs=1", "lora.r=4", "lora.targets=all"), METHODS),
+    "methods": Table(_SHORT, METHODS, "params/adapter"),
 }
 
 
@@ -148,7 +150,7 @@ def finish(results: Results, name: str, seeds: list[int], root: str) -> str:
     cells = [results.get(name, rate, seed, root, tuning=False) for seed in seeds]
     scores = [100 * float(cell["test/top1"]) for cell in cells]
     half = T_95.get(len(scores), 1.96) * statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else float("nan")
-    trained = f"{cells[0]['params/trainable']:,}"
+    trained = f"{cells[0][results.table.parameters]:,}"
     row = results.table.rows[name]
     short = " ".join(command(results.table.common, row, rate, 0, "DIR", tuning=False)[1:]).replace(" seed=0", " seed=0,1,2 -m")
     return f"| {row.label} | {trained} | {rate:g} | {statistics.mean(scores):.1f} ± {half:.1f} | `python {short}` |"
@@ -171,7 +173,8 @@ def main() -> None:
     results = Results(table, options.out or Path(f"benchmarks/results/accuracy_{options.table}.json"))
     with ThreadPoolExecutor(options.jobs) as pool:
         lines = list(pool.map(lambda name: finish(results, name, options.seeds, options.root), rows))
-    print("| | trained parameters | learning rate | top-1, % | command |\n|---|---:|---:|---:|---|")
+    what = "trained" if table.parameters == "params/trainable" else "adapter"
+    print(f"| | {what} parameters | learning rate | top-1, % | command |\n|---|---:|---:|---:|---|")
     print("\n".join(lines))
 
 
