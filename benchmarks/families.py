@@ -20,6 +20,7 @@ Families that are in the results file already are not run again.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import multiprocessing
 import re
@@ -217,7 +218,7 @@ def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any]) -> 
     learning = share_of_nonzero(before, [slot.raw for slot in candidates(model, vl.find_head(model)).values() if not slot.part])
     before = before.detach()
     classes = [type(module) for module in model.modules()]
-    state = {key: value.clone() for key, value in model.state_dict().items()}
+    state = copy.deepcopy(model.state_dict())  # with the modules' versions
 
     adapted = side.inject(model)
     factors = side.factors(adapted)

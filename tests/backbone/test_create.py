@@ -89,6 +89,14 @@ def test_weights_from_a_file(source: str, name: str, kind: str, tmp_path: Path) 
         vl.create_backbone(f"{source}/{'resnet34' if name == 'resnet18' else 'test_vit'}", 5, weights=str(path))
 
 
+def test_a_model_that_asks_for_its_version_comes_back_from_safetensors(tmp_path: Path) -> None:
+    """MNASNet does; safetensors keeps no versions."""
+    model = torchvision.models.get_model("mnasnet0_5")
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    loaded = vl.create_backbone("torchvision/mnasnet0_5", 5, weights=str(tmp_path / "weights.safetensors"))
+    assert fingerprint(model.state_dict(), ["classifier.1"]) == loaded.backbone_info.fingerprint
+
+
 def test_a_file_that_does_not_fit_is_refused_at_another_picture_size(tmp_path: Path) -> None:
     torch.save({"nonsense": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(vl.UserError, match="does not fit"):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from visionlora.backbone import timm_models, torchvision_models
 from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint
 from visionlora.backbone.modules import small_image_stem
+from visionlora.backbone.weights import as_of
 from visionlora.errors import UserError, did_you_mean
 
 SOURCES = {"timm": timm_models, "torchvision": torchvision_models}
@@ -55,7 +56,7 @@ def build(spec: BackboneSpec, state: dict[str, Tensor] | None = None) -> nn.Modu
     elif spec.stem != "default":
         raise UserError(f"model.stem={spec.stem} is unknown; it is default or small.")
     if state is not None:
-        model.load_state_dict(state, strict=False)
+        model.load_state_dict(as_of(model, state), strict=False)
     info.fingerprint = _fingerprint(model, info)
     setattr(model, ATTRIBUTE, info)
     return model
