@@ -17,6 +17,7 @@ from visionlora.errors import UserError
 from visionlora.lora import budget
 from visionlora.lora.audit import undisturbed
 from visionlora.lora.config import LayerRank, LoraConfig
+from visionlora.lora.frozen import FrozenWeight
 from visionlora.lora.injection import count_parameters
 from visionlora.lora.layer import lora_layers
 from visionlora.lora.merging import is_merged
@@ -224,7 +225,7 @@ def _distance(new: Moments, old: Moments) -> float:
 def _matrix(slot: Slot, grad: Tensor | None) -> Tensor | None:
     if grad is None:
         return None
-    whole = type(slot.frozen)(grad, slot.frozen.transposed).matrix()
+    whole = FrozenWeight(grad, slot.frozen.transposed).matrix()
     return whole[slice(*slot.rows)] if slot.rows else whole
 
 

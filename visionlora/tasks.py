@@ -199,7 +199,8 @@ def new_task(model: nn.Module, name: str, num_classes: int | None = None, values
         _activate(model, {})
     elif values is not None:
         _show(model, name)
-    frozen = {key: value.clone() for key, value in model.state_dict().items() if key in _beside(model, values or {})}
+    brought = _beside(model, values or {})
+    frozen = {key: value.clone() for key, value in model.state_dict().items() if key in brought}
     try:
         yield
     except BaseException:
