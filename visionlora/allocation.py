@@ -77,14 +77,16 @@ def gradient_spectra(model: nn.Module, slots: list[Slot], head: str, batches: li
         wanted = [weight.requires_grad for weight in weights]
         for weight in weights:
             weight.requires_grad_(True)
-        for images, labels in batches:
-            loss = nn.functional.cross_entropy(_logits(model(images)), labels)
-            grads = dict(zip(map(id, weights), torch.autograd.grad(loss, weights, allow_unused=True), strict=True))
-            for slot in slots:
-                if (grad := grads[id(slot.raw)]) is not None:
-                    totals[slot.name] = totals.get(slot.name, 0) + grad
-        for weight, flag in zip(weights, wanted, strict=True):
-            weight.requires_grad_(flag)
+        try:
+            for images, labels in batches:
+                loss = nn.functional.cross_entropy(_logits(model(images)), labels)
+                grads = dict(zip(map(id, weights), torch.autograd.grad(loss, weights, allow_unused=True), strict=True))
+                for slot in slots:
+                    if (grad := grads[id(slot.raw)]) is not None:
+                        totals[slot.name] = totals.get(slot.name, 0) + grad
+        finally:
+            for weight, flag in zip(weights, wanted, strict=True):
+                weight.requires_grad_(flag)
     spectra = {}
     for slot in slots:
         matrix = _matrix(slot, totals.get(slot.name))

@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 import visionlora as vl
-from benchmarks import families
+from benchmarks import family_checks
 from visionlora.lora.layer import lora_layers
 
 CHOSEN = [
@@ -39,9 +39,9 @@ CHOSEN = [
 @pytest.mark.parametrize("name", CHOSEN)
 def test_every_check_of_the_table(name: str) -> None:
     torch.set_num_threads(1)
-    result = families.check(name, families.ours())
+    result = family_checks.check(name, family_checks.ours())
     assert result["failed"] == "", result["why"]
-    assert result["passed"] == list(families.CHECKS)
+    assert result["passed"] == list(family_checks.CHECKS)
 
 
 def spread(model: nn.Module) -> None:

@@ -35,8 +35,7 @@ class AdaLoraAdapter(Adapter):
     @classmethod
     def build(cls, shape: tuple[int, int], rank: LayerRank, config: LoraConfig, **more: Any) -> Self:
         """Starts ``adaptive.start`` times as large as wanted."""
-        most = min(*shape, shape[0] * shape[1] // sum(shape))  # no more parameters than the layer, at the start too
-        r = max(rank.r, min(ceil(rank.r * config.adaptive.start), most))
+        r = max(rank.r, min(ceil(rank.r * config.adaptive.start), cls.most(shape)))
         adapter = cls(shape, r, config.scaling(rank), config.dropout, **more)
         adapter.wanted = rank.r
         return adapter

@@ -65,6 +65,12 @@ class Adapter(nn.Module):
         """Parameters of an adapter of that shape beside its factors."""
         return 0
 
+    @classmethod
+    def most(cls, shape: tuple[int, int]) -> int:
+        """The largest rank that makes sense: that of the matrix, and no more parameters than the layer has."""
+        out, columns = shape
+        return max(min(out, columns, (out * columns - cls.overhead(shape)) // (out + columns)), 0)
+
     def train_factors(self, mode: bool = True) -> None:
         """Let the parameters be trained, ``A`` only where it is not frozen for good; or none."""
         self.requires_grad_(mode)

@@ -42,9 +42,8 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def most(slot: Slot, method: str = "lora") -> int:
-    """The largest rank that makes sense: that of the matrix, and no more parameters than the layer has."""
-    out, columns = slot.shape
-    return max(min(out, columns, (out * columns - METHODS[method].overhead(slot.shape)) // (out + columns)), 0)
+    """The largest rank that makes sense for the slot (``Adapter.most``)."""
+    return METHODS[method].most(slot.shape)
 
 
 def select(model: nn.Module, config: LoraConfig, head: Iterable[str] = (), roles: Roles = lambda pattern: None) -> list[Target]:

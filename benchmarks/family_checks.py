@@ -1,0 +1,250 @@
+"""What the family table asks of a model, on either side; ``families.py`` says it in words."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import visionlora as vl
+from visionlora.lora.layer import lora_layers
+from visionlora.lora.targets import candidates
+
+CHECKS = ("identity", "gradients", "merge", "unmerge", "reload", "remove")
+TOLERANCE = 1e-9
+NONZERO = 0.95
+
+
+class CheckError(Exception):
+    """A check that does not hold, and why."""
+
+
+def build(full_name: str) -> nn.Module:
+    """The model in float64, eval, nothing in it zero that training would fill."""
+    torch.manual_seed(0)
+    model = vl.create_backbone(full_name, 10, pretrained=False).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.abs().max() < 1e-3:
+                if parameter.ndim > 1 or name.endswith("bias"):
+                    nn.init.normal_(parameter, std=0.05)
+                else:
+                    nn.init.uniform_(parameter, 0.2, 0.4)
+    return model.eval()
+
+
+def calibrate(model: nn.Module, x: Tensor) -> None:
+    """Batch-norm statistics of this very input."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = {norm: norm.momentum for norm in norms}
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    with torch.no_grad():
+        model(x)
+    for norm in norms:
+        norm.momentum = momenta[norm]
+    model.eval()
+
+
+def example(model: nn.Module) -> Tensor:
+    """Two pictures of noise, small where the model takes any size."""
+    own = vl.example_batch(model)
+    config = getattr(model, "pretrained_cfg", None) or {}
+    smallest = (config.get("min_input_size") or own.shape)[-1]
+    for side in () if config.get("fixed_input_size", False) else (128, 160, 192, smallest):
+        if side < own.shape[-1]:
+            try:
+                with torch.no_grad():
+                    model(own[..., :side, :side])
+                return own[..., :side, :side].contiguous()
+            except Exception:
+                continue
+    return own
+
+
+@dataclass
+class Side:
+    """One library: how it does what the checks ask for."""
+
+    inject: Callable[[nn.Module, Tensor], nn.Module]
+    factors: Callable[[nn.Module], dict[str, nn.Parameter]]
+    merge: Callable[[Any], Any]
+    unmerge: Callable[[Any], Any]
+    save: Callable[[Any, str], Any]
+    load: Callable[[nn.Module, str], nn.Module]
+    remove: Callable[[Any], nn.Module]
+    exact: bool
+
+
+def ours() -> Side:
+    """visionlora."""
+
+    def inject(model: nn.Module, x: Tensor) -> nn.Module:
+        vl.inject(model, vl.LoraConfig(r=4, targets="all"), x, freeze_bn=True)
+        return model
+
+    def factors(model: nn.Module) -> dict[str, nn.Parameter]:
+        return {
+            f"{name}.{key}.{factor}": getattr(adapter, factor)
+            for name, layer in lora_layers(model)
+            for adapters in layer.adapter_sets.values()
+            for key, adapter in adapters.items()
+            for factor in ("lora_A", "lora_B")
+        }
+
+    return Side(inject, factors, vl.merge, vl.unmerge, vl.save_adapter, vl.load_adapter, vl.remove, exact=True)
+
+
+def theirs() -> Side:
+    """PEFT, told the same layers; batch-norm is in eval mode throughout."""
+    import peft
+
+    def config(model: nn.Module) -> peft.LoraConfig:
+        head = vl.find_head(model)
+        names = [slot.module_name for slot in candidates(model, head).values() if not slot.part]
+        pattern = "(" + "|".join(name.replace(".", r"\.") for name in names) + ")"
+        return peft.LoraConfig(r=4, lora_alpha=8, target_modules=pattern, modules_to_save=list(head))
+
+    def inject(model: nn.Module, x: Tensor) -> nn.Module:
+        return peft.get_peft_model(model, config(model)).double().eval()  # type: ignore[no-any-return]
+
+    def factors(model: nn.Module) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in model.named_parameters() if "lora_A" in name or "lora_B" in name}
+
+    return Side(
+        inject,
+        factors,
+        lambda model: model.merge_adapter(),
+        lambda model: model.unmerge_adapter(),
+        lambda model, folder: model.save_pretrained(folder),
+        lambda model, folder: peft.PeftModel.from_pretrained(model, folder).double().eval(),
+        lambda model: model.unload(),
+        exact=False,
+    )
+
+
+def check(full_name: str, side: Side) -> dict[str, Any]:
+    """Every check of one model; ``failed`` names the first that does not hold, the later ones are not tried."""
+    model = build(full_name)
+    x = example(model).double()
+    calibrate(model, x)
+    result: dict[str, Any] = {"model": full_name, "parameters": sum(p.numel() for p in model.parameters()), "adapters": 0, "passed": []}
+    steps = _checks(model, x, side, result)
+    try:
+        for name in CHECKS:
+            result["failed"], result["why"] = name, ""
+            next(steps)
+            result["passed"].append(name)
+        result["failed"] = ""
+    except Exception as error:  # whatever a library raises
+        text = " ".join(str(error).split())[:160]
+        result["why"] = text if isinstance(error, CheckError) else f"{type(error).__name__}: {text}"
+    return result
+
+
+def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any]) -> Any:
+    before = logits(model, x)
+    learning = share_of_nonzero(before, [slot.raw for slot in candidates(model, vl.find_head(model)).values() if not slot.part])
+    before = before.detach()
+    classes = [type(module) for module in model.modules()]
+    state = copy.deepcopy(model.state_dict())  # with the modules' versions
+
+    adapted = side.inject(model, x)
+    factors = side.factors(adapted)
+    result["adapters"] = sum(name.endswith(("lora_A", "lora_A.default.weight")) for name in factors)
+    adapted.eval()
+    with torch.no_grad():
+        near(logits(adapted, x), before, "the output changed at injection")
+    yield
+
+    torch.manual_seed(1)
+    for parameter in factors.values():
+        nn.init.normal_(parameter, std=0.1 * parameter[0].numel() ** -0.5)
+    out = logits(adapted, x)
+    grads = torch.autograd.grad((out * torch.randn_like(out)).sum(), list(factors.values()), allow_unused=True)
+    dead = [name for name, grad in zip(factors, grads, strict=True) if grad is None]
+    if dead:
+        raise CheckError(f"{len(dead)} of {len(factors)} factors get no gradient, {dead[0]} first")
+    if not all(bool(grad.isfinite().all()) for grad in grads):
+        raise CheckError("a gradient is not finite")
+    nonzero = sum(bool(grad.any()) for grad in grads) / len(grads)
+    if nonzero < NONZERO * learning:
+        raise CheckError(f"only {nonzero:.0%} of the gradients are not zero, {learning:.0%} of the weights' own")
+    if float((out - before).abs().max() / before.abs().max()) < 1e-3:
+        raise CheckError("the output did not move")
+    adapted_out = out.detach()
+    yield
+
+    with torch.no_grad():
+        side.merge(adapted)
+        near(logits(adapted, x), adapted_out, "the merged model differs")
+        yield
+
+        side.unmerge(adapted)
+        now = adapted.state_dict()
+        for key, value in state.items():
+            for candidate in (key, f"base_model.model.{key}", _peft_base(key), _peft_saved(key)):
+                if candidate in now:
+                    if not (torch.equal(now[candidate], value) if side.exact else _close(now[candidate], value)):
+                        raise CheckError(f"{key} is not restored")
+                    break
+            else:
+                raise CheckError(f"{key} is gone")
+        near(logits(adapted, x), adapted_out, "the unmerged model differs")
+        yield
+
+        with tempfile.TemporaryDirectory() as folder:
+            side.save(adapted, folder)
+            fresh = build(result["model"])
+            fresh.load_state_dict(state)
+            near(logits(side.load(fresh, folder), x), adapted_out, "the reloaded adapter differs")
+        yield
+
+        plain = side.remove(adapted)
+        if [type(module) for module in plain.modules()] != classes:
+            raise CheckError("the modules are not of their own classes again")
+        same = torch.equal if side.exact else _close
+        now = plain.state_dict()
+        if list(now) != list(state) or not all(same(now[key], state[key]) for key in state):
+            raise CheckError("the weights or keys are not what they were")
+        near(logits(plain, x), before, "the output is not what it was, it differs")
+        yield
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Of a classifier that may return several, joined."""
+    out = model(x)
+    return out if isinstance(out, Tensor) else torch.cat([t.flatten(1) for t in out], 1)
+
+
+def share_of_nonzero(out: Tensor, weights: list[nn.Parameter]) -> float:
+    """Of the gradients of the plain model's own weights: a saturated softmax leaves some at zero, LoRA or not."""
+    grads = torch.autograd.grad((out * torch.randn_like(out)).sum(), weights, allow_unused=True)
+    return sum(grad is not None and bool(grad.any()) for grad in grads) / len(grads)
+
+
+def near(now: Tensor, wanted: Tensor, what: str) -> None:
+    """Raise ``CheckError`` unless the two agree to ``TOLERANCE`` of the largest."""
+    gap = float((now.detach() - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
+    if not gap < TOLERANCE:
+        raise CheckError(f"{what} by {gap:.1g}")
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return not a.is_floating_point() or float((a - b).abs().max()) <= TOLERANCE * max(float(b.abs().max()), 1e-12)
+
+
+def _peft_base(key: str) -> str:
+    module, _, leaf = key.rpartition(".")
+    return f"base_model.model.{module}.base_layer.{leaf}"
+
+
+def _peft_saved(key: str) -> str:
+    module, _, leaf = key.rpartition(".")
+    return f"base_model.model.{module}.original_module.{leaf}"
