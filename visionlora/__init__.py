@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from visionlora.adapting import inject, merge
     from visionlora.allocation import allocate
     from visionlora.backbone.create import create_backbone
+    from visionlora.backbone.folding import fold, unfold
     from visionlora.backbone.head import example_batch, find_head
     from visionlora.errors import UserError
     from visionlora.lora.config import LoraConfig
@@ -36,12 +37,14 @@ _HOME = {
     "forward_mixed": "tasks",
     "example_batch": "backbone.head",
     "find_head": "backbone.head",
+    "fold": "backbone.folding",
     "inject": "adapting",
     "load": "predictor",
     "load_adapter": "trained",
     "merge": "adapting",
     "remove": "tasks",
     "save_adapter": "trained",
+    "unfold": "backbone.folding",
     "unmerge": "lora.merging",
 }
 
@@ -58,6 +61,7 @@ __all__ = [
     "disabled",
     "example_batch",
     "find_head",
+    "fold",
     "forward_mixed",
     "inject",
     "load",
@@ -65,6 +69,7 @@ __all__ = [
     "merge",
     "remove",
     "save_adapter",
+    "unfold",
     "unmerge",
 ]
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from visionlora import lora
+from visionlora.backbone.folding import unfold
 from visionlora.backbone.freeze import freeze_statistics, unfreeze_statistics
 from visionlora.backbone.head import auxiliary_heads, example_batch, find_head
 from visionlora.backbone.info import ATTRIBUTE, info_of
@@ -71,6 +72,7 @@ def merge(model: nn.Module, keep: bool = True) -> nn.Module:
         model: after ``inject``.
         keep: keep what ``unmerge`` needs aside; ``False`` for export: every module is then of the library's own class.
     """
+    unfold(model)
     lora.merge(model, keep)
     if not keep:
         unfreeze_statistics(model)

@@ -30,9 +30,11 @@ class ModelConfig:
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     freeze_bn: bool = True
+    fold_bn: str = "auto"
 
     def __post_init__(self) -> None:
         one_of("model.source", self.source, ("timm", "torchvision"))
+        one_of("model.fold_bn", self.fold_bn, ("auto", "off"))
         one_of("model.stem", self.stem, ("default", "small"))
         at_least("model.in_chans", self.in_chans, 1)
         fraction("model.drop_rate", self.drop_rate)

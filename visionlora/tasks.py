@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlora import lora
+from visionlora.backbone.folding import unfold
 from visionlora.backbone.freeze import unfreeze_statistics
 from visionlora.backbone.head import find_head, head_like
 from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, info_of
@@ -145,6 +146,7 @@ def delete_adapter(model: nn.Module, name: str) -> None:
 
 def remove(model: nn.Module) -> nn.Module:
     """Take every adapter out and unfreeze batch-norm: the model is as before ``inject``, but for its head."""
+    unfold(model)
     lora.unmerge(model)
     _put_values(model, {})
     model.__dict__.pop(_TASKS, None)

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 from visionlora.adapting import inject
 from visionlora.allocation import allocate
 from visionlora.backbone.create import build
+from visionlora.backbone.folding import fold
 from visionlora.backbone.head import example_batch
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
 from visionlora.baseline import BaselineData, NearestClassMean
@@ -68,6 +69,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     info.preprocessing = data.prepare_for(info.preprocessing)
     ranks = choose_ranks(config, model, data, run_folder.read_ranks() if resuming else None)
     report = inject(model, config.lora, example_batch(model), freeze_bn=config.model.freeze_bn, ranks=ranks)
+    fold(model, fold_bn=config.model.fold_bn == "auto")
     trainer, stopwatch = build_trainer(config, run_folder, checkpoint, has_val="val" in data.parts)
     if trainer.is_global_zero:
         print_trained(report, info.spec.full_name)
@@ -165,7 +167,8 @@ def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Pat
 
 def spec_values(model: ModelConfig) -> dict[str, Any]:
     """The part of the model's config that builds it."""
-    return {key: value for key, value in asdict(model).items() if key != "freeze_bn"}
+    known = {field.name for field in fields(BackboneSpec)}
+    return {key: value for key, value in asdict(model).items() if key in known}
 
 
 def build_trainer(config: TrainConfig, run_folder: RunFolder, checkpoint: Path | None, has_val: bool) -> tuple[L.Trainer, Stopwatch]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from visionlora.lora import kernels
 from visionlora.lora.adapter import AdapterSet
+from visionlora.lora.compute import Compute, Fold
 from visionlora.swap import Swapped, restore, swap
 
 ADAPTABLE: dict[type[nn.Module], tuple[str, ...]] = {
@@ -26,6 +27,7 @@ ADAPTABLE: dict[type[nn.Module], tuple[str, ...]] = {
 """Layers with parameters that are a matrix of outputs by inputs, subclasses included."""
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Those whose weight has its inputs first."""
+COMPUTE = "_compute"
 
 
 class LoraLayer(Swapped):
@@ -59,28 +61,95 @@ class LoraLayer(Swapped):
         return property(effective)
 
 
-class FastLinear(LoraLayer):
+class Fast(Swapped):
+    """Mixin of layers whose ``forward`` is a kernel's."""
+
+    def compute(self) -> Compute:
+        """The copies the layer computes with; they are no part of its state."""
+        return cast(Compute, self.__dict__.setdefault(COMPUTE, Compute()))
+
+    def layer(self) -> kernels.Layer | None:
+        """As the kernels take it; ``None`` where they cannot, and the layer's own ``forward`` is taken."""
+        raise NotImplementedError
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """What the layer does to its input before the product."""
+        return x
+
+
+class _Linear(Fast):
+    def layer(self) -> kernels.Layer | None:
+        raw, bias = self._parameters["weight"], self._parameters["bias"]
+        assert raw is not None
+        return kernels.Layer(raw, bias, self.compute())
+
+
+class _Conv2d(Fast):
+    def layer(self) -> kernels.Layer | None:
+        conv, raw, bias = cast(nn.Conv2d, self), self._parameters["weight"], self._parameters["bias"]
+        assert raw is not None
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            return None
+        return kernels.Layer(raw, bias, self.compute(), kernels.Conv(conv.stride, conv.padding, conv.dilation, conv.groups))
+
+
+class _FastLora(Fast, LoraLayer):
+    def forward(self, x: Tensor) -> Tensor:
+        adapters, layer = self.adapter_sets["weight"], self.layer()
+        if layer is None or not kernels.fits(x, layer):
+            return cast(Tensor, super().forward(x))
+        if not adapters.active:
+            return kernels.frozen(self.prepare(x), layer)
+        return kernels.adapted(self.prepare(x), layer, *adapters.factors(layer.raw))
+
+
+class FastLinear(_Linear, _FastLora):
     """For ``nn.Linear`` itself; a subclass may do something else with its weight and takes the property."""
 
+
+class FastConv2d(_Conv2d, _FastLora):
+    """For ``nn.Conv2d`` itself, zero-padded."""
+
+
+class Lean(Fast):
+    """Mixin: a frozen layer without adapters, computed in the compute dtype and with its norm folded in."""
+
+    prefix = "Lean"
+
     def forward(self, x: Tensor) -> Tensor:
-        adapters, raw = self.adapter_sets["weight"], self.raw("weight")
-        if not adapters.active:
+        layer = self.layer()
+        if layer is None or not kernels.fits(x, layer):
             return cast(Tensor, super().forward(x))
-        return kernels.linear(x, raw, self._parameters["bias"], *adapters.factors(raw))
+        return kernels.frozen(self.prepare(x), layer)
 
 
-class FastConv2d(LoraLayer):
-    """For ``nn.Conv2d`` itself, ungrouped and zero-padded."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        adapters, raw, conv = self.adapter_sets["weight"], self.raw("weight"), cast(nn.Conv2d, self)
-        if conv.groups != 1 or conv.padding_mode != "zeros" or not adapters.active:
-            return cast(Tensor, super().forward(x))
-        u, v, scale = adapters.factors(raw)
-        return kernels.conv2d(x, raw, self._parameters["bias"], u, v, scale, conv.stride, conv.padding, conv.dilation)
+class LeanLinear(_Linear, Lean):
+    """For ``nn.Linear`` itself."""
 
 
-FAST: dict[type[nn.Module], type[LoraLayer]] = {nn.Linear: FastLinear, nn.Conv2d: FastConv2d}
+class LeanConv2d(_Conv2d, Lean):
+    """For ``nn.Conv2d`` itself."""
+
+
+FAST: dict[type[nn.Module], tuple[type[LoraLayer], type[Lean]]] = {
+    nn.Linear: (FastLinear, LeanLinear),
+    nn.Conv2d: (FastConv2d, LeanConv2d),
+}
+"""Classes with kernels: with adapters, and without."""
+
+
+def make_lean(module: nn.Module, fold: Fold | None = None) -> None:
+    """Let a frozen layer of a class in ``FAST`` compute with copies made once; adapters may be there or come later."""
+    module.__dict__[COMPUTE] = Compute(fold, lean=True)
+    if not isinstance(module, Swapped):
+        swap(module, FAST[type(module)][1])
+
+
+def make_plain(module: nn.Module) -> None:
+    """Undo ``make_lean``; adapters stay."""
+    module.__dict__.pop(COMPUTE, None)
+    if isinstance(module, Lean):
+        restore(module)
 
 
 def adaptable(module: nn.Module) -> tuple[str, ...]:
@@ -104,8 +173,9 @@ def adapt(module: nn.Module, sets: dict[str, AdapterSet]) -> None:
     if isinstance(module, LoraLayer):  # more parameters, or another adapter
         names = tuple(dict.fromkeys((*module.attributes, *names)))
         sets = {**module.adapter_sets, **sets}
+    if isinstance(module, Swapped):
         restore(module)
-    mixin = FAST.get(type(module), LoraLayer)
+    mixin = FAST[type(module)][0] if type(module) in FAST else LoraLayer
     module._modules["lora"] = nn.ModuleDict(sets)
     swap(module, mixin, names)
 
@@ -115,6 +185,11 @@ def detach(module: LoraLayer) -> dict[str, AdapterSet]:
     sets = dict(module.adapter_sets)
     del module._modules["lora"]
     restore(module)
+    compute = module.__dict__.get(COMPUTE)
+    if compute is not None and compute.lean:
+        swap(module, FAST[type(module)][1])
+    else:
+        module.__dict__.pop(COMPUTE, None)
     return sets
 
 

@@ -1,0 +1,150 @@
+"""Every way the kernels can go × every geometry, in float64, against autograd through the effective weight."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from visionlora.lora import LoraConfig, inject, kernels
+from visionlora.lora.layer import LoraLayer, lora_layers
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(96, 60), (40, 96)),
+    "tokens": (lambda: nn.Linear(60, 96, bias=False), (3, 17, 60)),
+    "many rows": (lambda: nn.Linear(10, 8), (8, 1024, 10)),
+    "conv": (lambda: nn.Conv2d(40, 50, 3, padding=1), (2, 40, 9, 7)),
+    "conv without padding": (lambda: nn.Conv2d(40, 50, 3, bias=False), (2, 40, 9, 7)),
+    "conv with a wide border": (lambda: nn.Conv2d(40, 20, (3, 5), padding=(3, 1)), (2, 40, 9, 7)),
+    "conv, stride": (lambda: nn.Conv2d(8, 50, 3, stride=2, padding=1), (2, 8, 9, 9)),
+    "conv, dilation": (lambda: nn.Conv2d(40, 8, 3, dilation=2), (2, 40, 9, 9)),
+    "pointwise": (lambda: nn.Conv2d(60, 50, 1), (2, 60, 6, 5)),
+    "pointwise, stride": (lambda: nn.Conv2d(60, 50, 1, stride=2), (2, 60, 6, 6)),
+    "grouped": (lambda: nn.Conv2d(12, 24, 3, groups=4), (2, 12, 6, 6)),
+    "depthwise": (lambda: nn.Conv2d(24, 24, 3, groups=24, padding=1), (2, 24, 6, 6)),
+    "stem": (lambda: nn.Conv2d(3, 16, 7, stride=2, padding=3), (2, 3, 20, 20)),
+}
+WAYS = {
+    f"{'formed' if formed else 'beside'}, {'whole' if whole else 'by factors'}": (formed, whole)
+    for formed in (True, False)
+    for whole in (True, False)
+}
+
+
+def made(name: str, layout: torch.memory_format, **config: Any) -> tuple[nn.Module, Tensor]:
+    build, shape = CASES[name]
+    torch.manual_seed(0)
+    model = nn.Sequential(build()).double()
+    inject(model, LoraConfig(r=3, targets="all", **config))
+    for key, parameter in model.named_parameters():
+        if "lora_" in key:
+            nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(shape, dtype=torch.float64)
+    if x.ndim == 4:
+        x, model = x.to(memory_format=layout), model.to(memory_format=layout)  # type: ignore[call-overload]
+    return model, x.requires_grad_()
+
+
+def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
+    out = model(x)
+    weights = torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), [x, *wanted])]
+
+
+def reference(model: nn.Module) -> nn.Module:
+    """The same layers with the property in place of the kernels."""
+    plain = copy.deepcopy(model)
+    for _, layer in lora_layers(plain):
+        layer.__class__ = type("Reference", (LoraLayer, layer.base_class), {"weight": LoraLayer.attribute("weight")})
+    return plain
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=["channels_last", "contiguous"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", CASES)
+def test_each_way_is_exact(name: str, way: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = made(name, layout)
+    layer = model[0].layer()
+    grouped = layer.conv is not None and layer.conv.groups > 1
+    if grouped and way != "formed, whole":
+        pytest.skip("grouped convs have one way")
+    monkeypatch.setattr(kernels, "plan", lambda *_: kernels.Plan(*WAYS[way]))
+    for got, wanted in zip(gradients(model, x), gradients(reference(model), x), strict=True):
+        assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-10 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("config", [{"dropout": 0.4}, {"method": "dora"}, {"freeze_a": True}, {"init": "pissa"}], ids=str)
+@pytest.mark.parametrize("name", ["linear", "conv", "pointwise", "depthwise", "stem"])
+def test_each_method_is_exact(name: str, config: dict[str, Any]) -> None:
+    model, x = made(name, torch.channels_last, **config)
+    model.train()
+    found = []
+    for each in (model, reference(model)):
+        torch.manual_seed(1)  # of the dropout
+        found.append(gradients(each, x))
+    for got, wanted in zip(*found, strict=True):
+        assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-10 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_frozen_weight_costs_nothing_between_forward_and_backward(name: str) -> None:
+    """What is held is the input and tensors that are small beside it or beside the weight; never an output, never a second input."""
+    model, x = made(name, torch.channels_last)
+    held: dict[int, int] = {}
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), x)}
+
+    def note(t: Tensor) -> Tensor:
+        held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        out = model(x)
+    layer = model[0].layer()
+    extra = sum(size for pointer, size in held.items() if pointer not in own)
+    low_rank = 8 * (out.numel() // len(layer.raw)) * 3
+    factors = sum(8 * p.numel() for key, p in model.named_parameters() if "lora_" in key)
+    assert extra <= low_rank + factors + layer.raw.nbytes
+
+
+def test_frozen_a_does_not_hold_the_input() -> None:
+    model, x = made("conv", torch.channels_last, freeze_a=True)
+    held = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t.data_ptr()), t)[1], lambda t: t):
+        model(x)
+    assert x.data_ptr() not in held
+
+
+def test_bf16_rounds_the_sum_once() -> None:
+    """An update far below bf16's resolution of the weight still moves some entries of their sum, as in float32."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64, bias=False))
+    inject(model, LoraConfig(r=2, targets="all"))
+    layer = next(iter(lora_layers(model)))[1]
+    for key, parameter in model.named_parameters():
+        if "lora_" in key:
+            nn.init.normal_(parameter, std=0.01)
+    effective = layer.adapter_sets["weight"].effective(layer.raw("weight")).detach()
+    assert kernels.plan(layer.layer(), 2, 4096).formed
+    with torch.autocast("cpu", torch.bfloat16):
+        columns = model(torch.eye(64).repeat(64, 1))[:64].t()  # (the identity's rows give the weight's columns)
+    assert columns.dtype == torch.bfloat16
+    assert torch.equal(columns, effective.to(torch.bfloat16))
+
+
+def test_double_backward_and_transforms_take_plain_operations() -> None:
+    model, x = made("conv", torch.channels_last)
+    names = [key for key, p in model.named_parameters() if p.requires_grad]
+
+    def loss(values: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, values, (x,)).square().sum()
+
+    values = {key: dict(model.named_parameters())[key] for key in names}
+    by_transform = torch.func.grad(loss)(values)
+    model(x).square().sum().backward()
+    for key in names:
+        assert torch.allclose(by_transform[key], values[key].grad, rtol=1e-9)

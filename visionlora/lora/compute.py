@@ -1,0 +1,153 @@
+"""What a frozen layer computes with: its weight in the compute dtype, with the norm after it folded in, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from visionlora.lora.frozen import adapter_dtype
+
+
+class once(property):  # noqa: N801
+    """``functools.cached_property`` without the lock that ``torch.compile`` cannot trace."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        def get(owner: Any) -> Any:
+            if make.__name__ not in owner.made:
+                with torch.inference_mode(False), torch.no_grad():  # whoever asks first: what is made serves training too
+                    owner.made[make.__name__] = make(owner)
+            return owner.made[make.__name__]
+
+        super().__init__(get, doc=make.__doc__)
+
+
+def compute_dtype(x: Tensor, raw: Tensor) -> torch.dtype:
+    """Autocast's where it is on (it leaves float64 alone), else the weight's own."""
+    if raw.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return raw.dtype
+
+
+class Fold:
+    """A norm with frozen statistics as what it does to the conv before it: ``y · scale + shift``, channel by channel.
+
+    Args:
+        norm: with ``running_mean``, ``running_var`` and ``eps``; it is referred to, so that a change of its values is seen.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        self.norm = norm
+
+    @property
+    def active(self) -> bool:
+        """Whether the norm stands still: not in train mode, nothing in it trained. Conv and norm both ask, so they agree."""
+        return not self.norm.training and not any(p is not None and p.requires_grad for p in self.norm._parameters.values())
+
+    def tensors(self) -> list[Tensor | None]:
+        """All that ``scale`` and ``shift`` depend on."""
+        norm: Any = self.norm
+        return [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+
+    def scale(self) -> Tensor:
+        """``γ / √(σ² + ε)``, ``(out,)``, in at least float32."""
+        norm: Any = self.norm
+        scale = (norm.running_var.to(adapter_dtype(norm.running_var)) + norm.eps).rsqrt()
+        return scale if norm.weight is None else scale * norm.weight  # type: ignore[no-any-return]
+
+    def shift(self, bias: Tensor | None) -> Tensor:
+        """What stands for the conv's bias: ``β - μ · scale + bias · scale``."""
+        norm: Any = self.norm
+        shift = -norm.running_mean if bias is None else bias - norm.running_mean
+        shift = shift * self.scale()
+        return shift if norm.bias is None else shift + norm.bias  # type: ignore[no-any-return]
+
+
+class Copies:
+    """What one frozen layer computes with in one dtype; each is made when first asked for, from the originals, and rounded once."""
+
+    def __init__(self, raw: Tensor, bias: Tensor | None, fold: Fold | None, dtype: torch.dtype) -> None:
+        self._raw, self._bias, self._fold, self.dtype = raw.detach(), bias, fold, dtype
+        self.made: dict[str, Any] = {}
+
+    @once
+    def scale(self) -> Tensor | None:
+        """``(out,)``, by which the rows of an update are multiplied, in at least float32; ``None`` without a fold."""
+        with _exact(self._raw):
+            return None if self._fold is None else self._fold.scale().to(adapter_dtype(self._raw))
+
+    @once
+    def weight(self) -> Tensor:
+        """``scale ⊙ W`` in the shape of ``W``."""
+        return self._scaled().to(self.dtype)
+
+    @once
+    def matrix(self) -> Tensor:
+        """``scale ⊙ W`` as ``(out, columns)`` in at least float32, a conv's columns in the order of channels_last (``kh · kw · in``)."""
+        weight = self._scaled()
+        return weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The norm's shift, or the layer's own bias; of a bias that is trained it is differentiable."""
+        return self._made_bias() if self._bias is not None and self._bias.requires_grad else self._fixed_bias
+
+    @once
+    def _fixed_bias(self) -> Tensor | None:
+        return self._made_bias()
+
+    def _made_bias(self) -> Tensor | None:
+        with _exact(self._raw):
+            bias = self._bias if self._fold is None else self._fold.shift(self._bias)
+            return None if bias is None else bias.to(self.dtype)
+
+    def _scaled(self) -> Tensor:
+        with _exact(self._raw):
+            wide = self._raw.to(adapter_dtype(self._raw))
+            return wide if self.scale is None else wide * self.scale.view(-1, *[1] * (wide.ndim - 1))
+
+    def held(self) -> int:
+        """Bytes of the copies that are there, those that are the original itself aside."""
+        made = [value for value in self.made.values() if isinstance(value, Tensor)]
+        return sum({t.data_ptr(): t.nbytes for t in made if t.data_ptr() != self._raw.data_ptr()}.values())
+
+
+class Compute:
+    """The copies a frozen layer computes with. They are made anew when a value has changed.
+
+    Not a part of the model's state: copies are neither saved nor pickled, and the original is never touched. In float32 and without
+    a fold nothing is copied.
+
+    Args:
+        fold: of the norm after the layer.
+        lean: the layer keeps its copies when its adapters go.
+    """
+
+    def __init__(self, fold: Fold | None = None, lean: bool = False) -> None:
+        self.fold, self.lean = fold, lean
+        self._copies: dict[torch.dtype, tuple[Any, Copies]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"fold": self.fold, "lean": self.lean, "_copies": {}}
+
+    def at(self, raw: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Copies:
+        """The copies in ``dtype``, up to date."""
+        if torch.compiler.is_compiling():
+            return self._copies[dtype][1] if dtype in self._copies else Copies(raw, bias, self.fold, dtype)
+        fold = self.fold if self.fold is not None and self.fold.active else None
+        sources = [raw, bias] if fold is None else [raw, bias, *fold.tensors()]
+        state = [t if t is None else (t.data_ptr(), t._version) for t in sources]
+        known = self._copies.get(dtype)
+        if known is None or known[0] != state:
+            known = self._copies[dtype] = (state, Copies(raw, bias, fold, dtype))
+        return known[1]
+
+    def held(self) -> int:
+        """Bytes of the copies."""
+        return sum(copies.held() for _, copies in self._copies.values())
+
+
+def _exact(tensor: Tensor) -> Any:
+    return torch.autocast(tensor.device.type, enabled=False)
