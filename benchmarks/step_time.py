@@ -88,7 +88,7 @@ class Side:
         if self.name == "full":
             return model.train()
         if self.name in ("peft", "peft_best"):
-            return _peft(model, rank, batch_norm_moves=self.name == "peft")
+            return peft_model(model, rank, batch_norm_moves=self.name == "peft")
         if self.name == "ours":
             vl.inject(model, vl.LoraConfig(r=rank, targets="auto"))
         else:
@@ -132,7 +132,7 @@ class Side:
         return sum(found.values()) / 2**20
 
 
-def _peft(model: nn.Module, rank: int, batch_norm_moves: bool) -> nn.Module:
+def peft_model(model: nn.Module, rank: int, batch_norm_moves: bool) -> nn.Module:
     import peft
 
     head = vl.find_head(model)

@@ -26,7 +26,7 @@ class BaselineData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         return self.data.test_dataloader()
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return self.data.on_after_batch_transfer(batch, dataloader_idx)
 
 

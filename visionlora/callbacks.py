@@ -18,6 +18,7 @@ from visionlora.launch import process_rank
 from visionlora.lora.adalora import RankAllocator
 from visionlora.lora.config import AdaptiveConfig
 from visionlora.run_folder import RunFolder
+from visionlora.tables import print_profile
 
 
 def checkpoints(run: RunFolder, choose_best: bool) -> list[Callback]:
@@ -34,19 +35,24 @@ class Stopwatch(Callback):
     """Seconds of ``fit`` and of its training batches alone, and the pictures in those (of all processes); a resume goes on counting."""
 
     def __init__(self) -> None:
-        self.fit_seconds = self.train_seconds = 0.0
+        self.fit_seconds = self.train_seconds = self.wait_seconds = 0.0
         self.pictures = 0
         self._since = self._epoch = 0.0
 
     def figures(self) -> dict[str, float]:
         """For ``results.json``."""
-        return {"seconds/fit": self.fit_seconds, "images_per_second": self.pictures / max(self.train_seconds, 1e-9)}
+        return {
+            "seconds/fit": self.fit_seconds,
+            "seconds/waiting": self.wait_seconds,
+            "images_per_second": self.pictures / max(self.train_seconds, 1e-9),
+        }
 
     def state_dict(self) -> dict[str, float]:
-        return {"fit": self._elapsed(), "train": self.train_seconds, "pictures": self.pictures}
+        return {"fit": self._elapsed(), "train": self.train_seconds, "pictures": self.pictures, "wait": self.wait_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.fit_seconds, self.train_seconds, self.pictures = state_dict["fit"], state_dict["train"], state_dict["pictures"]
+        self.wait_seconds = state_dict.get("wait", 0.0)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since = time.perf_counter()
@@ -60,11 +66,53 @@ class Stopwatch(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch = time.perf_counter()
 
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.wait_seconds += time.perf_counter() - self._epoch
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
         now = time.perf_counter()
         self.train_seconds += now - self._epoch
         self._epoch = now
         self.pictures += len(batch[1]) * trainer.world_size
+
+
+class EpochProfile(Callback):
+    """Says where the time of the training batches went: ``callbacks=profile``."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("waiting for data", "forward", "backward", "optimizer and the rest", "validation"), 0.0)
+        self._since = 0.0
+
+    def _spent_on(self, what: str) -> None:
+        now = time.perf_counter()
+        self.seconds[what] += now - self._since
+        self._since = now
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        self._spent_on("waiting for data")
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+        self._spent_on("forward")
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._spent_on("backward")
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._spent_on("optimizer and the rest")
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._since:
+            self._spent_on("validation")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            print_profile(self.seconds)
 
 
 class AdaptiveRanks(Callback):

@@ -31,10 +31,17 @@ class ModelConfig:
     drop_path_rate: float = 0.0
     freeze_bn: bool = True
     fold_bn: str = "auto"
+    head_init: str = "random"
+    checkpointing: bool = False
+    compile: bool = False
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         one_of("model.source", self.source, ("timm", "torchvision"))
         one_of("model.fold_bn", self.fold_bn, ("auto", "off"))
+        if self.quantize is not None:
+            one_of("model.quantize", self.quantize, ("int8",))
+        one_of("model.head_init", self.head_init, ("random", "probe"))
         one_of("model.stem", self.stem, ("default", "small"))
         at_least("model.in_chans", self.in_chans, 1)
         fraction("model.drop_rate", self.drop_rate)
@@ -59,11 +66,16 @@ class DataConfig:
     randaugment: int = 0
     color_jitter: float = 0.0
     random_erasing: float = 0.0
+    cache: str = "auto"
+    cache_views: int | None = None
     num_classes: int = 4
     num_images: int = 64
 
     def __post_init__(self) -> None:
         one_of("data.name", self.name, SOURCES)
+        one_of("data.cache", self.cache, ("auto", "memory", "disk", "off"))
+        if self.cache_views is not None:
+            at_least("data.cache_views", self.cache_views, 1)
         at_least("data.batch_size", self.batch_size, 1)
         if self.num_workers is not None:
             at_least("data.num_workers", self.num_workers, 0)

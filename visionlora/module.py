@@ -11,9 +11,11 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from visionlora.config import OptimConfig
+from visionlora.data.batches import Features
 from visionlora.data.loading import mixed_seed
 from visionlora.data.module import Batch
 from visionlora.errors import UserError
+from visionlora.front import Front
 from visionlora.lora.config import LoraConfig
 from visionlora.lora.regularization import regularization
 from visionlora.optim import build_optimizer, build_schedule, parameter_groups
@@ -67,6 +69,7 @@ class Classifier(L.LightningModule):
         seed: of the run; dropout depends on it, the epoch and the process alone.
         card: what checkpoints say of their base.
         lora: what adaptation asks of the loss and the optimizer.
+        front: makes logits of cached features.
     """
 
     def __init__(
@@ -78,17 +81,21 @@ class Classifier(L.LightningModule):
         seed: int = 0,
         card: dict[str, Any] | None = None,
         lora: LoraConfig | None = None,
+        front: Front | None = None,
     ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)  # the layout in which convs are fastest, on CPUs and tensor cores
         self.optim_config, self.head, self.seed, self.card = optim, head, seed, card or {}
-        self.lora_config = lora or LoraConfig()
+        self.lora_config, self.front = lora or LoraConfig(), front
         self.strict_loading = False  # checkpoints hold what training changed; on_load_checkpoint checks the keys
         self.criterion = nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
         self.train_loss = MeanMetric()
         self.evaluations = nn.ModuleDict({part: Evaluation(num_classes, part) for part in ("val", "test")})
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | Features) -> Tensor:
+        if isinstance(images, Features):
+            assert self.front is not None
+            return self.front.logits(images.values)
         dtype = next(self.model.parameters()).dtype  # not float32 under precision=bf16-true
         return self.model(images.to(dtype, memory_format=torch.channels_last))  # type: ignore[no-any-return]
 

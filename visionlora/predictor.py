@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from visionlora.backbone.create import rebuild
 from visionlora.backbone.info import BackboneInfo, Preprocessing
+from visionlora.backbone.quantize import quantize
 from visionlora.data.pictures import open_picture, to_mode
 from visionlora.data.transforms import eval_transform, normalize
 from visionlora.errors import UserError
@@ -121,7 +122,8 @@ def load(run: str | Path) -> Predictor:
     alone = (path / CARD).is_file()
     run_folder = None if alone else RunFolder.open(path)
     folder = path if run_folder is None else run_folder.adapter
-    card = AdapterFiles.read(folder).card.get("backbone")
+    whole_card = AdapterFiles.read(folder).card
+    card = whole_card.get("backbone")
     if not card:
         raise UserError(f"{folder / CARD} is missing or does not say which backbone the adapter is for.")
     info = read_info(card, folder)
@@ -129,6 +131,8 @@ def load(run: str | Path) -> Predictor:
     if base is None and not info.reproducible:
         raise UserError(f"{folder}: the base weights of {info.spec.full_name} were random or a local file; load the whole run folder.")
     model = rebuild(info, base)
+    if whole_card.get("quantized"):
+        quantize(model, info.head)
     load_adapter(model, folder)
     model.requires_grad_(False)
     return Predictor(model.float().eval(), info)

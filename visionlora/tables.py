@@ -43,6 +43,17 @@ def print_trained(report: InjectReport, backbone: str) -> None:
         console.print(f"{len(report.left_out)} layers got none: it would have more parameters than they, {report.left_out[0]} for one.")
 
 
+def print_profile(seconds: Mapping[str, float]) -> None:
+    """Where the time of ``fit`` went."""
+    table = Table(title="Where the time went", title_justify="left")
+    for column in ("", "seconds", "share"):
+        table.add_column(column, justify="left" if not column else "right")
+    total = max(sum(seconds.values()), 1e-9)
+    for what, spent in seconds.items():
+        table.add_row(what, f"{spent:.2f}", f"{spent / total:.1%}")
+    console.print(table)
+
+
 def print_results(results: Mapping[str, Any], folder: Path) -> None:
     """The figures of a finished run."""
     table = Table(title="Results", title_justify="left")
@@ -55,7 +66,8 @@ def print_results(results: Mapping[str, Any], folder: Path) -> None:
             table.add_row(label, "" if before is None else shape.format(before), shape.format(after))
     console.print(table)
     trained = f"{results['params/trainable']:,} of {results['params/total']:,} parameters trained"
-    speed = f"{results['seconds/fit']:.0f} s, {results['images_per_second']:.0f} images/s"
+    waiting = results["seconds/waiting"] / max(results["seconds/fit"], 1e-9)
+    speed = f"{results['seconds/fit']:.0f} s, {results['images_per_second']:,.0f} images/s, {waiting:.0%} of it waiting for data"
     sizes = f"adapter {results['bytes/adapter'] / 1e6:.2f} MB; peak memory {results['memory/peak_mib']:,.0f} MiB"
     console.print(f"{trained}; {sizes}; {speed}", highlight=False)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)

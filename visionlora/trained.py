@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visionlora.backbone.freeze import FrozenStatistics, freeze_statistics, has_statistics
 from visionlora.backbone.head import find_head
 from visionlora.backbone.info import BackboneInfo, info_of
+from visionlora.backbone.quantize import quantized
 from visionlora.errors import UserError, did_you_mean
 from visionlora.lora import files
 from visionlora.lora.injection import is_norm
@@ -80,6 +81,7 @@ def _save(model: nn.Module, folder: Path, name: str, extra: Mapping[str, Any] | 
         "format_version": CARD_VERSION,
         "frozen_statistics": any(isinstance(module, FrozenStatistics) for module in model.modules()),
         "backbone": info.to_dict() if info else None,
+        "quantized": "int8" if quantized(model) else None,
         "versions": {package: _version(package) for package in ("visionlora", "torch", "torchvision", "timm")},
     }
     head = find_head(model)

@@ -18,11 +18,14 @@ from torch import nn
 
 from visionlora.adapting import inject
 from visionlora.allocation import allocate
+from visionlora.backbone.checkpointing import checkpoint_blocks
 from visionlora.backbone.create import build
 from visionlora.backbone.folding import fold
-from visionlora.backbone.head import example_batch
+from visionlora.backbone.head import example_batch, find_head
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
+from visionlora.backbone.quantize import quantize
 from visionlora.baseline import BaselineData, NearestClassMean
+from visionlora.caching import cached
 from visionlora.callbacks import AdaptiveRanks, RunLogger, Stopwatch, checkpoints, peak_memory_mib
 from visionlora.config import ModelConfig, TrainConfig
 from visionlora.data.module import ImageData
@@ -33,6 +36,7 @@ from visionlora.lora.audit import undisturbed
 from visionlora.lora.config import LayerRank
 from visionlora.lora.injection import adapter_parameters
 from visionlora.module import Classifier
+from visionlora.probe import probe_head
 from visionlora.quiet import quiet
 from visionlora.resume import portable
 from visionlora.run_folder import RunFolder
@@ -68,8 +72,15 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     assert info is not None
     info.preprocessing = data.prepare_for(info.preprocessing)
     ranks = choose_ranks(config, model, data, run_folder.read_ranks() if resuming else None)
+    base = {} if info.reproducible or run_folder.base.exists() else base_state(model)  # as it was before quantising
+    if config.model.quantize:
+        if config.lora.method == "full":
+            raise UserError("model.quantize=int8 is for a frozen base; lora=full trains it.")
+        quantize(model, info.head)
     report = inject(model, config.lora, example_batch(model), freeze_bn=config.model.freeze_bn, ranks=ranks)
     fold(model, fold_bn=config.model.fold_bn == "auto")
+    if config.model.checkpointing:
+        checkpoint_blocks(model)
     trainer, stopwatch = build_trainer(config, run_folder, checkpoint, has_val="val" in data.parts)
     if trainer.is_global_zero:
         print_trained(report, info.spec.full_name)
@@ -77,13 +88,20 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         data.save_split(run_folder.split)
         if ranks:
             run_folder.write_ranks({name: [rank.r, rank.alpha] for name, rank in ranks.items()})
-        if not info.reproducible and not run_folder.base.exists():
-            run_folder.write_base(base_state(model))
+        if base:
+            run_folder.write_base(base)
     card = {"backbone": info.spec.full_name, "fingerprint": info.fingerprint}
     with interruptible(trainer, run_folder):
         before = measure_before(trainer, model, info, data)
-        module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card, config.lora)
-        fit(trainer, module, data, checkpoint)
+        if config.model.head_init == "probe" and checkpoint is None:
+            probe_head(trainer, model, info.head[0], data)
+        started_caching = time.perf_counter()
+        with cached(config, trainer, model, data) as front:
+            caching = time.perf_counter() - started_caching if front else 0.0
+            module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card, config.lora, front)
+            if config.model.compile:
+                model.compile()
+            fit(trainer, module, data, checkpoint)
         timing = stopwatch.figures()  # before a checkpoint is loaded, and with it the stopwatch of its epoch
         after = measure_after(trainer, module, data, run_folder)
     results = {
@@ -93,6 +111,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "params/total": report.total,
         "params/adapter": adapter_parameters(module.model),
         **timing,
+        "seconds/cache": caching,
         "memory/peak_mib": peak_memory_mib(),
         "epochs": trainer.current_epoch,
         "seed": config.seed,
@@ -222,8 +241,10 @@ def auto_precision(accelerator: str) -> Any:
 
 
 def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The frozen part of a model as the base's own state dict."""
-    return {key: value for key, value in model.state_dict().items() if ".lora." not in key}
+    """The base's own state dict before training; what will be trained whole is copied."""
+    info = info_of(model)
+    trained = tuple(f"{name}." for name in (*find_head(model), *(info.remade if info else ())))
+    return {key: value.clone() if key.startswith(trained) else value for key, value in model.state_dict().items()}
 
 
 def measure_before(trainer: L.Trainer, model: nn.Module, info: BackboneInfo, data: ImageData) -> dict[str, float]:

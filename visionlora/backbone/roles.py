@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -141,6 +142,17 @@ class Roles:
         if not names:
             raise UserError(f"no layer of the model has the role {pattern!r}.")
         return names
+
+
+def blocks_of(model: nn.Module) -> list[str]:
+    """Names of the modules that the role ``last:N`` counts, where each block is one module that is called."""
+    found = []
+    for names in Roles(model).groups("blocks")[1:]:
+        parts = [name.split(".") for name in names if name.split(".")[0] == names[0].split(".")[0]]
+        common = [same[0] for same in itertools.takewhile(lambda same: len(set(same)) == 1, zip(*(p[:-1] for p in parts), strict=False))]
+        if common and not isinstance(model.get_submodule(".".join(common)), nn.ModuleList | nn.ModuleDict):
+            found.append(".".join(common))
+    return list(dict.fromkeys(found))
 
 
 def _first_match(patterns: str | tuple[str, ...], name: str) -> str:

@@ -64,6 +64,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return -(-self.size // processes) if self.shuffle else len(range(rank, self.size, processes))
 
 
+class OneView(EpochSampler):
+    """In order, with the seeds of epoch ``view``, whatever epoch it is."""
+
+    def __init__(self, size: int, seed: int, view: int) -> None:
+        super().__init__(size, seed, shuffle=False)
+        self.epoch = view
+
+    def set_epoch(self, epoch: int) -> None:
+        """The view stays."""
+
+
 def mixed_seed(*numbers: int) -> int:
     """One seed of several numbers, such as a run's seed, an epoch and a process."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

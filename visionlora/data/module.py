@@ -11,15 +11,25 @@ from typing import Any
 
 import lightning as L
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from visionlora.backbone.info import Preprocessing
 from visionlora.config import DataConfig
-from visionlora.data.loading import EpochSampler, TransformedPictures
-from visionlora.data.pictures import Pictures, find_pictures
+from visionlora.data.batches import CachedFeatures, EpochBatches, Features, MemoryPictures
+from visionlora.data.loading import EpochSampler, OneView, TransformedPictures
+from visionlora.data.pictures import Pictures, find_pictures, into_memory
 from visionlora.data.sources import load_source
 from visionlora.data.split import complete, recorded
-from visionlora.data.transforms import Transform, eval_transform, for_data, normalize, train_transform
+from visionlora.data.transforms import (
+    BatchTransform,
+    Transform,
+    eval_batch_transform,
+    eval_transform,
+    for_data,
+    normalize,
+    train_batch_transform,
+    train_transform,
+)
 from visionlora.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
@@ -47,6 +57,7 @@ class ImageData(L.LightningDataModule):
         else:
             self.parts, self.record = complete(source, config)
         self.preprocessing: Preprocessing | None = None
+        self.cached: dict[str, CachedFeatures] = {}
 
     def prepare_for(self, preprocessing: Preprocessing) -> Preprocessing:
         """Take over what the backbone wants; returns it as this data will be prepared.
@@ -56,6 +67,8 @@ class ImageData(L.LightningDataModule):
         """
         self.preprocessing = for_data(preprocessing, self.config)
         self._train_transform = train_transform(self.preprocessing, self.config)
+        self._train_batch_transform = train_batch_transform(self.preprocessing, self.config)
+        self.parts = {part: into_memory(pictures, self.preprocessing.channels) for part, pictures in self.parts.items()}
         return self.preprocessing
 
     def save_split(self, path: Path) -> None:
@@ -65,15 +78,23 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Random views in a new order each epoch."""
-        return self._loader(self.parts["train"], self._train_transform, shuffle=True)
+        if "train" in self.cached:
+            return self._batches(self.cached["train"], EpochSampler(len(self.cached["train"]), self.seed, shuffle=True))
+        return self._train_loader(EpochSampler(len(self.parts["train"]), self.seed, shuffle=True))
+
+    def view_dataloader(self, part: str, view: int | None) -> DataLoader[Any]:
+        """The pictures in order, as epoch ``view`` shows them in training; ``None`` as an evaluation does."""
+        return self.eval_dataloader(part) if view is None else self._train_loader(OneView(len(self.parts[part]), self.seed, view))
 
     def eval_dataloader(self, part: str) -> DataLoader[Any]:
         """One view of each picture, in order."""
         if part not in self.parts:
             raise UserError(f"the data has no {part} part; it has {', '.join(self.parts)}.")
-        return self._loader(self.parts[part], eval_transform(self._ready()))
+        return self._eval_loader(self.parts[part])
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        if "val" in self.cached:
+            return self._batches(self.cached["val"], EpochSampler(len(self.cached["val"]), self.seed, shuffle=False))
         return self.eval_dataloader("val") if "val" in self.parts else []
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -88,7 +109,7 @@ class ImageData(L.LightningDataModule):
             seen[label] += 1
             if seen[label] <= per_class:
                 turns.append((seen[label], index))
-        return self._loader(train.subset([index for _, index in sorted(turns)]), eval_transform(self._ready()))
+        return self._eval_loader(train.subset([index for _, index in sorted(turns)]))
 
     def reference_batches(self, folder: Path, most: int) -> list[Batch]:
         """Up to ``most`` pictures below a folder, evenly spread over it, prepared as for evaluation; their labels are all 0.
@@ -98,29 +119,43 @@ class ImageData(L.LightningDataModule):
         """
         paths = find_pictures(folder, "lora.reference")
         paths = paths[:: max(len(paths) // most, 1)][:most]
-        loader = self._loader(Pictures([0] * len(paths), [str(p) for p in paths], paths), eval_transform(self._ready()))
+        loader = self._eval_loader(Pictures([0] * len(paths), [str(p) for p in paths], paths))
         return [self.on_after_batch_transfer(batch, 0) for batch in loader]
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, labels = batch
-        return normalize(images, self._ready()), labels
+        return (images if isinstance(images, Features) else normalize(images, self._ready())), labels
 
     def _ready(self) -> Preprocessing:
         if self.preprocessing is None:
             raise RuntimeError("call prepare_for(preprocessing of the backbone) first")
         return self.preprocessing
 
-    def _loader(self, pictures: Pictures, transform: Transform, shuffle: bool = False) -> DataLoader[Any]:
-        batch_size, workers = self.config.batch_size, self._workers(pictures)
-        sampler = EpochSampler(len(pictures), self.seed, shuffle)
+    def _train_loader(self, sampler: EpochSampler) -> DataLoader[Any]:
+        return self._loader(self.parts["train"], self._train_transform, self._train_batch_transform, sampler)
+
+    def _eval_loader(self, pictures: Pictures) -> DataLoader[Any]:
+        ready = self._ready()
+        return self._loader(pictures, eval_transform(ready), eval_batch_transform(ready), EpochSampler(len(pictures), self.seed, False))
+
+    def _loader(self, pictures: Pictures, each: Transform, batched: BatchTransform | None, sampler: EpochSampler) -> DataLoader[Any]:
+        channels, workers = self._ready().channels, self._workers(pictures)
+        overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning then puts a sampler of pictures in
+        # Pillow resizes transparent pictures in a way of its own.
+        if pictures.in_memory and batched is not None and channels != 4 and not overfits:
+            return self._batches(MemoryPictures(pictures, batched, channels), sampler)
+        batch_size = self.config.batch_size
         return DataLoader(
-            TransformedPictures(pictures, transform, self._ready().channels),
+            TransformedPictures(pictures, each, channels),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
-            drop_last=shuffle and len(sampler) % batch_size == 1 < len(sampler),  # batch-norm in train mode cannot take one picture
+            drop_last=sampler.shuffle and len(sampler) % batch_size == 1 < len(sampler),  # as EpochBatches
         )
+
+    def _batches(self, dataset: Dataset[Any], sampler: EpochSampler) -> DataLoader[Any]:
+        return DataLoader(dataset, sampler=EpochBatches(sampler, self.config.batch_size), batch_size=None)
 
     def _workers(self, pictures: Pictures) -> int:
         if self.config.num_workers is not None:

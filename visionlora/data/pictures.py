@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -64,6 +65,32 @@ class Pictures:
             paths=[self.paths[i] for i in indices] if self.arrays is None else (),
             arrays=None if self.arrays is None else self.arrays[list(indices)],
         )
+
+
+SMALL = 64
+"""Pixels a side up to which files of one size are read once and kept in memory."""
+KEPT = 2**30
+"""Bytes that such files may take."""
+
+
+def into_memory(pictures: Pictures, channels: int) -> Pictures:
+    """The same pictures in memory as uint8, where they are files of one small size; else as they are.
+
+    Raises:
+        UserError: a file cannot be read as a picture.
+    """
+    if pictures.in_memory or not pictures.paths:
+        return pictures
+    first = open_picture(pictures.paths[0], channels)
+    if max(first.size) > SMALL or len(pictures) * first.width * first.height * channels > KEPT:
+        return pictures
+    arrays = np.empty((len(pictures), *np.asarray(first).shape), np.uint8)
+    with ThreadPoolExecutor() as pool:
+        for index, image in enumerate(pool.map(lambda path: open_picture(path, channels), pictures.paths)):
+            if image.size != first.size:
+                return pictures
+            arrays[index] = np.asarray(image)
+    return replace(pictures, paths=(), arrays=arrays)
 
 
 def open_picture(path: Path, channels: int) -> Image.Image:

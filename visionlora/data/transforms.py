@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,8 @@ from visionlora.data.pictures import MODES
 from visionlora.errors import UserError
 
 Transform = Callable[[Image.Image], Tensor]
+BatchTransform = Callable[[Tensor, Sequence[int]], Tensor]
+"""From uint8 ``(N, C, H, W)`` and a seed a picture to uint8 ``(N, C, H', W')``: as by ``Transform`` with these seeds, up to rounding."""
 
 
 def for_data(preprocessing: Preprocessing, config: DataConfig) -> Preprocessing:
@@ -50,11 +52,37 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
     """The one view of evaluation and prediction: the whole picture squashed, or its resized centre."""
+    return v2.Compose([_eval_steps(preprocessing), v2.PILToTensor()])  # type: ignore[no-any-return]
+
+
+def _eval_steps(preprocessing: Preprocessing) -> torch.nn.Module:
     size, how = preprocessing.image_size, InterpolationMode(preprocessing.interpolation)
     if preprocessing.crop_mode == "squash":
-        return v2.Compose([v2.Resize((size, size), how), v2.PILToTensor()])  # type: ignore[no-any-return]
+        return v2.Resize((size, size), how)  # type: ignore[no-any-return]
     resized = math.ceil(size / preprocessing.crop_pct)
-    return v2.Compose([v2.Resize(resized, how), v2.CenterCrop(size), v2.PILToTensor()])  # type: ignore[no-any-return]
+    return v2.Compose([v2.Resize(resized, how), v2.CenterCrop(size)])  # type: ignore[no-any-return]
+
+
+def train_batch_transform(preprocessing: Preprocessing, config: DataConfig) -> BatchTransform | None:
+    """``train_transform`` of whole batches, where each of its steps can be done so; else ``None``."""
+    if config.crop_scale is not None or config.randaugment or config.color_jitter or config.random_erasing:
+        return None
+    size, how = [preprocessing.image_size] * 2, InterpolationMode(preprocessing.interpolation)
+
+    def transform(batch: Tensor, seeds: Sequence[int]) -> Tensor:
+        batch = F.resize(batch, size, how)
+        if not config.hflip:
+            return batch
+        draws = torch.cat([torch.rand(1, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+        return torch.where((draws < config.hflip)[:, None, None, None], F.horizontal_flip(batch), batch)
+
+    return transform
+
+
+def eval_batch_transform(preprocessing: Preprocessing) -> BatchTransform:
+    """``eval_transform`` of whole batches."""
+    steps = _eval_steps(preprocessing)
+    return lambda batch, seeds: steps(batch)
 
 
 def normalize(batch: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from visionlora.errors import UserError
+from visionlora.lora.frozen import is_quantized
 from visionlora.lora.layer import lora_layers
 from visionlora.lora.slots import Slot, siblings
 
@@ -78,6 +79,8 @@ def check_parts(model: nn.Module, parts: list[Slot], example: Tensor) -> None:
         UserError: they are not; nothing is changed.
     """
     fused = {slot.whole: slot for slot in parts}
+    if any(is_quantized(slot.raw) for slot in parts):
+        raise UserError("lora.targets: q, k and v of a quantised layer cannot be told apart safely; adapt the whole layer instead.")
     modules = dict(model.named_modules())
     attention = {slot.whole: _attention_of(slot, modules) for slot in fused.values()}
     if not fused:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlora.lora.frozen import adapter_dtype
+from visionlora.lora.frozen import adapter_dtype, dense, is_quantized
 
 
 class once(property):  # noqa: N801
@@ -69,7 +69,8 @@ class Copies:
     """What one frozen layer computes with in one dtype; each is made when first asked for, from the originals, and rounded once."""
 
     def __init__(self, raw: Tensor, bias: Tensor | None, fold: Fold | None, dtype: torch.dtype) -> None:
-        self._raw, self._bias, self._fold, self.dtype = raw.detach(), bias, fold, dtype
+        self._raw = raw if is_quantized(raw) else raw.detach()
+        self._bias, self._fold, self.dtype = bias, fold, dtype
         self.made: dict[str, Any] = {}
 
     @once
@@ -78,9 +79,13 @@ class Copies:
         with _exact(self._raw):
             return None if self._fold is None else self._fold.scale().to(adapter_dtype(self._raw))
 
-    @once
+    @property
     def weight(self) -> Tensor:
-        """``scale ⊙ W`` in the shape of ``W``."""
+        """``scale ⊙ W`` in the shape of ``W``; of a quantised one made each time, it would not be smaller otherwise."""
+        return dense(self._raw).to(self.dtype) if is_quantized(self._raw) else self._weight
+
+    @once
+    def _weight(self) -> Tensor:
         return self._scaled().to(self.dtype)
 
     @once

@@ -13,6 +13,16 @@ def adapter_dtype(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
 
 
+def is_quantized(weight: Tensor) -> bool:
+    """Whether it is one of torchao's tensors of integers with scales."""
+    return hasattr(weight, "qdata")
+
+
+def dense(weight: Tensor) -> Tensor:
+    """The numbers a quantised weight stands for; any other as it is."""
+    return weight.dequantize() if is_quantized(weight) else weight
+
+
 @dataclass(frozen=True)
 class FrozenWeight:
     """A frozen parameter as the methods and kernels see it: a matrix of outputs by inputs.
@@ -35,7 +45,8 @@ class FrozenWeight:
 
     def matrix(self) -> Tensor:
         """``(out, columns)``, in at least float32."""
-        w = self.original.transpose(0, 1) if self.transposed else self.original
+        w = dense(self.original)
+        w = w.transpose(0, 1) if self.transposed else w
         return w.reshape(self.matrix_shape).to(adapter_dtype(self.original))
 
     def shaped(self, matrix: Tensor) -> Tensor:
@@ -47,7 +58,7 @@ class FrozenWeight:
 
     def plus(self, u: Tensor, v: Tensor, row_scale: Tensor | None = None) -> Tensor:
         """``row_scale ⊙ (W + U V)``: formed in at least float32 whatever autocast says, rounded to the dtype of ``W`` once."""
-        w = self.original
+        w = dense(self.original)
         with torch.autocast(w.device.type, enabled=False):
             wide = adapter_dtype(w)
             # (out, r) @ (r, columns) -> (out, columns) -> the parameter's shape

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from visionlora.lora.compute import Compute, Copies, compute_dtype
-from visionlora.lora.frozen import FrozenWeight, adapter_dtype
+from visionlora.lora.frozen import FrozenWeight, adapter_dtype, is_quantized
 
 
 class Conv(NamedTuple):
@@ -59,7 +59,7 @@ def plan(layer: Layer, rank: int, positions: int) -> Plan:
     """
     raw, grouped = layer.raw, layer.conv is not None and layer.conv.groups > 1
     out, columns = raw.shape[0], raw.numel() // raw.shape[0]
-    formed = raw.dtype.itemsize >= 4 and 14 * raw.numel() < 4 * (out + raw.shape[1]) * positions
+    formed = raw.dtype.itemsize >= 4 and not is_quantized(raw) and 14 * raw.numel() < 4 * (out + raw.shape[1]) * positions
     return Plan(formed=grouped or formed, whole=grouped or min(out, columns) <= max(48, 4 * rank))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from visionlora.lora.adapter import AdapterSet
+from visionlora.lora.frozen import is_quantized
 from visionlora.lora.layer import adapt, detach, lora_layers
 
 _KEPT = "_lora_kept"
@@ -38,9 +40,13 @@ def merge(model: nn.Module, keep: bool = True) -> nn.Module:
     """
     done: dict[int, Tensor] = {}  # by identity of the parameter: a tied weight is written once
     for _, layer in list(lora_layers(model)):
-        originals = {}
+        originals: dict[str, Tensor] = {}
         for name, adapters in layer.adapter_sets.items():
             raw = layer.raw(name)
+            if is_quantized(raw):
+                layer._parameters[name] = nn.Parameter(adapters.effective(raw, dropout=False), requires_grad=False)
+                originals[name] = raw
+                continue
             if id(raw) not in done:
                 done[id(raw)] = raw.detach().clone()
                 _write(raw, adapters)
@@ -58,7 +64,10 @@ def unmerge(model: nn.Module) -> nn.Module:
         for name, original in kept.originals.items():
             raw = module._parameters[name]
             assert raw is not None
-            raw.copy_(original)
+            if is_quantized(original):
+                module._parameters[name] = cast(nn.Parameter, original)
+            else:
+                raw.copy_(original)
             kept.sets[name].to(raw.device)
         del module.__dict__[_KEPT]
         adapt(module, kept.sets)

@@ -1,0 +1,166 @@
+"""Run the frozen front of the model once a picture, and train the rest on what it gives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from visionlora.backbone.head import example_batch
+from visionlora.config import DataConfig, TrainConfig
+from visionlora.data.batches import CachedFeatures
+from visionlora.data.module import Batch, ImageData
+from visionlora.errors import UserError
+from visionlora.front import Front
+from visionlora.tables import console
+
+MOST_VIEWS = 4
+"""Of a picture, by default; each costs a forward pass of the front, and room."""
+SHARE = 0.25
+"""Of the free memory, or of the free space on the disk, that ``data.cache=auto`` takes at most."""
+
+
+@contextmanager
+def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: ImageData) -> Iterator[Front | None]:
+    """Inside, ``data`` gives features in place of training and validation pictures where that can be; the front makes logits of them.
+
+    Raises:
+        UserError: ``data.cache`` asks for it, and it cannot be; the message says why.
+    """
+    where = config.data.cache
+    if where == "off":
+        yield None
+        return
+    try:
+        front = _front(trainer, model)
+        views = _views(config)
+        shape, dtype = _probe(front, trainer, model)
+        parts = [part for part in ("train", "val") if part in data.parts]
+        counts = {part: (views if part == "train" else 1) * len(data.parts[part]) for part in parts}
+        size = sum(counts.values()) * shape.numel() * dtype.itemsize
+        where = _place(where, size)
+    except UserError as error:
+        if where != "auto":
+            raise UserError(f"data.cache={where}: nothing can be cached, {error}.") from None
+        console.print(f"data.cache=auto is off: {error}.", highlight=False)
+        yield None
+        return
+    what = f"{len(data.parts['train']):,} training pictures{f' in {views} views' if views > 1 else ''}"
+    console.print(f"data.cache: {what}, run up to {front.name} once, {size / 2**20:,.0f} MiB {_WHERE[where]}.", highlight=False)
+    with tempfile.TemporaryDirectory(prefix="visionlora-") as folder:
+        for part in parts:
+            shown = views if part == "train" else 1
+            file = str(Path(folder, part)) if where == "disk" else None
+            bank = _room((shown, len(data.parts[part]), *shape), dtype, file)
+            for view in range(shown):
+                collector = Collector(front, bank[view])
+                trainer.predict(collector, _ViewData(data, part, view if part == "train" else None), return_predictions=False)
+            data.cached[part] = CachedFeatures(bank, data.parts[part].labels)
+        try:
+            yield front
+        finally:
+            data.cached.clear()
+
+
+class Collector(L.LightningModule):
+    """Writes the features of pictures that come in order into ``bank (N, ...)``."""
+
+    def __init__(self, front: Front, bank: Tensor) -> None:
+        super().__init__()
+        self.model, self.front, self.bank, self.done = front.model, front, bank, 0
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, _ = batch
+        dtype = next(self.model.parameters()).dtype
+        features = self.front.features(images.to(dtype, memory_format=torch.channels_last))
+        self.bank[self.done : self.done + len(features)] = features.to(self.bank.device)
+        self.done += len(features)
+        return features[:0]  # Lightning warns of None
+
+
+class _ViewData(L.LightningDataModule):
+    def __init__(self, data: ImageData, part: str, view: int | None) -> None:
+        super().__init__()
+        self.data, self.part, self.view = data, part, view
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self.data.view_dataloader(self.part, self.view)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.data.on_after_batch_transfer(batch, dataloader_idx)
+
+
+_WHERE = {"memory": "in memory", "disk": "on the disk while it trains"}
+
+
+def _front(trainer: L.Trainer, model: nn.Module) -> Front:
+    if trainer.world_size > 1:
+        raise UserError("several processes would each need all of it")
+    if getattr(trainer, "overfit_batches", 0):
+        raise UserError("trainer.overfit_batches takes pictures of its own")
+    return Front(model, example_batch(model))
+
+
+def _views(config: TrainConfig) -> int:
+    """As many as epochs where pictures are augmented, up to a few: then training sees what it would without a cache."""
+    if config.data.cache_views is not None:
+        return config.data.cache_views
+    epochs = config.trainer.get("max_epochs") or MOST_VIEWS
+    return min(epochs if epochs > 0 else MOST_VIEWS, MOST_VIEWS) if _augments(config.data) else 1
+
+
+def _augments(data: DataConfig) -> bool:
+    return bool(data.hflip or data.crop_scale or data.randaugment or data.color_jitter or data.random_erasing)
+
+
+def _probe(front: Front, trainer: L.Trainer, model: nn.Module) -> tuple[torch.Size, torch.dtype]:
+    """Shape and type of one picture's features, at the precision of the run."""
+    bank: list[Tensor] = []
+
+    class Probe(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+            bank.append(front.features(batch.to(next(self.model.parameters()).dtype)))
+            return bank[0][:0]
+
+    images: Any = [example_batch(model)[0].cpu()]
+    trainer.predict(Probe(), DataLoader(images, batch_size=1), return_predictions=False)
+    return bank[0].shape[1:], bank[0].dtype
+
+
+def _place(where: str, size: int) -> str:
+    memory, disk = _free_memory(), shutil.disk_usage(tempfile.gettempdir()).free
+    if where == "auto":
+        where = "memory" if size < SHARE * memory else "disk" if size < SHARE * disk else ""
+        if not where:
+            raise UserError(f"{size / 2**30:.1f} GiB of features are more than a quarter of the free memory and of the free disk")
+    if size > (memory if where == "memory" else disk):
+        raise UserError(f"{size / 2**30:.1f} GiB of features do not fit; set data.cache_views lower")
+    return where
+
+
+def _free_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not on this system: a guess that is safe on most
+        return 2**32
+
+
+def _room(shape: tuple[int, ...], dtype: torch.dtype, file: str | None) -> Tensor:
+    """Of that shape, in memory or mapped from a new file."""
+    if file is None:
+        return torch.empty(shape, dtype=dtype)
+    count = torch.Size(shape).numel()
+    return torch.from_file(file, shared=True, size=count, dtype=dtype).view(shape)

@@ -1,0 +1,96 @@
+"""Whole batches at a time: of pictures that are in memory, and of cached features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from visionlora.data.loading import EpochSampler
+from visionlora.data.pictures import Pictures, to_mode
+from visionlora.data.transforms import BatchTransform
+
+Asked = tuple[int, list[tuple[int, int]]]
+"""Epoch, and ``(index, seed)`` of each picture."""
+
+
+class Features(NamedTuple):
+    """What stands in a batch where pictures would: features ``(N, ...)`` from the cut of a ``Front``."""
+
+    values: Tensor
+
+
+class EpochBatches(Sampler[Asked]):
+    """An ``EpochSampler``'s pictures in batches; of a remainder of one picture nothing comes where ``shuffle`` is on.
+
+    Args:
+        sampler: order and seeds.
+        batch_size: pictures a batch.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
+        self.sampler, self.batch_size = sampler, batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch, after a resume too."""
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Asked]:
+        items, size = list(self.sampler), self.batch_size
+        for start in range(0, len(self) * size, size):
+            yield self.sampler.epoch, items[start : start + size]
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.sampler), self.batch_size)
+        alone = self.sampler.shuffle and rest == 1 and whole > 0  # batch-norm in train mode cannot take one picture
+        return whole + (rest > 0 and not alone)
+
+
+class MemoryPictures(Dataset[tuple[Tensor, Tensor]]):
+    """Pictures of one size in memory as uint8, transformed in batches: ``(uint8 (N, C, H, W), labels (N,))``."""
+
+    def __init__(self, pictures: Pictures, transform: BatchTransform, channels: int) -> None:
+        assert pictures.arrays is not None
+        self.transform, self.labels = transform, torch.tensor(pictures.labels)
+        self.images = _as_tensor(pictures, channels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, asked: Asked) -> tuple[Tensor, Tensor]:
+        _, items = asked
+        indices = torch.tensor([index for index, _ in items])
+        return self.transform(self.images[indices], [seed for _, seed in items]), self.labels[indices]
+
+
+class CachedFeatures(Dataset[tuple[Features, Tensor]]):
+    """Features ``(views, pictures, ...)`` with labels; epoch ``e`` shows view ``e mod views``."""
+
+    def __init__(self, views: Tensor, labels: list[int]) -> None:
+        self.views, self.labels = views, torch.tensor(labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, asked: Asked) -> tuple[Features, Tensor]:
+        epoch, items = asked
+        indices = torch.tensor([index for index, _ in items])
+        return Features(self.views[epoch % len(self.views)][indices]), self.labels[indices]
+
+
+def _as_tensor(pictures: Pictures, channels: int) -> Tensor:
+    """uint8 ``(N, C, H, W)``."""
+    arrays = pictures.arrays
+    assert arrays is not None
+    if arrays.ndim == 4 and arrays.shape[-1] == channels:
+        return torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous()
+    if arrays.ndim == 3 and channels in (1, 3):
+        return torch.from_numpy(arrays)[:, None].repeat(1, channels, 1, 1)
+    import numpy as np
+    from PIL import Image
+
+    modes = [np.asarray(to_mode(Image.fromarray(array), channels)) for array in arrays]
+    return torch.from_numpy(np.stack(modes)).reshape(len(modes), *modes[0].shape[:2], channels).permute(0, 3, 1, 2).contiguous()
