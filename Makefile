@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint types check test-families bench-accuracy bench-adapters clean
+.PHONY: help setup train test test-slow lint types check test-families bench bench-accuracy bench-adapters clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ check: test lint types ## what CI runs
 
 test-families: $(STAMP) ## every family of timm and torchvision, ours beside PEFT's: docs/families.md (an hour)
 	$(BIN)/python benchmarks/families.py --afresh $(ARGS)
+
+bench: $(STAMP) ## time and memory of a step, ours beside PEFT's, and how they grow: docs/speed.md; DATA=DIR adds the time to 84 % of CIFAR-10
+	$(BIN)/python benchmarks/step_time.py --peak $(ARGS)
+	$(BIN)/python benchmarks/scaling.py
+	$(if $(DATA),$(BIN)/python benchmarks/time_to_accuracy.py --root $(DATA))
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/speed_page.py
 
 bench-adapters: $(STAMP) ## what injecting, saving, switching and each method cost: docs/costs.md
 	$(BIN)/python benchmarks/adapters.py $(ARGS)

@@ -60,6 +60,11 @@ batch 16).
 trained for longer and longer until 84 % of CIFAR-10's 2,000 test pictures are right at the end; seconds of that training (one seed).
 
 {accuracy}
+## Start
+
+`python benchmarks/startup.py`: seconds of a fresh process.
+
+{startup}
 """
 
 
@@ -110,7 +115,14 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Write the page."""
     steps, scaling, accuracy = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("step_time", "scaling", "time_to_accuracy"))
-    page = TEXT.format(machine=machine(), steps=table(steps), scaling=scaling_table(scaling), accuracy=accuracy_table(accuracy))
+    startup = json.loads((RESULTS / "startup.json").read_text())
+    page = TEXT.format(
+        machine=machine(),
+        steps=table(steps),
+        scaling=scaling_table(scaling),
+        accuracy=accuracy_table(accuracy),
+        startup="| | seconds |\n|---|---:|\n" + "\n".join(f"| {name} | {value:.1f} |" for name, value in startup.items()),
+    )
     Path("docs/speed.md").write_text(page)
     picture(steps, Path("docs/speed.png"))
 

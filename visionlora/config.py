@@ -60,6 +60,7 @@ class DataConfig:
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     split_seed: int = 0
+    per_class: int | None = None
     download: bool = True
     hflip: float = 0.5
     crop_scale: list[float] | None = None
@@ -74,6 +75,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         one_of("data.name", self.name, SOURCES)
         one_of("data.cache", self.cache, ("auto", "memory", "disk", "off"))
+        if self.per_class is not None:
+            at_least("data.per_class", self.per_class, 1)
         if self.cache_views is not None:
             at_least("data.cache_views", self.cache_views, 1)
         at_least("data.batch_size", self.batch_size, 1)

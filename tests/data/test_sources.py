@@ -177,3 +177,15 @@ def test_complete_names_the_class_that_is_too_small(class_folders: Folders) -> N
     config = DataConfig("imagefolder", str(class_folders(train={"cat": 1, "dog": 30})))
     with pytest.raises(UserError, match=r"class 'cat' has 1.*data\.test_fraction"):
         complete(load_source(config), config)
+
+
+def test_so_many_pictures_a_class_drawn_by_the_seed_and_on_record(class_folders: Folders) -> None:
+    folder = class_folders(train=TWO, test=TWO)
+    few = data(folder, per_class=3, val_fraction=0.0)
+    assert Counter(few.parts["train"].labels) == {0: 3, 1: 3}
+    assert len(few.parts["test"]) == 30
+    again, other = (data(folder, per_class=3, val_fraction=0.0, split_seed=seed) for seed in (0, 1))
+    assert again.parts["train"].names == few.parts["train"].names != other.parts["train"].names
+    assert recorded(load_source(few.config), few.record)["train"].names == few.parts["train"].names
+    with pytest.raises(UserError, match="class 'cat' has 10 training pictures"):
+        data(folder, per_class=11, val_fraction=0.0)

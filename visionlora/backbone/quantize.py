@@ -30,7 +30,8 @@ def quantize(model: nn.Module, head: Iterable[str] = ()) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            logging.getLogger("torchao").setLevel(logging.ERROR)
+            for noisy in ("torchao", "torch.utils._pytree"):
+                logging.getLogger(noisy).setLevel(logging.ERROR)
             from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:
         raise UserError(f'model.quantize=int8 needs torchao ({error}). Install it with: pip install "visionlora[quantize]"') from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
 from sklearn.model_selection import train_test_split
 
 from visionlora.config import DataConfig
@@ -38,7 +39,27 @@ def complete(source: Source, config: DataConfig) -> tuple[dict[str, Pictures], d
             ) from None
         parts["train"], parts[part] = train.subset(sorted(kept)), train.subset(sorted(held_out))
         record |= {part: parts[part].names, "train": parts["train"].names}
+    if config.per_class:
+        parts["train"] = _few(parts["train"], config, source.classes)
+        record["train"] = parts["train"].names
     return {part: parts[part] for part in PARTS if part in parts}, record
+
+
+def _few(train: Pictures, config: DataConfig, classes: list[str]) -> Pictures:
+    """``data.per_class`` pictures of each class, drawn by ``data.split_seed``."""
+    assert config.per_class is not None
+    order = np.random.default_rng(config.split_seed).permutation(len(train)).tolist()
+    taken: Counter[int] = Counter()
+    kept = []
+    for index in order:
+        label = train.labels[index]
+        if taken[label] < config.per_class:
+            taken[label] += 1
+            kept.append(index)
+    for label, name in enumerate(classes):
+        if taken[label] < config.per_class:
+            raise UserError(f"data.per_class={config.per_class}: class {name!r} has {taken[label]} training pictures.")
+    return train.subset(sorted(kept))
 
 
 def recorded(source: Source, record: Mapping[str, list[str]]) -> dict[str, Pictures]:
