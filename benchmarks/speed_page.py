@@ -18,8 +18,15 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 RESULTS = Path("benchmarks/results")
-LABELS = {"full": "full fine-tuning", "peft": "PEFT", "peft_best": "PEFT, batch-norm frozen", "ours": "visionlora", "floor": "floor"}
-COLOURS = {"full": "#999999", "peft": "#d6604d", "peft_best": "#f4a582", "ours": "#2166ac", "floor": "#d1e5f0"}
+LABELS = {
+    "full": "full fine-tuning",
+    "peft": "PEFT",
+    "peft_best": "PEFT, batch-norm frozen",
+    "ours": "visionlora",
+    "light": "visionlora, light",
+    "floor": "floor",
+}
+COLOURS = {"full": "#999999", "peft": "#d6604d", "peft_best": "#f4a582", "ours": "#2166ac", "light": "#67a9cf", "floor": "#d1e5f0"}
 TEXT = """# Speed and memory
 
 Written by `make bench`. {machine}
@@ -43,8 +50,8 @@ folded and in the compute dtype, forward and the gradient of its input.
   figures, taken by autograd's hooks, do not have in them.
 - **Attention of up to 1,024 tokens on a CPU** is recomputed in the backward pass by plain products instead of torch's fused kernel, whose
   backward is slow there. The floor has torch's.
-- Off by default: `model.checkpointing=true` (much less memory, about a third more time) and `model.compile=true` (`torch.compile`; a
-  minute or more at the start).
+- Off by default: `model.checkpointing=light` (row "light": outputs of activations and norms, and formed weights, are computed again
+  in the backward pass), `blocks` (whole blocks are), and `model.compile=true` (`torch.compile`; a minute or more at the start).
 
 All of it is exact up to rounding: float64 tests hold outputs and gradients to 1e-10 of the plain property, layer by layer and folded.
 
@@ -104,7 +111,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     for axis, key, title in ((axes[0], "ms", "a training step, ms"), (axes[1], "saved_mib", "held for the backward pass, MiB")):
         for number, side in enumerate(LABELS):
             heights = [next(row[key] for row in rows if row["model"] == model and row["side"] == side) for model in models]
-            axis.bar([i + (number - 2) * 0.17 for i in range(len(models))], heights, 0.16, label=LABELS[side], color=COLOURS[side])
+            axis.bar([i + (number - 2.5) * 0.14 for i in range(len(models))], heights, 0.13, label=LABELS[side], color=COLOURS[side])
         axis.set_xticks(range(len(models)), models, rotation=15)
         axis.set_title(title, loc="left")
         axis.spines[["top", "right"]].set_visible(False)

@@ -8,6 +8,7 @@ Sides, all with AdamW, channels_last, the same layers (every linear and ungroupe
 - ``peft``: PEFT as its examples run it: ``get_peft_model``, ``model.train()``, batch-norm moving; under autocast at bf16.
 - ``peft_best``: the same with batch-norm in eval mode.
 - ``ours``: ``vl.inject`` and ``vl.fold``, as ``visionlora.train`` runs it.
+- ``light``: the same with ``model.checkpointing=light``.
 - ``floor``: the same model without adapters, folded and in the compute dtype: forward and the gradient of the input, nothing else.
   Attention is torch's own there.
 
@@ -36,9 +37,10 @@ from torch import Tensor, nn
 
 import visionlora as vl
 from visionlora.backbone import attention
+from visionlora.backbone.checkpointing import checkpoint_lightly
 from visionlora.lora.targets import candidates
 
-SIDES = ("full", "peft", "peft_best", "ours", "floor")
+SIDES = ("full", "peft", "peft_best", "ours", "light", "floor")
 RANK = 8
 
 
@@ -89,12 +91,14 @@ class Side:
             return model.train()
         if self.name in ("peft", "peft_best"):
             return peft_model(model, rank, batch_norm_moves=self.name == "peft")
-        if self.name == "ours":
+        if self.name in ("ours", "light"):
             vl.inject(model, vl.LoraConfig(r=rank, targets="auto"))
         else:
             vl.inject(model, vl.LoraConfig(method="none"))
             model.requires_grad_(False)
         vl.fold(model)
+        if self.name == "light":
+            checkpoint_lightly(model)
         if self.name == "floor":
             for module in model.modules():
                 attention.plain(module)
@@ -213,7 +217,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["bf16", "float32"], choices=["bf16", "float32"])
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--peak", action="store_true", help="measure the peak resident memory too, each side in a process of its own")
+    parser.add_argument("--peak", action="store_true", help="peak resident memory too (first precision), in processes of their own")
     parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -231,7 +235,7 @@ def main() -> None:
         for key in options.models:
             found = measure(key, precision, options.sides, options.rounds)
             for row in found:
-                if options.peak:
+                if options.peak and precision == options.precisions[0]:
                     row["peak_rss_mib"] = round(peak_rss(key, precision, row["side"]), 1)
                 print(json.dumps(row), file=sys.stderr, flush=True)
             rows += found

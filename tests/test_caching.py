@@ -12,6 +12,7 @@ from conftest import QUIET, TINY, compose, results
 from safetensors.torch import load_file
 
 import visionlora as vl
+from visionlora.backbone.checkpointing import checkpoint_lightly
 from visionlora.config import DataConfig
 from visionlora.probe import logistic_regression
 from visionlora.training import run
@@ -92,9 +93,43 @@ def test_the_head_starts_as_the_probe(tmp_path: Path) -> None:
     assert results(tmp_path / "probe")["test/top1"] > 0.9
 
 
-@pytest.mark.parametrize("overrides", [("model.name=test_resnet",), ("model=torchvision", "model.name=shufflenet_v2_x0_5")], ids=str)
-def test_checkpointed_training_is_the_same(overrides: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["light", "blocks"])
+@pytest.mark.parametrize(
+    "overrides", [("model.name=test_resnet",), ("model.name=test_vit",), ("model=torchvision", "model.name=shufflenet_v2_x0_5")], ids=str
+)
+def test_checkpointed_training_is_the_same(overrides: tuple[str, ...], how: str, tmp_path: Path) -> None:
     wanted = trained(tmp_path / "plain", *overrides)
-    got = trained(tmp_path / "checkpointed", *overrides, "model.checkpointing=true")
+    got = trained(tmp_path / "checkpointed", *overrides, f"model.checkpointing={how}")
     for key, value in wanted.items():
         assert torch.allclose(got[key], value, rtol=1e-3, atol=1e-5), key
+
+
+@pytest.mark.parametrize(("name", "less"), [("timm/test_vit", 0.75), ("timm/test_convnext", 0.8)])
+def test_light_checkpointing_holds_less_and_has_the_same_gradients(name: str, less: float) -> None:
+    torch.manual_seed(0)
+    model = vl.create_backbone(name, 4, pretrained=False).double()
+    x = vl.example_batch(model)
+    vl.inject(model, vl.LoraConfig(r=2, targets="all"), x)
+    for key, parameter in model.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(parameter, std=0.1)
+    vl.fold(model, x)
+    model = model.to(memory_format=torch.channels_last).train()
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), x)}
+    sizes, found = [], []
+    for light in (False, True):
+        if light:
+            checkpoint_lightly(model)
+        held: dict[int, int] = {}
+
+        def note(t: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:
+            held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            out = model(x)
+        sizes.append(sum(size for pointer, size in held.items() if pointer not in own))
+        found.append(torch.autograd.grad(out.square().sum(), [p for p in model.parameters() if p.requires_grad]))
+    assert sizes[1] < less * sizes[0]
+    for got, wanted in zip(*found, strict=True):
+        assert torch.allclose(got, wanted, rtol=1e-9, atol=1e-12)

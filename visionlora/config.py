@@ -32,13 +32,14 @@ class ModelConfig:
     freeze_bn: bool = True
     fold_bn: str = "auto"
     head_init: str = "random"
-    checkpointing: bool = False
+    checkpointing: str = "none"
     compile: bool = False
     quantize: str | None = None
 
     def __post_init__(self) -> None:
         one_of("model.source", self.source, ("timm", "torchvision"))
         one_of("model.fold_bn", self.fold_bn, ("auto", "off"))
+        one_of("model.checkpointing", self.checkpointing, ("none", "light", "blocks"))
         if self.quantize is not None:
             one_of("model.quantize", self.quantize, ("int8",))
         one_of("model.head_init", self.head_init, ("random", "probe"))

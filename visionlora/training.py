@@ -18,7 +18,7 @@ from torch import nn
 
 from visionlora.adapting import inject
 from visionlora.allocation import allocate
-from visionlora.backbone.checkpointing import checkpoint_blocks
+from visionlora.backbone.checkpointing import checkpoint_blocks, checkpoint_lightly
 from visionlora.backbone.create import build
 from visionlora.backbone.folding import fold
 from visionlora.backbone.head import example_batch, find_head
@@ -79,7 +79,9 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         quantize(model, info.head)
     report = inject(model, config.lora, example_batch(model), freeze_bn=config.model.freeze_bn, ranks=ranks)
     fold(model, fold_bn=config.model.fold_bn == "auto")
-    if config.model.checkpointing:
+    if config.model.checkpointing == "light":
+        checkpoint_lightly(model)
+    elif config.model.checkpointing == "blocks":
         checkpoint_blocks(model)
     trainer, stopwatch = build_trainer(config, run_folder, checkpoint, has_val="val" in data.parts)
     if trainer.is_global_zero:

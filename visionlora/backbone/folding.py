@@ -21,6 +21,7 @@ from visionlora.backbone.attention import AttentionCallers
 from visionlora.backbone.freeze import FrozenStatistics
 from visionlora.backbone.head import example_batch
 from visionlora.lora.audit import outputs, undisturbed
+from visionlora.lora.cheap import Cheap
 from visionlora.lora.compute import Fold
 from visionlora.lora.layer import COMPUTE, FAST, FastConv2d, LeanConv2d, _Conv2d, make_lean, make_plain
 from visionlora.swap import Swapped, restore, swap
@@ -108,6 +109,8 @@ def unfold(model: nn.Module) -> None:
     for module in list(model.modules()):
         make_plain(module)
         attention.plain(module)
+        if isinstance(module, Cheap):
+            restore(module)
         if isinstance(module, FoldedNorm):
             del module.__dict__["fold"]
             restore(module)

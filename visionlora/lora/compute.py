@@ -128,14 +128,16 @@ class Compute:
     Args:
         fold: of the norm after the layer.
         lean: the layer keeps its copies when its adapters go.
+
+    ``light`` trades a little time for memory, see ``cheap.py``.
     """
 
     def __init__(self, fold: Fold | None = None, lean: bool = False) -> None:
-        self.fold, self.lean = fold, lean
+        self.fold, self.lean, self.light = fold, lean, False
         self._copies: dict[torch.dtype, tuple[Any, Copies]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"fold": self.fold, "lean": self.lean, "_copies": {}}
+        return {"fold": self.fold, "lean": self.lean, "light": self.light, "_copies": {}}
 
     def at(self, raw: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Copies:
         """The copies in ``dtype``, up to date."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from visionlora.lora.cheap import Recipe, recipe_of
 from visionlora.lora.compute import Compute, Copies, compute_dtype
 from visionlora.lora.frozen import FrozenWeight, adapter_dtype, is_quantized
 
@@ -91,7 +92,7 @@ def adapted(x: Tensor, layer: Layer, u: Tensor, v: Tensor, row_scale: Tensor | N
     if row_scale is not None or bias_learns or _traced():
         with torch.autocast(x.device.type, enabled=False):
             return _differentiable(x.to(dtype), layer, copies, u, v, row_scale)
-    y: Tensor = _Adapted.apply(x, u, v, layer, copies, torch.is_grad_enabled())
+    y: Tensor = _Adapted.apply(x, u, v, layer, copies, torch.is_grad_enabled(), recipe_of(x) if layer.compute.light else None)
     return y
 
 
@@ -118,7 +119,7 @@ class _Adapted(torch.autograd.Function):
     """Holds the input in the compute dtype, and what is of low rank or smaller than the layer's activations."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, u: Tensor, v: Tensor, layer: Layer, copies: Copies, keep: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, u: Tensor, v: Tensor, layer: Layer, copies: Copies, keep: bool, recipe: Recipe | None) -> Tensor:
         raw, conv, dtype = layer.raw, layer.conv, copies.dtype
         x = x.to(dtype)
         shape, rank = x.shape, u.shape[1]
@@ -131,9 +132,7 @@ class _Adapted(torch.autograd.Function):
         scaled = _scaled(u, copies)
         weight = low = None
         if formed:
-            matrix = scaled.new_empty(raw.shape[0], v.shape[1])
-            torch.addmm(copies.matrix, scaled, _rows_of(v.to(scaled.dtype), raw), out=matrix)  # out: autocast would round the factors
-            weight = _shaped(matrix.to(dtype), raw)
+            weight = _formed(copies, scaled, v, raw)
         y = _pictures(x, raw) if flat else None
         product = _product(x, copies.weight if weight is None else weight, copies.bias, conv, y)
         if not formed or (keep and not whole):
@@ -141,7 +140,9 @@ class _Adapted(torch.autograd.Function):
         if low is not None and not formed:
             _add_product(product, _pixels(low, conv), scaled.to(dtype).t(), conv)
         if keep:
-            ctx.save_for_backward(x if whole or ctx.needs_input_grad[2] else None, u, v, None if whole else low, weight)
+            held = None if not (whole or ctx.needs_input_grad[2]) else x if recipe is None else recipe.source
+            ctx.save_for_backward(held, u, v, None if whole else low, None if layer.compute.light else weight)
+            ctx.recipe = None if recipe is None else recipe.module
             ctx.raw, ctx.copies, ctx.conv, ctx.plan, ctx.shape, ctx.flat = raw, copies, conv, Plan(formed, whole), shape, flat
         return product if y is None else y
 
@@ -151,6 +152,10 @@ class _Adapted(torch.autograd.Function):
         x, u, v, low, weight = ctx.saved_tensors
         raw, copies, conv, (formed, whole) = ctx.raw, ctx.copies, ctx.conv, ctx.plan
         needs_x, needs_u, needs_v = ctx.needs_input_grad[:3]
+        if ctx.recipe is not None and x is not None:
+            x = Recipe(ctx.recipe, x)().to(copies.dtype)
+            if ctx.flat:
+                x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
         dtype, scale = copies.dtype, copies.scale
         grad = grad.to(dtype)
         if ctx.flat:
@@ -174,6 +179,8 @@ class _Adapted(torch.autograd.Function):
                 grad_v = _filter_gradient(down, grad, x, raw, conv, u.shape[1])
         if needs_x:
             like = _shape_of(grad, ctx.shape) if x is None and conv is not None else x
+            if formed and weight is None:
+                weight = _formed(copies, scaled, v, raw)
             grad_x = _input_gradient(grad, like, copies.weight if weight is None else weight, conv)
             if not formed and down is not None:
                 _add_input_gradient(grad_x, down, grad, v.to(dtype), raw, conv)
@@ -181,7 +188,7 @@ class _Adapted(torch.autograd.Function):
                 grad_x = grad_x.permute(0, 3, 1, 2)
         if grad_u is not None:
             grad_u = (grad_u if scale is None else grad_u * scale[:, None]).to(u.dtype)
-        return grad_x, grad_u, None if grad_v is None else grad_v.to(v.dtype), None, None, None
+        return grad_x, grad_u, None if grad_v is None else grad_v.to(v.dtype), None, None, None, None
 
 
 def _differentiable(x: Tensor, layer: Layer, copies: Copies, u: Tensor, v: Tensor, row_scale: Tensor | None) -> Tensor:
@@ -206,6 +213,13 @@ def _scaled(u: Tensor, copies: Copies) -> Tensor:
     """``U`` with the norm's scale, in at least float32."""
     wide = u.to(torch.promote_types(u.dtype, torch.float32))
     return wide if copies.scale is None else wide * copies.scale[:, None]
+
+
+def _formed(copies: Copies, scaled: Tensor, v: Tensor, raw: Tensor) -> Tensor:
+    """``W + U V``, in at least float32 and rounded once."""
+    matrix = scaled.new_empty(raw.shape[0], v.shape[1])
+    torch.addmm(copies.matrix, scaled, _rows_of(v.to(scaled.dtype), raw), out=matrix)  # out: autocast would round the factors
+    return _shaped(matrix.to(copies.dtype), raw)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv | None, out: Tensor | None = None) -> Tensor:
