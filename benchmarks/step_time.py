@@ -38,6 +38,7 @@ from torch import Tensor, nn
 import visionlora as vl
 from visionlora.backbone import attention
 from visionlora.backbone.checkpointing import checkpoint_lightly
+from visionlora.callbacks import peak_memory_mib
 from visionlora.lora.targets import candidates
 
 SIDES = ("full", "peft", "peft_best", "ours", "light", "floor")
@@ -226,9 +227,7 @@ def main() -> None:
         side = Side(name, CASES[key], precision)
         for _ in range(3):
             side.step()
-        import resource
-
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_memory_mib())
         return
     rows = []
     for precision in options.precisions:

@@ -181,6 +181,11 @@ def peak_memory_mib() -> float:
     """Peak memory of this process: of the GPU where there is one, else resident."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
+    try:  # Linux: of this very program; ru_maxrss would be that of a larger one which started it
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+    except (OSError, IndexError):
+        pass
     try:
         import resource
     except ImportError:  # Windows

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visionlora.lora import kernels
 from visionlora.lora.adapter import AdapterSet
 from visionlora.lora.compute import Compute, Fold
+from visionlora.lora.products import Conv
 from visionlora.swap import Swapped, restore, swap
 
 ADAPTABLE: dict[type[nn.Module], tuple[str, ...]] = {
@@ -90,7 +91,7 @@ class _Conv2d(Fast):
         assert raw is not None
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             return None
-        return kernels.Layer(raw, bias, self.compute(), kernels.Conv(conv.stride, conv.padding, conv.dilation, conv.groups))
+        return kernels.Layer(raw, bias, self.compute(), Conv(conv.stride, conv.padding, conv.dilation, conv.groups))
 
 
 class _FastLora(Fast, LoraLayer):
