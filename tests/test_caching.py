@@ -53,6 +53,8 @@ def test_one_view_where_nothing_is_random(tmp_path: Path, capsys: pytest.Capture
     [
         (("lora.targets=all",), "conv1.0 is trained, and nothing is computed before it"),
         (("lora.targets=[stage4]", "model.freeze_bn=false"), "statistics of"),
+        (("lora.targets=[stage4]", "model.checkpointing=blocks"), "computes blocks again"),
+        (("lora.targets=[stage4]", "+trainer.limit_predict_batches=1"), "leaves pictures out"),
     ],
 )
 def test_auto_says_why_it_is_off_and_a_demand_is_an_error(

@@ -90,6 +90,7 @@ def dropping() -> nn.Module:
         (Skips, {"targets": ["stem"]}, True, "stem is trained, and nothing is computed before it"),
         (resnet, {"targets": ["stage4"]}, False, "statistics of .* move"),
         (dropping, {"targets": ["last:1"]}, True, "drops at random"),
+        (lambda: vl.create_backbone("torchvision/convnext_tiny", 2, pretrained=False), {"targets": ["stage4"]}, True, "drops at random"),
     ],
 )
 def test_why_there_is_no_front(model: Any, config: dict[str, Any], freeze: bool, why: str) -> None:

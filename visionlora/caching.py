@@ -41,7 +41,7 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
         yield None
         return
     try:
-        front = _front(trainer, model)
+        front = _front(config, trainer, model)
         views = _views(config)
         shape, dtype = _probe(front, trainer, model)
         parts = [part for part in ("train", "val") if part in data.parts]
@@ -102,12 +102,22 @@ class _ViewData(L.LightningDataModule):
 _WHERE = {"memory": "in memory", "disk": "on the disk while it trains"}
 
 
-def _front(trainer: L.Trainer, model: nn.Module) -> Front:
+def _front(config: TrainConfig, trainer: L.Trainer, model: nn.Module) -> Front:
+    if config.model.checkpointing == "blocks":
+        raise UserError("model.checkpointing=blocks computes blocks again from their inputs")
+    if not all_predicted(trainer):
+        raise UserError("trainer.limit_predict_batches or trainer.fast_dev_run leaves pictures out")
     if trainer.world_size > 1:
         raise UserError("several processes would each need all of it")
     if getattr(trainer, "overfit_batches", 0):
         raise UserError("trainer.overfit_batches takes pictures of its own")
     return Front(model, example_batch(model))
+
+
+def all_predicted(trainer: L.Trainer) -> bool:
+    """Whether ``trainer.predict`` takes every batch; a limit of 1 is one batch, 1.0 is all."""
+    limit = getattr(trainer, "limit_predict_batches", 1.0)
+    return isinstance(limit, float) and limit == 1.0
 
 
 def _views(config: TrainConfig) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torchvision.ops import StochasticDepth
 
 from visionlora.backbone.freeze import FrozenStatistics, has_statistics
 from visionlora.errors import UserError
@@ -167,16 +168,17 @@ def _stand_in(outputs: list[Any], features: Tensor, last: bool) -> Callable[...,
         calls += 1
         if last and calls == len(outputs):
             return features
-        return pytree.tree_map(lambda t: _like(t, len(features)), outputs[calls - 1])
+        return pytree.tree_map(lambda t: _like(t, features), outputs[calls - 1])
 
     return forward
 
 
-def _like(value: Any, batch: int) -> Any:
-    """Zeros that take no memory, for as many pictures."""
+def _like(value: Any, features: Tensor) -> Any:
+    """Zeros that take no memory, for as many pictures, where the features are: the model may have moved since."""
     if not isinstance(value, Tensor):
         return value
-    return value.new_zeros(1).expand(batch, *value.shape[1:]) if value.ndim else value
+    zero = torch.zeros(1, dtype=value.dtype, device=features.device)
+    return zero.expand(len(features), *value.shape[1:]) if value.ndim else zero[0]
 
 
 def _batch(out: Any, size: int) -> bool:
@@ -188,7 +190,8 @@ def _moves(modules: list[nn.Module], names: dict[nn.Module, str]) -> str:
     for module in modules:
         if has_statistics(module) and not isinstance(module, FrozenStatistics):
             return f"the statistics of {names[module]} move (model.freeze_bn=false)"
-        chance = getattr(module, "p", None) if isinstance(module, nn.modules.dropout._DropoutNd) else getattr(module, "drop_prob", None)
+        random = isinstance(module, nn.modules.dropout._DropoutNd | StochasticDepth)
+        chance = module.p if random else getattr(module, "drop_prob", None)
         if isinstance(chance, float) and chance > 0:
             return f"{names[module]} drops at random (model.drop_rate or model.drop_path_rate)"
     return ""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from visionlora.caching import all_predicted
 from visionlora.data.module import Batch, ImageData
 from visionlora.errors import UserError
 
@@ -61,6 +62,10 @@ def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData)
     module = model.get_submodule(head)
     if not isinstance(module, nn.Linear):
         raise UserError(f"model.head_init=probe: the head of this model is a {type(module).__name__}, not a linear layer.")
+    if trainer.world_size > 1:
+        raise UserError("model.head_init=probe runs in one process; fit the head first, or take model.head_init=random.")
+    if not all_predicted(trainer):
+        raise UserError("model.head_init=probe: trainer.limit_predict_batches or trainer.fast_dev_run leaves pictures out.")
     inputs = _HeadInputs(model, head)
     trainer.predict(inputs, _TrainViews(data), return_predictions=False)
     weight, bias = logistic_regression(*inputs.close(), len(module.weight))

@@ -92,10 +92,11 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
             run_folder.write_ranks({name: [rank.r, rank.alpha] for name, rank in ranks.items()})
         if base:
             run_folder.write_base(base)
+    del base  # it may be all that keeps the dense weights of a quantised model
     card = {"backbone": info.spec.full_name, "fingerprint": info.fingerprint}
     with interruptible(trainer, run_folder):
         before = measure_before(trainer, model, info, data)
-        if config.model.head_init == "probe" and checkpoint is None:
+        if config.model.head_init == "probe" and (checkpoint is None or not config.lora.train_head):  # then it is in no checkpoint
             probe_head(trainer, model, info.head[0], data)
         started_caching = time.perf_counter()
         with cached(config, trainer, model, data) as front:

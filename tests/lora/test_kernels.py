@@ -51,7 +51,7 @@ def made(name: str, layout: torch.memory_format, **config: Any) -> tuple[nn.Modu
 
 def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
     out = model(x)
-    weights = torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
+    weights = torch.sin(torch.arange(out.numel(), dtype=torch.float64)).view_as(out).to(out.dtype)
     wanted = [p for p in model.parameters() if p.requires_grad]
     return [out.detach(), *torch.autograd.grad((out * weights).sum(), [x, *wanted])]
 
@@ -148,3 +148,29 @@ def test_double_backward_and_transforms_take_plain_operations() -> None:
     model(x).square().sum().backward()
     for key in names:
         assert torch.allclose(by_transform[key], values[key].grad, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["linear", "conv", "grouped"])
+def test_a_weight_that_is_unfrozen_after_all_gets_its_gradient(name: str) -> None:
+    model, x = made(name, torch.channels_last)
+    model.requires_grad_(True)
+    for got, wanted in zip(gradients(model, x), gradients(reference(model), x), strict=True):
+        assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-10 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["grouped", "depthwise"])
+def test_grouped_convs_in_bf16_go_back_in_float32(name: str) -> None:
+    """Strided too; the gradient is that of float32 up to bf16's rounding."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, stride=2, padding=1, groups=4 if name == "grouped" else 16))
+    inject(model, LoraConfig(r=2, targets="all"))
+    for key, parameter in model.named_parameters():
+        if "lora_" in key:
+            nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(2, 16, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    wanted = gradients(model, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = gradients(model, x)
+    for a, b in zip(got, wanted, strict=True):
+        assert a.dtype == (torch.bfloat16 if a is got[0] else b.dtype)
+        assert torch.allclose(a.float(), b, rtol=0.05, atol=0.02 * float(b.abs().max()))

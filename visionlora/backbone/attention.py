@@ -1,4 +1,4 @@
-"""Attention of short sequences on a CPU, several times faster backwards than torch's fused kernel there."""
+"""Attention of short sequences on a CPU in bf16, several times faster backwards than torch's fused kernel there."""
 
 from __future__ import annotations
 
@@ -48,12 +48,14 @@ class _InPlaceOfFused(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention and _fits(args, kwargs):
-            q, k, v = args
-            if torch.is_autocast_enabled(q.device.type):
-                q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in args)
+            q, k, v = (t.to(_dtype(t)) for t in args)
             scale = kwargs.get("scale")
             return _Attention.apply(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale)
         return func(*args, **kwargs)
+
+
+def _dtype(t: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype(t.device.type) if torch.is_autocast_enabled(t.device.type) else t.dtype
 
 
 def _fits(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -61,6 +63,8 @@ def _fits(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if len(args) != 3 or asks or kwargs.get("attn_mask") is not None:
         return False
     q, k, v = args
+    if _dtype(q).itemsize >= 4:  # the fused kernel is the faster one there
+        return False
     return q.is_cpu and q.dtype == k.dtype == v.dtype and max(q.shape[-2], k.shape[-2]) <= LONGEST and any(t.requires_grad for t in args)
 
 

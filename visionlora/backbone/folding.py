@@ -99,7 +99,7 @@ def fold(model: nn.Module, example: Tensor | None = None, *, fold_bn: bool = Tru
     if pairs:
         after = _outputs(model, example)
         if not all(torch.allclose(a, b, rtol=0, atol=1e-4 * float(b.abs().max())) for a, b in zip(after, before, strict=True)):
-            return fold(model, fold_bn=False)  # this model reads the norms or the convs in a way of its own
+            return fold(model, example, fold_bn=False)  # this model reads the norms or the convs in a way of its own
     folded = [norms[norm] for norm in pairs.values()]
     return FoldReport(folded, [name for name in norms.values() if name not in set(folded)])
 

@@ -13,17 +13,25 @@ MADE_BY = "_made_by"
 """Attribute of a tensor: how it was made."""
 
 
-class Recipe(NamedTuple):
-    """A tensor as the output of ``module`` for ``source``, which the module holds for its own backward pass anyway."""
+class Maker(NamedTuple):
+    """A module, and the dtype of the autocast it ran in: a backward pass has none."""
 
     module: nn.Module
-    source: Tensor
+    autocast: torch.dtype | None
 
-    def __call__(self) -> Tensor:
-        """The tensor again."""
-        with torch.no_grad():
-            base: Any = cast(Cheap, self.module).base_class
-            return base.forward(self.module, self.source)  # type: ignore[no-any-return]
+    def __call__(self, source: Tensor) -> Tensor:
+        """Its output for ``source`` again."""
+        base: Any = cast(Cheap, self.module).base_class
+        on = self.autocast is not None
+        with torch.no_grad(), torch.autocast(source.device.type, self.autocast, enabled=on, cache_enabled=False):
+            return base.forward(self.module, source)  # type: ignore[no-any-return]
+
+
+class Recipe(NamedTuple):
+    """How a tensor was made: ``maker(source)``, of a source that is held for the maker's own backward pass anyway."""
+
+    maker: Maker
+    source: Tensor
 
 
 class Cheap(Swapped):
@@ -34,7 +42,9 @@ class Cheap(Swapped):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = super().forward(x)
         if torch.is_grad_enabled() and y.requires_grad and not torch.compiler.is_compiling():
-            setattr(y, MADE_BY, (Recipe(self, x.detach()), y._version))
+            kind = x.device.type
+            maker = Maker(self, torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None)
+            setattr(y, MADE_BY, (Recipe(maker, x.detach()), y._version))
         return y
 
 

@@ -144,7 +144,8 @@ class Compute:
         if torch.compiler.is_compiling():
             return self._copies[dtype][1] if dtype in self._copies else Copies(raw, bias, self.fold, dtype)
         fold = self.fold if self.fold is not None and self.fold.active else None
-        sources = [raw, bias] if fold is None else [raw, bias, *fold.tensors()]
+        still = None if bias is not None and bias.requires_grad else bias  # of a trained one nothing is kept
+        sources = [raw, still] if fold is None else [raw, still, *fold.tensors()]
         state = [t if t is None else (t.data_ptr(), t._version) for t in sources]
         known = self._copies.get(dtype)
         if known is None or known[0] != state:

@@ -86,12 +86,18 @@ def frozen(x: Tensor, layer: Layer) -> Tensor:
     copies = compute.at(raw, bias, dtype)
     x = x.to(dtype)
     if raw.requires_grad:
-        weight = raw if copies.scale is None else raw * copies.scale.view(-1, *[1] * (raw.ndim - 1))
-        return product(x, weight.to(dtype), copies.bias, conv)
-    if conv is None or not x.requires_grad or (bias is not None and bias.requires_grad) or _traced():
+        return product(x, _learning(layer, copies), copies.bias, conv)
+    holds = conv is not None or is_quantized(raw)  # what torch's own would: a conv its input, this one its dense weight
+    if not holds or not x.requires_grad or (bias is not None and bias.requires_grad) or _traced():
         return product(x, copies.weight, copies.bias, conv)
-    y: Tensor = _Frozen.apply(x, copies.weight, copies.bias, conv)
+    y: Tensor = _Frozen.apply(x, copies, conv)
     return y
+
+
+def _learning(layer: Layer, copies: Copies) -> Tensor:
+    """The weight itself, where it was unfrozen after all."""
+    raw, scale = layer.raw, copies.scale
+    return (raw if scale is None else raw * scale.view(-1, *[1] * (raw.ndim - 1))).to(copies.dtype)
 
 
 def adapted(x: Tensor, layer: Layer, u: Tensor, v: Tensor, row_scale: Tensor | None = None) -> Tensor:
@@ -99,7 +105,7 @@ def adapted(x: Tensor, layer: Layer, u: Tensor, v: Tensor, row_scale: Tensor | N
     bias_learns = layer.bias is not None and layer.bias.requires_grad
     dtype = compute_dtype(x, layer.raw)
     copies = layer.compute.at(layer.raw, layer.bias, dtype)
-    if row_scale is not None or bias_learns or _traced():
+    if row_scale is not None or bias_learns or layer.raw.requires_grad or _traced():
         with torch.autocast(x.device.type, enabled=False):
             return _differentiable(x.to(dtype), layer, copies, u, v, row_scale)
     y: Tensor = _Adapted.apply(x, u, v, layer, copies, torch.is_grad_enabled(), recipe_of(x) if layer.compute.light else None)
@@ -111,18 +117,21 @@ def _traced() -> bool:
 
 
 class _Frozen(torch.autograd.Function):
-    """A conv whose weight is frozen: torch's own would hold the input."""
+    """A layer whose weight is frozen: it holds nothing."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv) -> Tensor:
-        ctx.weight, ctx.conv, ctx.shape = weight, conv, x.shape
-        return product(x, weight, bias, conv)
+    def forward(ctx: Any, x: Tensor, copies: Copies, conv: Conv | None) -> Tensor:
+        ctx.copies, ctx.conv, ctx.shape = copies, conv, x.shape
+        return product(x, copies.weight, copies.bias, conv)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        grad = grad.to(ctx.weight.dtype).contiguous(memory_format=torch.channels_last)
-        return input_gradient(grad, shape_of(grad, ctx.shape), ctx.weight, ctx.conv), None, None, None
+        grad = grad.to(ctx.copies.dtype)
+        if ctx.conv is None:
+            return input_gradient(grad, grad, ctx.copies.weight, None), None, None
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        return input_gradient(grad, shape_of(grad, ctx.shape), ctx.copies.weight, ctx.conv), None, None
 
 
 class _Adapted(torch.autograd.Function):
@@ -152,7 +161,7 @@ class _Adapted(torch.autograd.Function):
         if keep:
             held = None if not (whole or ctx.needs_input_grad[2]) else x if recipe is None else recipe.source
             ctx.save_for_backward(held, u, v, None if whole else low, None if layer.compute.light else weight)
-            ctx.recipe = None if recipe is None else recipe.module
+            ctx.maker = None if recipe is None else recipe.maker
             ctx.raw, ctx.copies, ctx.conv, ctx.plan, ctx.shape, ctx.flat = raw, copies, conv, Plan(formed, whole), shape, flat
         return made if y is None else y
 
@@ -162,8 +171,8 @@ class _Adapted(torch.autograd.Function):
         x, u, v, low, weight = ctx.saved_tensors
         raw, copies, conv, (formed, whole) = ctx.raw, ctx.copies, ctx.conv, ctx.plan
         needs_x, needs_u, needs_v = ctx.needs_input_grad[:3]
-        if ctx.recipe is not None and x is not None:
-            x = Recipe(ctx.recipe, x)().to(copies.dtype)
+        if ctx.maker is not None and x is not None:
+            x = ctx.maker(x).to(copies.dtype)
             if ctx.flat:
                 x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
         dtype, scale = copies.dtype, copies.scale
@@ -207,12 +216,13 @@ def _differentiable(x: Tensor, layer: Layer, copies: Copies, u: Tensor, v: Tenso
     if conv is not None and conv.groups > 1:
         weight = FrozenWeight(raw).plus(u, v, row_scale)
         return product(x, (weight if scale is None else weight * scale[:, None, None, None]).to(dtype), copies.bias, conv)
+    frozen_weight = _learning(layer, copies) if raw.requires_grad else copies.weight
     u = _scaled(u, copies).to(dtype)
     low = product(x, v.view(-1, *raw.shape[1:]).to(dtype), None, conv)
     low = F.linear(low, u) if conv is None else F.conv2d(low, u[:, :, None, None])
     if row_scale is None:
-        return product(x, copies.weight, copies.bias, conv) + low
-    y = product(x, copies.weight, None, conv) + low
+        return product(x, frozen_weight, copies.bias, conv) + low
+    y = product(x, frozen_weight, None, conv) + low
     per_channel = (-1,) if conv is None else (-1, 1, 1)
     # In the scale's float32: rounded to bf16, a small change of a magnitude would vanish.
     y = y * row_scale.view(per_channel)

@@ -95,11 +95,17 @@ def shifted(down: Tensor, grad: Tensor, raw: Tensor, conv: Conv) -> Tensor:
 
 
 def convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, conv: Conv, which: int) -> Tensor:
+    """The gradient of the input (``which = 0``) or of the weight (1)."""
+    dtype = grad.dtype
+    if grad.is_cpu and conv.groups > 1 and dtype.itemsize < 4 and (which == 1 or conv.stride != (1, 1)):
+        # CPU libraries have no fast bf16 kernels for these: several times slower than float32 with the casts.
+        grad, weight = grad.float(), weight.float()
+        x = x.float() if which == 1 else shape_of(grad, tuple(x.shape))
     mask = [which == 0, which == 1, False]
     grads = torch.ops.aten.convolution_backward(
         grad, x, weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups, mask
     )
-    return grads[which]  # type: ignore[no-any-return]
+    return grads[which].to(dtype)  # type: ignore[no-any-return]
 
 
 def tall(narrow: Tensor, wide: Tensor) -> Tensor:
