@@ -113,8 +113,12 @@ class Classifier(L.LightningModule):
         return loss if penalty is None else loss + penalty
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/loss", self.train_loss.compute())
+        loss = self.train_loss.compute()
         self.train_loss.reset()
+        self.log("train/loss", loss, logger=False)  # for callbacks
+        # Lightning would write it down after the checkpoint: an interruption in between would lose the row.
+        for logger in self.loggers:
+            logger.log_metrics({"train/loss": float(loss), "epoch": self.current_epoch}, step=self.trainer.global_step - 1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
