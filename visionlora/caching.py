@@ -63,7 +63,7 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
             bank = _room((shown, len(data.parts[part]), *shape), dtype, file)
             for view in range(shown):
                 collector = Collector(front, bank[view])
-                trainer.predict(collector, _ViewData(data, part, view if part == "train" else None), return_predictions=False)
+                trainer.predict(collector, ViewData(data, part, view if part == "train" else None), return_predictions=False)
             data.cached[part] = CachedFeatures(bank, data.parts[part].labels)
         try:
             yield front
@@ -87,8 +87,10 @@ class Collector(L.LightningModule):
         return features[:0]  # Lightning warns of None
 
 
-class _ViewData(L.LightningDataModule):
-    def __init__(self, data: ImageData, part: str, view: int | None) -> None:
+class ViewData(L.LightningDataModule):
+    """One part of the data in order, for ``trainer.predict``; ``view`` as in ``ImageData.view_dataloader``."""
+
+    def __init__(self, data: ImageData, part: str, view: int | None = None) -> None:
         super().__init__()
         self.data, self.part, self.view = data, part, view
 

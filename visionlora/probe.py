@@ -8,9 +8,8 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from visionlora.caching import all_predicted
+from visionlora.caching import ViewData, all_predicted
 from visionlora.data.module import Batch, ImageData
 from visionlora.errors import UserError
 
@@ -40,18 +39,6 @@ class _HeadInputs(L.LightningModule):
         return torch.cat(self.rows).flatten(1).numpy(), torch.cat(self.labels).numpy()
 
 
-class _TrainViews(L.LightningDataModule):
-    def __init__(self, data: ImageData) -> None:
-        super().__init__()
-        self.data = data
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self.data.eval_dataloader("train")
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.data.on_after_batch_transfer(batch, dataloader_idx)
-
-
 def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData) -> None:
     """Fit the linear layer ``head`` to all training pictures, unaugmented, and write it into the model (LP-FT, Kumar et al. 2022,
     arXiv 2202.10054, §3.4). scikit-learn's logistic regression on standardised features; its strength by cross-validation.
@@ -67,7 +54,7 @@ def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData)
     if not all_predicted(trainer):
         raise UserError("model.head_init=probe: trainer.limit_predict_batches or trainer.fast_dev_run leaves pictures out.")
     inputs = _HeadInputs(model, head)
-    trainer.predict(inputs, _TrainViews(data), return_predictions=False)
+    trainer.predict(inputs, ViewData(data, "train"), return_predictions=False)
     weight, bias = logistic_regression(*inputs.close(), len(module.weight))
     with torch.no_grad():
         module.weight.copy_(torch.from_numpy(weight))

@@ -15,7 +15,6 @@ from visionlora.backbone.quantize import quantize, quantized
 from visionlora.lora.frozen import dense, is_quantized
 from visionlora.training import run
 
-pytest.importorskip("torchao")
 VIT = ("model.name=test_vit",)
 
 

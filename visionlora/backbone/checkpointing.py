@@ -42,11 +42,8 @@ def checkpoint_lightly(model: nn.Module) -> None:
             swap(module, Cheap)
 
 
-def checkpoint_blocks(model: nn.Module) -> int:
+def checkpoint_blocks(model: nn.Module) -> None:
     """Checkpoint a model block by block: timm's own way where the model has it, else its blocks as the role ``last:N`` counts them.
-
-    Returns:
-        How many blocks; -1 where the library does it.
 
     Raises:
         UserError: the model has no blocks that could be told apart.
@@ -55,7 +52,7 @@ def checkpoint_blocks(model: nn.Module) -> int:
     if own is not None:
         try:
             own(True)
-            return -1
+            return
         except (AssertionError, NotImplementedError):
             pass
     blocks = [model.get_submodule(name) for name in blocks_of(model)]
@@ -64,4 +61,3 @@ def checkpoint_blocks(model: nn.Module) -> int:
     for block in blocks:
         if not isinstance(block, Swapped):
             swap(block, Checkpointed)
-    return len(blocks)

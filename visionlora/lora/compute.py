@@ -141,9 +141,9 @@ class Compute:
 
     def at(self, raw: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Copies:
         """The copies in ``dtype``, up to date."""
-        if torch.compiler.is_compiling():
-            return self._copies[dtype][1] if dtype in self._copies else Copies(raw, bias, self.fold, dtype)
         fold = self.fold if self.fold is not None and self.fold.active else None
+        if torch.compiler.is_compiling():
+            return self._copies[dtype][1] if dtype in self._copies else Copies(raw, bias, fold, dtype)
         still = None if bias is not None and bias.requires_grad else bias  # of a trained one nothing is kept
         sources = [raw, still] if fold is None else [raw, still, *fold.tensors()]
         state = [t if t is None else (t.data_ptr(), t._version) for t in sources]
