@@ -43,6 +43,8 @@ test-families: $(STAMP) ## every family of timm and torchvision, ours beside PEF
 bench: $(STAMP) ## time and memory of a step, ours beside PEFT's, and how they grow: docs/speed.md; DATA=DIR adds the time to 84 % of CIFAR-10
 	$(BIN)/python benchmarks/step_time.py --peak $(ARGS)
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/cost_rule.py
+	$(BIN)/python benchmarks/above_floor.py
 	$(if $(DATA),$(BIN)/python benchmarks/time_to_accuracy.py --root $(DATA))
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/speed_page.py

@@ -9,9 +9,7 @@ All sides of a comparison are taken in turn in one process; figures are medians.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from torch import nn
 
 import visionlora as vl
+from benchmarks.timing import in_turn
 from visionlora.lora.injection import adapter_parameters
 from visionlora.lora.layer import lora_layers
 
@@ -31,24 +30,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "LoRA-FA": {"freeze_a": True},
     "AdaLoRA": {"method": "adalora"},
 }
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    """Of one call."""
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
-def in_turn(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each side, one call of each a round, after one round of warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
-        for name, function in sides.items():
-            elapsed = seconds(function)
-            if number:
-                times[name].append(elapsed)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def allocated_by(function: Callable[[], Any]) -> int:

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 from benchmarks.step_time import Case, Side
+from benchmarks.timing import in_turn
 
 SIDES = ("ours", "peft_best")
 SWEEPS: dict[str, list[tuple[Any, Case, int]]] = {
@@ -38,15 +37,9 @@ def main() -> None:
     for what, points in SWEEPS.items():
         for value, case, rank in points:
             sides = {name: Side(name, case, "bf16", rank) for name in SIDES}
-            times: dict[str, list[float]] = {name: [] for name in SIDES}
-            for number in range(options.rounds + 2):
-                for name, side in sides.items():
-                    started = time.perf_counter()
-                    side.step()
-                    if number > 1:
-                        times[name].append(1000 * (time.perf_counter() - started))
+            times = in_turn({name: side.step for name, side in sides.items()}, options.rounds)
             for name, side in sides.items():
-                row = {"varied": what, "value": value, "side": name, "ms": round(statistics.median(times[name]), 1)}
+                row = {"varied": what, "value": value, "side": name, "ms": round(1000 * times[name], 1)}
                 rows.append(row | {"saved_mib": round(side.saved_mib(), 1), "trainable": side.trainable})
                 print(json.dumps(rows[-1]), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,16 @@ All of it is exact up to rounding: float64 tests hold outputs and gradients to 1
 batch 16).
 
 {scaling}
+## The rule against fixed choices
+
+`python benchmarks/cost_rule.py`: milliseconds of our step at bf16 with the cost rule, and with one way for every layer.
+
+{rule}
+## What stands between ours and the floor
+
+`python benchmarks/above_floor.py`: milliseconds of a step at bf16, ours less the floor's, by operation (torch's profiler).
+
+{above}
 ## Time to accuracy
 
 `python benchmarks/time_to_accuracy.py --root DIR`: EfficientNet-Lite0 at 96 px, one plain loop with a one-cycle schedule for all sides,
@@ -90,6 +100,14 @@ def scaling_table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {ours['varied']} | {ours['value']} | {ours['ms']:.0f} | {ratio} | {ours['saved_mib']:.0f} | {peft['saved_mib']:.0f} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def plain_table(rows: dict[str, dict[str, float]], digits: int = 0) -> str:
+    """A line a key, a column a key of its values."""
+    columns = list(next(iter(rows.values())))
+    lines = [f"| | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    lines += [f"| {name} | " + " | ".join(f"{row[column]:.{digits}f}" for column in columns) + " |" for name, row in rows.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -123,10 +141,13 @@ def main() -> None:
     """Write the page."""
     steps, scaling, accuracy = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("step_time", "scaling", "time_to_accuracy"))
     startup = json.loads((RESULTS / "startup.json").read_text())
+    rule, above = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("cost_rule", "above_floor"))
     page = TEXT.format(
         machine=machine(),
         steps=table(steps),
         scaling=scaling_table(scaling),
+        rule=plain_table(rule),
+        above=plain_table(above),
         accuracy=accuracy_table(accuracy),
         startup="| | seconds |\n|---|---:|\n" + "\n".join(f"| {name} | {value:.1f} |" for name, value in startup.items()),
     )

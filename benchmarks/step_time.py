@@ -26,7 +26,6 @@ import math
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 import visionlora as vl
+from benchmarks.timing import in_turn
 from visionlora.backbone import attention
 from visionlora.backbone.checkpointing import checkpoint_lightly
 from visionlora.callbacks import peak_memory_mib
@@ -154,16 +154,10 @@ def peft_model(model: nn.Module, rank: int, batch_norm_moves: bool) -> nn.Module
 def measure(key: str, precision: str, sides: list[str], rounds: int) -> list[dict[str, Any]]:
     """Rows of one model and precision."""
     all_sides = {name: Side(name, CASES[key], precision) for name in sides}
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 2):
-        for name, side in all_sides.items():
-            started = time.perf_counter()
-            side.step()
-            if number > 1:
-                times[name].append(1000 * (time.perf_counter() - started))
+    times = in_turn({name: side.step for name, side in all_sides.items()}, rounds)
     rows = []
     for name, side in all_sides.items():
-        ms, saved = round(statistics.median(times[name]), 2), round(side.saved_mib(), 1)
+        ms, saved = round(1000 * times[name], 2), round(side.saved_mib(), 1)
         rows.append({"model": key, "precision": precision, "side": name, "ms": ms, "saved_mib": saved, "trainable": side.trainable})
     del all_sides
     gc.collect()

@@ -63,7 +63,7 @@ class Predictor:
         """
         channels = self.preprocessing.channels
         if isinstance(picture, str | Path):
-            return self.transform(open_picture(Path(picture), channels))
+            return self.transform(open_picture(Path(picture), channels, self.transform.detail))
         image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
         return self.transform(to_mode(image, channels))
 

@@ -14,6 +14,7 @@ import hydra.utils
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from visionlora.adapting import inject
@@ -208,6 +209,8 @@ def build_trainer(config: TrainConfig, run_folder: RunFolder, checkpoint: Path |
         arguments["precision"] = auto_precision(str(arguments.get("accelerator", "auto")))
     if arguments.get("sync_batchnorm") and config.model.freeze_bn:
         raise UserError("trainer.sync_batchnorm=true would let the frozen statistics move; set model.freeze_bn=false with it.")
+    if arguments.get("strategy") == "ddp" and config.model.freeze_bn:
+        arguments["strategy"] = DDPStrategy(broadcast_buffers=False)  # they do not move, and folded copies of them need not be made anew
     callbacks = [_instantiate("callbacks", name, node) for name, node in config.callbacks.items()]
     monitors = [c.monitor for c in callbacks if str(getattr(c, "monitor", "")).startswith("val/")]
     if monitors and not has_val:

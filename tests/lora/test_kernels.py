@@ -119,6 +119,18 @@ def test_frozen_a_does_not_hold_the_input() -> None:
     assert x.data_ptr() not in held
 
 
+@pytest.mark.parametrize("name", ["conv", "pointwise", "linear"])
+def test_of_a_batch_nothing_wider_or_narrower_is_held_beside_it(name: str) -> None:
+    model, x = made(name, torch.channels_last)
+    model, batch = model.float(), x.detach().float()
+    held = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t), t)[1], lambda t: t), torch.autocast("cpu", torch.bfloat16):
+        out = model(batch)
+    assert not [t for t in held if t.shape == batch.shape and t.dtype == torch.bfloat16]
+    out.float().sum().backward()
+    assert all(p.grad is not None for key, p in model.named_parameters() if "lora_" in key)
+
+
 def test_bf16_rounds_the_sum_once() -> None:
     """An update far below bf16's resolution of the weight still moves some entries of their sum, as in float32."""
     torch.manual_seed(0)

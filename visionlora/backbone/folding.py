@@ -22,7 +22,7 @@ from visionlora.backbone.freeze import FrozenStatistics
 from visionlora.backbone.head import example_batch
 from visionlora.lora.audit import outputs, undisturbed
 from visionlora.lora.cheap import Cheap
-from visionlora.lora.compute import Fold
+from visionlora.lora.compute import Fold, compute_dtype
 from visionlora.lora.layer import COMPUTE, FAST, FastConv2d, LeanConv2d, _Conv2d, make_lean, make_plain
 from visionlora.swap import Swapped, restore, swap
 
@@ -30,6 +30,7 @@ from visionlora.swap import Swapped, restore, swap
 class _SamePadding(_Conv2d):
     def prepare(self, x: Tensor) -> Tensor:
         conv = cast(nn.Conv2d, self)
+        x = x.to(compute_dtype(x, cast(torch.Tensor, conv._parameters["weight"])))  # first, so that what is held is no wider
         return pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation))  # type: ignore[no-any-return]
 
 

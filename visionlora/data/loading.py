@@ -27,7 +27,7 @@ class TransformedPictures(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, item: tuple[int, int] | int) -> tuple[Tensor, int]:
         index, seed = item if isinstance(item, tuple) else (item, item)
-        image = self.pictures.open(index, self.channels)
+        image = self.pictures.open(index, self.channels, self.transform.detail)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self.transform(image), self.pictures.labels[index]

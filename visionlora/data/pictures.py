@@ -46,15 +46,15 @@ class Pictures:
     def in_memory(self) -> bool:
         return self.arrays is not None
 
-    def open(self, index: int, channels: int) -> Image.Image:
-        """Picture ``index`` with ``channels`` channels (1, 3 or 4).
+    def open(self, index: int, channels: int, detail: int | None = None) -> Image.Image:
+        """Picture ``index`` with ``channels`` channels (1, 3 or 4); ``detail`` as for ``open_picture``.
 
         Raises:
             UserError: the file cannot be read as a picture.
         """
         if self.arrays is not None:
             return to_mode(Image.fromarray(self.arrays[index]), channels)
-        return open_picture(self.paths[index], channels)
+        return open_picture(self.paths[index], channels, detail)
 
     def subset(self, indices: Sequence[int]) -> Self:
         """The pictures at ``indices``, in that order."""
@@ -93,14 +93,22 @@ def into_memory(pictures: Pictures, channels: int) -> Pictures:
     return replace(pictures, paths=(), arrays=arrays)
 
 
-def open_picture(path: Path, channels: int) -> Image.Image:
+def open_picture(path: Path, channels: int, detail: int | None = None) -> Image.Image:
     """The picture in a file, upright (EXIF), with ``channels`` channels.
+
+    Args:
+        path: of the file.
+        channels: 1, 3 or 4.
+        detail: pixels a side that suffice: a larger JPEG is decoded to a half, a quarter or an eighth of its size, many times
+            as fast (Pillow's draft mode), as long as both its sides keep so many.
 
     Raises:
         UserError: it cannot be read as a picture; the message names the file.
     """
     try:
         with Image.open(path) as image:
+            if detail is not None:
+                image.draft(None, (detail, detail))
             return to_mode(ImageOps.exif_transpose(image), channels)
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = "no picture format was recognised" if "cannot identify" in str(error) else str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
@@ -17,9 +17,27 @@ from visionlora.config import DataConfig
 from visionlora.data.pictures import MODES
 from visionlora.errors import UserError
 
-Transform = Callable[[Image.Image], Tensor]
+
+@dataclass(frozen=True)
+class Transform:
+    """From an opened picture to uint8 ``(C, H, W)``.
+
+    Args:
+        steps: transforms of torchvision, the last to a tensor.
+        detail: pixels a side that the result can tell apart: a JPEG file need not be decoded to more.
+    """
+
+    steps: Callable[[Image.Image], Tensor]
+    detail: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.steps(image)
+
+
 BatchTransform = Callable[[Tensor, Sequence[int]], Tensor]
 """From uint8 ``(N, C, H, W)`` and a seed a picture to uint8 ``(N, C, H', W')``: as by ``Transform`` with these seeds, up to rounding."""
+OVERSAMPLED = 2
+"""Pixels decoded for each pixel of the view, a side, at least: the last halving is left to the better filter of the resize."""
 
 
 def for_data(preprocessing: Preprocessing, config: DataConfig) -> Preprocessing:
@@ -47,12 +65,14 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
     steps.append(v2.PILToTensor())
     if config.random_erasing:
         steps.append(v2.RandomErasing(config.random_erasing))
-    return v2.Compose(steps)  # type: ignore[no-any-return]
+    smallest = 1.0 if config.crop_scale is None else math.sqrt(config.crop_scale[0])  # share of a side that fills the view
+    return Transform(v2.Compose(steps), math.ceil(OVERSAMPLED * preprocessing.image_size / smallest))
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
     """The one view of evaluation and prediction: the whole picture squashed, or its resized centre."""
-    return v2.Compose([_eval_steps(preprocessing), v2.PILToTensor()])  # type: ignore[no-any-return]
+    detail = math.ceil(OVERSAMPLED * preprocessing.image_size / preprocessing.crop_pct)
+    return Transform(v2.Compose([_eval_steps(preprocessing), v2.PILToTensor()]), detail)
 
 
 def _eval_steps(preprocessing: Preprocessing) -> torch.nn.Module:

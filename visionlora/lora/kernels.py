@@ -140,7 +140,7 @@ class _Adapted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, u: Tensor, v: Tensor, layer: Layer, copies: Copies, keep: bool, recipe: Recipe | None) -> Tensor:
         raw, conv, dtype = layer.raw, layer.conv, copies.dtype
-        x = x.to(dtype)
+        given, x = x, x.to(dtype)
         shape, rank = x.shape, u.shape[1]
         flat = conv is not None and _is_pointwise(layer) and x.is_contiguous(memory_format=torch.channels_last)
         if flat:  # a linear layer of its pixels
@@ -159,7 +159,9 @@ class _Adapted(torch.autograd.Function):
         if low is not None and not formed:
             add_product(made, pixels(low, conv), scaled.to(dtype).t(), conv)
         if keep:
-            held = None if not (whole or ctx.needs_input_grad[2]) else x if recipe is None else recipe.source
+            # Where nothing upstream learns, the input is most often the batch, which its maker holds anyway.
+            source = recipe.source if recipe is not None else x if ctx.needs_input_grad[0] else given
+            held = source if whole or ctx.needs_input_grad[2] else None
             ctx.save_for_backward(held, u, v, None if whole else low, None if layer.compute.light else weight)
             ctx.maker = None if recipe is None else recipe.maker
             ctx.raw, ctx.copies, ctx.conv, ctx.plan, ctx.shape, ctx.flat = raw, copies, conv, Plan(formed, whole), shape, flat
@@ -171,8 +173,8 @@ class _Adapted(torch.autograd.Function):
         x, u, v, low, weight = ctx.saved_tensors
         raw, copies, conv, (formed, whole) = ctx.raw, ctx.copies, ctx.conv, ctx.plan
         needs_x, needs_u, needs_v = ctx.needs_input_grad[:3]
-        if ctx.maker is not None and x is not None:
-            x = ctx.maker(x).to(copies.dtype)
+        if x is not None and (ctx.maker is not None or not needs_x):
+            x = (x if ctx.maker is None else ctx.maker(x)).to(copies.dtype)
             if ctx.flat:
                 x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
         dtype, scale = copies.dtype, copies.scale
