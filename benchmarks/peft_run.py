@@ -28,7 +28,8 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     from visionlora.lora.targets import select
     from visionlora.module import Classifier
     from visionlora.run_folder import RunFolder
-    from visionlora.training import build_trainer, spec_values
+    from visionlora.trainer import build_trainer
+    from visionlora.training import spec_values
 
     L.seed_everything(config.seed, verbose=False)
     data = ImageData(config.data, config.seed)
