@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,20 +25,48 @@ from visionlora.config import TrainConfig, checked
 
 torch.set_num_threads(1)  # two test processes on two cores
 
+QUICK = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+os.environ["OMP_NUM_THREADS"] = "1"  # of the process that commands are forked from
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["visionlora.training", "visionlora.predictor", "visionlora.evaluation"])
+
 TINY = ("model=timm", "model.name=test_resnet", "model.pretrained=false", "data=fake", "data.num_workers=0")
 QUIET = ("callbacks=none", "trainer.enable_progress_bar=false")
 
 
-def command(module: str, *overrides: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 240) -> Any:
-    """``python -m visionlora.MODULE OVERRIDES``, finished."""
-    return subprocess.run(
-        [sys.executable, "-m", f"visionlora.{module}", *overrides],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=timeout,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | (env or {}),
-    )
+def command(
+    module: str, *overrides: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 240, fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """``python -m visionlora.MODULE OVERRIDES``, finished: in a process of its own, forked from one that has imported torch already.
+
+    With ``env`` or ``fresh`` it is a new interpreter.
+    """
+    call = [sys.executable, "-m", f"visionlora.{module}", *overrides]
+    if env or fresh:
+        given = os.environ | QUICK | (env or {})
+        return subprocess.run(call, capture_output=True, text=True, cwd=cwd, timeout=timeout, env=given)
+    with tempfile.TemporaryDirectory() as folder:
+        streams = Path(folder, "stdout"), Path(folder, "stderr")
+        process = FORKS.Process(target=_as_main, args=(module, overrides, cwd or Path.cwd(), streams))
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(call, timeout)
+        return subprocess.CompletedProcess(call, process.exitcode or 0, *(stream.read_text() for stream in streams))
+
+
+def _as_main(module: str, overrides: tuple[str, ...], cwd: Path, streams: tuple[Path, Path]) -> None:
+    for stream, number in zip(streams, (1, 2), strict=True):
+        os.dup2(os.open(stream, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    os.chdir(cwd)
+    os.environ.update(QUICK)
+    sys.argv = [f"visionlora.{module}", *overrides]
+    try:
+        runpy.run_module(f"visionlora.{module}", run_name="__main__", alter_sys=True)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 def compose(*overrides: str) -> TrainConfig:

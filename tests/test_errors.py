@@ -50,6 +50,13 @@ AT_ONCE: list[tuple[str, tuple[str, ...], str]] = [
     ("evaluate", (), "run is not set"),
     ("evaluate", ("run=.", "split=tests"), "split=tests is unknown.*Did you mean 'test'"),
     ("evaluate", ("run=.",), "is not a run folder: it has no config.yaml"),
+    ("train", ("sweep=ranks",), "sweep=ranks is not a sweep; there are .*Did you mean 'rank'"),
+    ("train", ("logger=[csv,wandbb]",), "logger=wandbb is not a config of logger.*Did you mean 'wandb'"),
+    ("train", ("trainer.batch_size=7",), "a number is given as data.batch_size"),
+    ("report", ("runs=nowhere",), "runs=nowhere: there is no such folder"),
+    ("report", ("rusn=x",), "unknown key rusn. Did you mean 'runs'"),
+    ("search", ("search.space={lora.r: 4}",), "lora.r=4 must be a list of choices"),
+    ("search", ("search.metric=test/top1",), "settings are chosen by validation"),
     ("predict", ("run=.", "input=x"), "is not a run folder"),
     ("predict", ("run=.", "input=x", "topk=0"), "topk=0 must be at least 1"),
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from visionlora.config import checked
 from visionlora.errors import UserError, did_you_mean
+from visionlora.files import replace_file
 from visionlora.quiet import quiet
+from visionlora.run_folder import RunFolder
+from visionlora.sweeps import SweepSummary, expanded, sweeping
 
 USER_ERROR, INTERRUPTED = 2, 130
 T = TypeVar("T")
@@ -32,7 +37,11 @@ def conf_dir() -> Path:
 
 def slug(text: Any) -> str:
     """``text`` as part of a folder name that Hydra takes back as a value: letters, digits, ``.``, ``_`` and ``-``."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", str(text)).strip("-")[:120]
+    short = re.sub(r"[^A-Za-z0-9._-]+", "-", str(text)).strip("-")
+    return short if len(short) <= 120 else f"{short[:111]}-{hashlib.sha256(str(text).encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("slug", slug, replace=True)  # on import, so that the processes of a parallel sweep have it too
 
 
 def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> None:
@@ -41,7 +50,6 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
     Exits with 2 and one sentence for a user's mistake, with 130 after Ctrl-C.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printing
-    OmegaConf.register_new_resolver("slug", slug, replace=True)
     failed: list[Path] = []
 
     def job(composed: DictConfig) -> Any:
@@ -51,19 +59,35 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
             return task(checked(schema, composed), folder)
         except UserError as error:  # told here: Hydra would put lines of its own before it, and drop the rest of a multirun
             _tell(str(error))
-            _remove_if_unused(folder, f"{HydraConfig.get().job.name}.log")
-            failed.append(folder)
-            return None
+            if sweeping():
+                replace_file(RunFolder(folder).error, f"{error}\n".encode())
+            else:
+                _remove_if_unused(folder, f"{HydraConfig.get().job.name}.log")
+                failed.append(folder)
+        except KeyboardInterrupt:
+            if not sweeping():
+                raise
+            raise KeyboardInterrupt(f"; the same command with hydra.sweep.dir={HydraConfig.get().sweep.dir} goes on") from None
+        except Exception as error:  # a fault of ours: the other jobs of a sweep go on
+            if not sweeping():
+                raise
+            traceback.print_exc()
+            replace_file(RunFolder(folder).error, f"{type(error).__name__}: {error}\n".encode())
+        return None
 
     try:
+        sys.argv[1:] = expanded(sys.argv[1:], conf_dir() / "sweep")
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+    except UserError as error:
+        _tell(str(error))
+        sys.exit(USER_ERROR)
     except (HydraException, OmegaConfBaseException) as error:
         _tell(explain(error, name))
         sys.exit(USER_ERROR)
     except KeyboardInterrupt as interrupt:
-        print(" ".join(["interrupted", *map(str, interrupt.args)]) + ".", file=sys.stderr)
+        print(" ".join(["interrupted", *map(str, interrupt.args)]).replace(" ;", ";") + ".", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    if failed:
+    if failed or SweepSummary.failed:
         sys.exit(USER_ERROR)
 
 
@@ -79,7 +103,7 @@ def explain(error: Exception, config_name: str) -> str:
     if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
         groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
         return f"unknown config group {match[1]!r}; the groups are {', '.join(groups)}.{did_you_mean(match[1], groups)}"
-    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+    if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         group, option = match.groups()
         options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         hint = f" For any other model: model=timm model.name={option}." if group == "model" else ""
@@ -103,7 +127,7 @@ def _remove_if_unused(folder: Path, log: str) -> None:
     """Hydra makes the folder and its log before the job; a mistake told at once leaves neither. Nothing else is touched."""
     if [path.name for path in folder.iterdir()] == [log]:
         (folder / log).unlink()
-    made = [folder, *(parent for parent in list(folder.parents)[:2] if "outputs" in parent.parts or "multirun" in parent.parts)]
+    made = [folder, *(parent for parent in list(folder.parents)[:2] if {"outputs", "multirun", "searches"} & set(parent.parts))]
     for empty in made:
         if empty != Path.cwd() and not any(empty.iterdir()):
             empty.rmdir()

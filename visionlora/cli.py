@@ -10,6 +10,9 @@ from visionlora.errors import did_you_mean
 COMMANDS = {
     "train": "fine-tune a backbone and write a run folder",
     "evaluate": "measure a finished run: run=DIR",
+    "export": "hand a finished run on: run=DIR format=timm|onnx|…",
+    "search": "look for good settings with Optuna",
+    "report": "compare finished runs: runs=DIR",
     "predict": "classify pictures with a finished run: run=DIR input=FILE_OR_FOLDER",
 }
 

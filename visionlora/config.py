@@ -96,12 +96,29 @@ class DataConfig:
         at_least("data.num_images", self.num_images, 1)
 
 
+RATES = {"sgd": 0.05, "lion": 5e-4}
+"""Usual learning rates of LoRA with optimizers whose steps are of another size than AdamW's."""
+
+
+def usual_rate(optimizer: str, lora: LoraConfig) -> float:
+    """What ``optim.lr=null`` is: the optimizer's usual rate times what the method wants (measured: docs/methods.md)."""
+    factor = {"none": 3.0, "full": 0.1, "adalora": 2.0}.get(lora.method, 1.0)
+    if lora.method not in ("none", "full"):
+        if lora.init in ("pissa", "milora", "olora"):  # factors that start large
+            factor *= 0.1
+        if lora.freeze_a:
+            factor *= 2
+        if lora.lr_ratio > 1:
+            factor *= 2 / lora.lr_ratio
+    return float(f"{factor * RATES.get(optimizer, 3e-3):.3g}")
+
+
 @dataclass
 class OptimConfig:
     """Optimizer, schedule and loss; see ``optim.py``."""
 
     name: str = "adamw"
-    lr: float = 3e-3
+    lr: float | None = None
     head_lr: float | None = None
     weight_decay: float = 0.01
     momentum: float = 0.9
@@ -120,6 +137,11 @@ class OptimConfig:
         for key in ("momentum", "warmup", "label_smoothing"):
             fraction(f"optim.{key}", getattr(self, key))
 
+    @property
+    def rate(self) -> float:
+        """The learning rate; LoRA's usual one where none is given."""
+        return usual_rate(self.name, LoraConfig()) if self.lr is None else self.lr
+
 
 @dataclass
 class TrainConfig:
@@ -136,25 +158,39 @@ class TrainConfig:
     ckpt_path: str | None = None
 
     def __post_init__(self) -> None:
+        if self.optim.lr is None:
+            self.optim.lr = usual_rate(self.optim.name, self.lora)
         at_least("seed", self.seed, 0)
         if self.seed >= 2**32:
             raise UserError(f"seed={self.seed} must be below 2**32 (NumPy's limit).")
+        if self.trainer.get("batch_size") not in (None, "auto"):
+            raise UserError(f"trainer.batch_size={self.trainer['batch_size']} is auto or null; a number is given as data.batch_size.")
         if self.trainer.get("max_epochs", -1) == -1 and self.trainer.get("max_steps", -1) == -1:
             raise UserError("trainer.max_epochs=-1 has no end that a learning-rate schedule could be laid out for; set trainer.max_steps.")
 
 
 @dataclass
 class EvaluateConfig:
-    """One call of ``visionlora.evaluate``."""
+    """One call of ``visionlora.evaluate``. ``run`` is a run folder or a list of them."""
 
-    run: str
+    run: Any
     split: str = "test"
+    data: Any = None
     root: str | None = None
     batch_size: int | None = None
     num_workers: int | None = None
+    compare: bool = False
+    temperature: bool = False
+    figures: bool = True
 
     def __post_init__(self) -> None:
         one_of("split", self.split, ("train", "val", "test"))
+        if self.data is not None and (not isinstance(self.data, dict) or "name" not in self.data):
+            raise UserError("data is another source than the run's, as in data=imagefolder data.root=DIR.")
+
+    @property
+    def runs(self) -> list[str]:
+        return [str(run) for run in self.run] if isinstance(self.run, list) else [str(self.run)]
 
 
 @dataclass
@@ -170,6 +206,79 @@ class PredictConfig:
     def __post_init__(self) -> None:
         at_least("topk", self.topk, 1)
         at_least("batch_size", self.batch_size, 1)
+
+
+@dataclass
+class SpaceConfig:
+    """What ``visionlora.search`` looks for. ``space`` has a list of choices or ``{low, high, log}`` for a key of the command line."""
+
+    trials: int = 20
+    timeout: float | None = None
+    metric: str = "val/top1"
+    prune: bool = True
+    startup: int = 5
+    space: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least("search.trials", self.trials, 1)
+        at_least("search.startup", self.startup, 1)
+        if not self.metric.startswith("val/"):
+            raise UserError(f"search.metric={self.metric}: settings are chosen by validation, so it begins with val/, as val/top1 does.")
+        self.space = {key: _choices(key, values) for key, values in self.space.items() if values is not None}
+        if not self.space:
+            raise UserError("search.space is empty; name a key with a list of choices or {low, high, log}.")
+
+
+def _choices(key: str, values: Any) -> Any:
+    if isinstance(values, list) and values:
+        return values
+    numbers = isinstance(values, dict) and {"low", "high"} <= set(values) <= {"low", "high", "log"}
+    if not numbers or not values["low"] < values["high"] or (values.get("log") and not values["low"] > 0):
+        raise UserError(f"search.space: {key}={values} must be a list of choices or {{low: NUMBER, high: LARGER, log: true or false}}.")
+    return {"log": False, **values}
+
+
+@dataclass(kw_only=True)
+class SearchConfig(TrainConfig):
+    """One call of ``visionlora.search``: a run's config, and what to vary of it."""
+
+    search: SpaceConfig
+
+
+EXPORTS = ("timm", "torchvision", "state_dict", "onnx", "pt2")
+
+
+@dataclass
+class ExportConfig:
+    """One call of ``visionlora.export``. ``format`` is one of ``EXPORTS`` or a list of them."""
+
+    run: str
+    format: Any = "timm"
+    output: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.formats:
+            one_of("format", str(name), EXPORTS)
+
+    @property
+    def formats(self) -> list[str]:
+        return list(self.format) if isinstance(self.format, list) else [self.format]
+
+
+@dataclass
+class ReportConfig:
+    """One call of ``visionlora.report``. ``runs`` is a folder or a list of folders."""
+
+    runs: Any
+    metric: str | None = None
+    output: str = "report"
+    top: int = 20
+
+    def __post_init__(self) -> None:
+        at_least("top", self.top, 1)
+        if not isinstance(self.runs, str) and not (isinstance(self.runs, list) and all(isinstance(run, str) for run in self.runs)):
+            raise UserError(f"runs={self.runs} must be a folder or a list of folders.")
 
 
 T = TypeVar("T")

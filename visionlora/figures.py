@@ -27,6 +27,26 @@ def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
     return dict(curves)
 
 
+def rate_finder(run: RunFolder, rates: list[float], losses: list[float], chosen: float) -> None:
+    """``lr_find.png``: the loss as the learning rate grows, with the rate chosen, where it falls fastest."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes.plot(rates, losses, color="tab:blue")
+    axes.axvline(chosen, color="tab:orange", linestyle="--", label=f"optim.lr={chosen:.3g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed cross-entropy", title="Learning-rate finder")
+    axes.set_ylim(0.9 * min(losses), 1.2 * losses[0])
+    axes.legend(frameon=False)
+    run.path.mkdir(parents=True, exist_ok=True)
+    part = run.rates.with_suffix(".part.png")
+    figure.savefig(part, dpi=120)
+    plt.close(figure)
+    part.replace(run.rates)
+
+
 def learning_curves(run: RunFolder, results: dict[str, float | str]) -> None:
     """``curves.png``: loss and top-1 accuracy over epochs, with the untouched backbone and the final test as lines."""
     import matplotlib as mpl

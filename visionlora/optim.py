@@ -26,9 +26,9 @@ def parameter_groups(model: nn.Module, head: Collection[str], config: OptimConfi
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = config.lr
+            rate = config.rate
             if any(name.startswith(h + ".") for h in head):
-                rate = config.head_lr or config.lr
+                rate = config.head_lr or config.rate
             elif name.endswith(".lora_B"):
                 rate *= lr_ratio
             groups.setdefault((rate, parameter.ndim > 1 and id(parameter) not in started), []).append(parameter)
@@ -41,7 +41,7 @@ def parameter_groups(model: nn.Module, head: Collection[str], config: OptimConfi
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer:
     """timm's optimizer of that name."""
     return create_optimizer_v2(  # type: ignore[no-any-return]
-        groups, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+        groups, opt=config.name, lr=config.rate, weight_decay=config.weight_decay, momentum=config.momentum
     )
 
 

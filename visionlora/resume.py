@@ -14,7 +14,7 @@ from visionlora.config import TrainConfig, checked
 from visionlora.errors import UserError
 from visionlora.run_folder import RunFolder
 
-_OWN = ("model", "data", "lora", "optim", "trainer", "seed")
+OWN = ("model", "data", "lora", "optim", "trainer", "seed")
 """Sections a resumed run takes from its folder. Callbacks and loggers come from the command line: they name classes to make,
 and nothing read from a run folder is ever instantiated."""
 _PLANNED = ("optim", "data.batch_size", "trainer.max_epochs", "trainer.accumulate_grad_batches")
@@ -32,10 +32,10 @@ def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
         return config
     saved = run.read_config()
     given = OmegaConf.create(portable(config))
-    resumed = OmegaConf.merge(given, {key: saved[key] for key in _OWN if key in saved})
+    resumed = OmegaConf.merge(given, {key: saved[key] for key in OWN if key in saved})
     assert isinstance(resumed, DictConfig)
     for key in _overridden():
-        if key.split(".")[0] not in _OWN:
+        if key.split(".")[0] not in OWN:
             continue
         old, new = OmegaConf.select(saved, key), OmegaConf.select(given, key)
         if old == new:

@@ -32,6 +32,8 @@ class RunFolder:
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
         self.curves = self.path / "curves.png"
+        self.rates = self.path / "lr_find.png"
+        self.error = self.path / "error.txt"
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -54,9 +56,14 @@ class RunFolder:
         """Whether a run has left anything worth keeping here."""
         return self.results.exists() or self.last.exists() or self.adapter.exists()
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end: the results are the last thing written."""
+        return self.results.is_file() and self.adapter.is_dir()
+
     def clear(self) -> None:
         """Remove what an attempt that reached no checkpoint has left."""
-        for path in (self.base, self.split, self.ranks, self.metrics, self.best, self.curves):
+        for path in (self.base, self.split, self.ranks, self.metrics, self.best, self.curves, self.rates, self.error):
             path.unlink(missing_ok=True)
 
     def read_section(self, name: str) -> DictConfig:
@@ -86,6 +93,10 @@ class RunFolder:
 
     def write_ranks(self, ranks: Mapping[str, Any]) -> None:
         replace_file(self.ranks, json.dumps(dict(ranks), indent=1).encode())
+
+    def read_results(self) -> dict[str, Any]:
+        """Every figure of a finished run."""
+        return _read_json(self.results) or {}
 
     def read_base(self) -> dict[str, Tensor] | None:
         """Weights of a base that cannot be had again by name, or ``None``."""

@@ -10,10 +10,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from visionlora.lora.injection import InjectReport, LayerReport
-
 if TYPE_CHECKING:
+    from optuna import Study
+
+    from visionlora.evaluation.measure import Compared
+    from visionlora.evaluation.outcome import Outcome
+    from visionlora.exporting.export import Exported
+    from visionlora.lora.injection import InjectReport, LayerReport
     from visionlora.predictor import Prediction
+    from visionlora.reporting.runs import Configuration
+    from visionlora.run_folder import RunFolder
 
 console = Console()
 
@@ -73,6 +79,71 @@ def print_results(results: Mapping[str, Any], folder: Path) -> None:
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
 
 
+def print_sweep(runs: Sequence[RunFolder], folder: Path) -> None:
+    """What became of each run of a sweep, and how to read it."""
+    table = Table(title="The sweep", title_justify="left")
+    for column in ("run", "validation", "test", "parameters", "seconds"):
+        table.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
+    for run in runs:
+        if not run.finished:
+            table.add_row(escape(run.path.name), "[red]broke[/red]" if run.error.exists() else "[yellow]not finished[/yellow]")
+            continue
+        found = run.read_results()
+        scores = [f"{found[key]:.1%}" if key in found else "" for key in ("val/top1", "test/top1")]
+        table.add_row(escape(run.path.name), *scores, f"{found['params/trainable']:,}", f"{found['seconds/fit']:.0f}")
+    console.print(table)
+    broken = [run for run in runs if run.error.exists()]
+    for run in broken:
+        console.print(f"{run.path.name} broke: {run.error.read_text().strip()}", highlight=False, soft_wrap=True, markup=False)
+    if broken:
+        again = f"{len(broken)} of {len(runs)} broke; the same command with hydra.sweep.dir={folder} tries them again."
+        console.print(again, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"python -m visionlora.report runs={folder}", highlight=False, soft_wrap=True, markup=False)
+
+
+def print_exports(written: Sequence[Exported]) -> None:
+    """One export a row."""
+    table = Table(title=f"Compared on {written[0].pictures}", title_justify="left")
+    for column in ("format", "MB", "largest difference", "folder"):
+        table.add_column(column, justify="left" if column in ("format", "folder") else "right", overflow="fold")
+    for one in written:
+        table.add_row(one.format, f"{one.bytes / 1e6:.2f}", f"{one.difference:.1e}", escape(str(one.folder)))
+    console.print(table)
+
+
+def print_search(study: Study, metric: str, command: str, folder: Path) -> None:
+    """The ten best trials, what mattered, and the command of the best."""
+    ended = [trial for trial in study.trials if trial.value is not None and trial.state.name == "COMPLETE"]
+    sign = -1 if study.direction.name == "MAXIMIZE" else 1
+    keys = list(study.best_params)
+    pruned = sum(trial.state.name == "PRUNED" for trial in study.trials)
+    table = Table(title=f"{len(ended)} trials ended, {pruned} were cut short", title_justify="left")
+    for column in ("trial", *keys, metric):
+        table.add_column(column, justify="right", overflow="fold")
+    for trial in sorted(ended, key=lambda trial: sign * (trial.value or 0.0))[:10]:
+        values = [f"{value:.3g}" if isinstance(value, float) else str(value) for value in (trial.params.get(key, "") for key in keys)]
+        table.add_row(str(trial.number), *map(escape, values), f"{trial.value:.4f}")
+    console.print(table)
+    console.print(f"the best: {command}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"python -m visionlora.report runs={folder}", highlight=False, soft_wrap=True, markup=False)
+
+
+def print_ranking(ranked: Sequence[Configuration], metric: str, command: str, top: int) -> None:
+    """The configurations, the best first, and the command that trains the best one again."""
+    table = Table(title=f"{sum(len(c.runs) for c in ranked)} runs by {metric}", title_justify="left")
+    for column in ("", "configuration", "seeds", "validation", "test", "parameters", "seconds"):
+        table.add_column(column, justify="left" if column == "configuration" else "right", overflow="fold")
+    for number, c in enumerate(ranked[:top], 1):
+        scores = [str(c.summary(key) or "") for key in ("val/top1", "test/top1")]
+        parameters, seconds = c.summary("params/trainable"), c.summary("seconds/fit")
+        costs = [f"{parameters.mean:,.0f}" if parameters else "", f"{seconds.mean:.1f}" if seconds else ""]
+        table.add_row(str(number), escape(c.name), str(len(c.runs)), *scores, *costs)
+    console.print(table)
+    if len(ranked) > top:
+        console.print(f"and {len(ranked) - top} more (top={len(ranked)} prints all)", highlight=False)
+    console.print(f"the best: {command}", highlight=False, soft_wrap=True, markup=False)
+
+
 def print_metrics(metrics: Mapping[str, float], title: str) -> None:
     """One figure a row."""
     table = Table(title=title, title_justify="left")
@@ -81,6 +152,55 @@ def print_metrics(metrics: Mapping[str, float], title: str) -> None:
     for key, value in metrics.items():
         table.add_row(key, f"{value:.4f}")
     console.print(table)
+
+
+WORST = 10
+"""Classes shown where there are more than thirty: those with the lowest F1."""
+
+
+def print_classes(outcome: Outcome) -> None:
+    """Precision, recall, F1 and support of each class, and the pairs confused most."""
+    report = outcome.report()
+    classes = outcome.classes if len(outcome.classes) <= 30 else sorted(outcome.classes, key=lambda c: report[c]["f1-score"])[:WORST]
+    title = "Classes" if len(classes) == len(outcome.classes) else f"The {WORST} classes with the lowest F1"
+    table = Table(title=title, title_justify="left")
+    for column in ("class", "precision", "recall", "F1", "pictures"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for name in [*classes, "macro avg", "weighted avg"]:
+        row = report[name]
+        if name == "macro avg":
+            table.add_section()
+        table.add_row(escape(name), *(f"{row[key]:.1%}" for key in ("precision", "recall", "f1-score")), f"{row['support']:.0f}")
+    console.print(table)
+    pairs = [f"{outcome.classes[true]} taken for {outcome.classes[taken]} ({n})" for true, taken, n in outcome.confused()]
+    if pairs:
+        console.print(f"confused most: {'; '.join(pairs)}", highlight=False, markup=False)
+
+
+def print_comparison(rows: Sequence[Compared]) -> None:
+    """A column for each model, all on the same pictures."""
+    split = rows[0].outcome.split
+    table = Table(title=f"On the same {len(rows[0].outcome.labels):,} pictures ({split})", title_justify="left")
+    table.add_column("")
+    for row in rows:
+        table.add_column(escape(row.name), justify="right", overflow="fold")
+    metrics = [row.outcome.metrics() for row in rows]
+    lines = {
+        "top-1": [f"{m[f'{split}/top1']:.1%}" for m in metrics],
+        "95 % interval": [f"{m[f'{split}/top1_low']:.1%}–{m[f'{split}/top1_high']:.1%}" for m in metrics],
+        "macro F1": [f"{m[f'{split}/f1']:.1%}" for m in metrics],
+        "p against the first": ["" if row.p is None else f"{row.p:.2g}" for row in rows],
+        "trained parameters": [f"{row.trainable:,}" for row in rows],
+        "adapter, MB": [f"{row.adapter_bytes / 1e6:.2f}" for row in rows],
+        "model, MB": [f"{row.model_bytes / 1e6:.1f}" for row in rows],
+        "seconds of training": ["" if row.fit_seconds is None else f"{row.fit_seconds:.0f}" for row in rows],
+        "images/s, here": [f"{row.images_per_second:,.0f}" for row in rows],
+        "peak in training, MiB": ["" if row.memory_mib is None else f"{row.memory_mib:,.0f}" for row in rows],
+    }
+    for label, cells in lines.items():
+        table.add_row(label, *cells)
+    console.print(table)
+    console.print("The interval is a bootstrap over the pictures, p an exact McNemar test.", highlight=False)
 
 
 def print_predictions(predictions: Sequence[Prediction]) -> None:

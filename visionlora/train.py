@@ -7,6 +7,7 @@ from typing import Any
 
 from visionlora.app import run_command
 from visionlora.config import TrainConfig
+from visionlora.run_folder import RunFolder
 
 
 def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
@@ -14,9 +15,14 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     # Imported here: the config has been checked by now, and torch takes seconds to import.
     from visionlora.launch import own_command_line
     from visionlora.resume import resumed_config
+    from visionlora.sweeps import continued
+
+    left = continued(config, folder)
+    if left is None:
+        return RunFolder(folder).read_results()
+    config = resumed_config(left, folder)
     from visionlora.training import run
 
-    config = resumed_config(config, folder)
     with own_command_line(folder):
         return run(config, folder)
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import hydra.utils
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from visionlora import tracking
 from visionlora.adapting import inject
 from visionlora.allocation import allocate
 from visionlora.backbone.checkpointing import checkpoint_blocks, checkpoint_lightly
@@ -27,11 +25,12 @@ from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
 from visionlora.backbone.quantize import quantize
 from visionlora.baseline import BaselineData, NearestClassMean
 from visionlora.caching import cached
-from visionlora.callbacks import AdaptiveRanks, RunLogger, Stopwatch, checkpoints, peak_memory_mib
+from visionlora.callbacks import peak_memory_mib
 from visionlora.config import ModelConfig, TrainConfig
 from visionlora.data.module import ImageData
-from visionlora.errors import UserError, did_you_mean
+from visionlora.errors import UserError
 from visionlora.figures import learning_curves
+from visionlora.finders import find
 from visionlora.launch import process_rank
 from visionlora.lora.audit import undisturbed
 from visionlora.lora.config import LayerRank
@@ -43,13 +42,14 @@ from visionlora.resume import portable
 from visionlora.run_folder import RunFolder
 from visionlora.tables import print_results, print_trained
 from visionlora.trained import save_adapter
+from visionlora.trainer import build_trainer, fit
 
 BASELINE_PER_CLASS = 50
 """Training pictures a class from which the class means of ``test_before`` are taken."""
 
 
-def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    """Train as ``config`` says and leave a run folder.
+def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Train as ``config`` says and leave a run folder; ``more_callbacks`` beside those of the config.
 
     Returns:
         The figures of ``results.json``.
@@ -84,9 +84,11 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         checkpoint_lightly(model)
     elif config.model.checkpointing == "blocks":
         checkpoint_blocks(model)
-    trainer, stopwatch = build_trainer(config, run_folder, checkpoint, has_val="val" in data.parts)
+    found = {} if resuming else find(config, model, info.head, data, run_folder)
+    trainer, stopwatch = build_trainer(config, run_folder, checkpoint, "val" in data.parts, more_callbacks)
     if trainer.is_global_zero:
         print_trained(report, info.spec.full_name)
+        tracking.begin(trainer.loggers, portable(config))
         run_folder.write_config(portable(config))
         data.save_split(run_folder.split)
         if ranks:
@@ -115,8 +117,10 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
         "params/total": report.total,
         "params/adapter": adapter_parameters(module.model),
         **timing,
+        **found,
         "seconds/cache": caching,
         "memory/peak_mib": peak_memory_mib(),
+        "threads": torch.get_num_threads(),
         "epochs": trainer.current_epoch,
         "seed": config.seed,
         "model": info.spec.full_name,
@@ -125,6 +129,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     }
     if trainer.is_global_zero:
         results |= _leave(run_folder, module.model, results, started)
+        tracking.end(trainer.loggers, run_folder, results, trainer.global_step)
         print_results(results, folder)
     return results
 
@@ -178,72 +183,10 @@ def choose_ranks(config: TrainConfig, model: nn.Module, data: ImageData, known: 
     return allocate(model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference)
 
 
-def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Path | None) -> None:
-    """``trainer.fit``; a checkpoint of another optimizer is told in one sentence."""
-    try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    except ValueError as error:
-        if checkpoint is None or "parameter group" not in str(error):
-            raise
-        raise UserError(f"ckpt_path={checkpoint} was written with another optimizer or other learning-rate groups: {error}.") from None
-
-
 def spec_values(model: ModelConfig) -> dict[str, Any]:
     """The part of the model's config that builds it."""
     known = {field.name for field in fields(BackboneSpec)}
     return {key: value for key, value in asdict(model).items() if key in known}
-
-
-def build_trainer(config: TrainConfig, run_folder: RunFolder, checkpoint: Path | None, has_val: bool) -> tuple[L.Trainer, Stopwatch]:
-    """Lightning's Trainer from ``config.trainer``, with this run's callbacks and loggers.
-
-    Raises:
-        UserError: an argument Lightning does not know or cannot meet here.
-    """
-    arguments = {key: value for key, value in config.trainer.items() if value is not None}
-    known = inspect.signature(L.Trainer.__init__).parameters
-    for key in arguments:
-        if key not in known:
-            raise UserError(f"unknown key trainer.{key}: lightning.Trainer has no such argument.{did_you_mean(key, known)}")
-    if arguments.get("precision") == "auto":
-        arguments["precision"] = auto_precision(str(arguments.get("accelerator", "auto")))
-    if arguments.get("sync_batchnorm") and config.model.freeze_bn:
-        raise UserError("trainer.sync_batchnorm=true would let the frozen statistics move; set model.freeze_bn=false with it.")
-    if arguments.get("strategy") == "ddp" and config.model.freeze_bn:
-        arguments["strategy"] = DDPStrategy(broadcast_buffers=False)  # they do not move, and folded copies of them need not be made anew
-    callbacks = [_instantiate("callbacks", name, node) for name, node in config.callbacks.items()]
-    monitors = [c.monitor for c in callbacks if str(getattr(c, "monitor", "")).startswith("val/")]
-    if monitors and not has_val:
-        raise UserError(f"callbacks: one waits for {monitors[0]}, but there is no validation part; set data.val_fraction above 0.")
-    if not arguments.get("enable_progress_bar", True):
-        callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
-    stopwatch = Stopwatch()
-    adaptive = [AdaptiveRanks(config.lora.adaptive, run_folder.last)] if config.lora.method == "adalora" else []
-    choose_best = has_val and not adaptive  # before the end its ranks are beyond the budget
-    loggers = [RunLogger(run_folder, _global_step(checkpoint)), *(_instantiate("logger", *item) for item in config.logger.items())]
-    try:
-        trainer = L.Trainer(
-            **arguments,
-            callbacks=[*callbacks, *adaptive, stopwatch, *checkpoints(run_folder, choose_best)],
-            logger=loggers,
-            default_root_dir=run_folder.path,
-            use_distributed_sampler=False,  # EpochSampler shares out the pictures itself
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-        )
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
-    return trainer, stopwatch
-
-
-def auto_precision(accelerator: str) -> Any:
-    """``bf16-mixed`` where the hardware computes in it, else float32."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
-        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public ones yet
-        return "bf16-mixed" if any(getattr(torch.cpu, check, bool)() for check in checks) else "32-true"
-    return "32-true"
 
 
 def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -306,25 +249,3 @@ def _leave(run_folder: RunFolder, model: nn.Module, results: dict[str, Any], sta
     if run_folder.metrics.is_file():
         learning_curves(run_folder, results)
     return more
-
-
-def _instantiate(group: str, name: str, node: Any) -> Any:
-    if not isinstance(node, dict) or "_target_" not in node:
-        raise UserError(f"{group}.{name} needs a _target_, the class to make.")
-    try:
-        return hydra.utils.instantiate(node)
-    except Exception as error:  # whatever the class raises
-        reason = " ".join(str(error.__cause__ or error).split())
-        extra = (
-            f' Install it with: pip install "visionlora[{name}]"' if group == "logger" and "ModuleNotFound" in repr(error.__cause__) else ""
-        )
-        raise UserError(f"{group}.{name}: {node['_target_']} cannot be made: {reason}.{extra}") from None
-
-
-def _global_step(checkpoint: Path | None) -> int | None:
-    if checkpoint is None:
-        return None
-    try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-    except Exception as error:  # a damaged file fails in many ways
-        raise UserError(f"{checkpoint} is damaged or not a checkpoint: {str(error).strip().splitlines()[0]}") from None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -56,6 +56,7 @@ class ImageData(L.LightningDataModule):
             self.parts, self.record = recorded(source, record), dict(record)
         else:
             self.parts, self.record = complete(source, config)
+        self.batch_size = config.batch_size  # an attribute: Lightning's finder changes it
         self.preprocessing: Preprocessing | None = None
         self.cached: dict[str, CachedFeatures] = {}
 
@@ -144,7 +145,7 @@ class ImageData(L.LightningDataModule):
         # Pillow resizes transparent pictures in a way of its own.
         if pictures.in_memory and batched is not None and channels != 4 and not overfits:
             return self._batches(MemoryPictures(pictures, batched, channels), sampler)
-        batch_size = self.config.batch_size
+        batch_size = self.batch_size
         return DataLoader(
             TransformedPictures(pictures, each, channels),
             batch_size=batch_size,
@@ -155,9 +156,9 @@ class ImageData(L.LightningDataModule):
         )
 
     def _batches(self, dataset: Dataset[Any], sampler: EpochSampler) -> DataLoader[Any]:
-        return DataLoader(dataset, sampler=EpochBatches(sampler, self.config.batch_size), batch_size=None)
+        return DataLoader(dataset, sampler=EpochBatches(sampler, self.batch_size), batch_size=None)
 
     def _workers(self, pictures: Pictures) -> int:
         if self.config.num_workers is not None:
             return self.config.num_workers
-        return 0 if pictures.in_memory else min(8, max(1, (os.cpu_count() or 1) // 2))
+        return 0 if pictures.in_memory else min(8, max(1, torch.get_num_threads() // 2))

@@ -1,0 +1,121 @@
+"""Lightning's Trainer from a run's config, with a word for what it cannot meet."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import lightning as L
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
+
+from visionlora.callbacks import AdaptiveRanks, RunLogger, Stopwatch, checkpoints
+from visionlora.config import TrainConfig
+from visionlora.data.module import ImageData
+from visionlora.errors import UserError, did_you_mean
+from visionlora.module import Classifier
+from visionlora.run_folder import RunFolder
+
+OURS = ("lr_find", "batch_size")
+"""Keys of ``trainer`` that are not Lightning's."""
+
+
+def build_trainer(
+    config: TrainConfig, run_folder: RunFolder, checkpoint: Path | None, has_val: bool, more: Sequence[Callback] = ()
+) -> tuple[L.Trainer, Stopwatch]:
+    """Lightning's Trainer from ``config.trainer``, with this run's callbacks and loggers.
+
+    Raises:
+        UserError: an argument Lightning does not know or cannot meet here.
+    """
+    arguments = lightning_arguments(config)
+    callbacks = [_instantiate("callbacks", name, node) for name, node in config.callbacks.items()]
+    monitors = [c.monitor for c in callbacks if str(getattr(c, "monitor", "")).startswith("val/")]
+    if monitors and not has_val:
+        raise UserError(f"callbacks: one waits for {monitors[0]}, but there is no validation part; set data.val_fraction above 0.")
+    if not arguments.get("enable_progress_bar", True):
+        callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
+    stopwatch = Stopwatch()
+    adaptive = [AdaptiveRanks(config.lora.adaptive, run_folder.last)] if config.lora.method == "adalora" else []
+    choose_best = has_val and not adaptive  # before the end its ranks are beyond the budget
+    loggers = [RunLogger(run_folder, _global_step(checkpoint)), *(_instantiate("logger", *item) for item in config.logger.items())]
+    try:
+        trainer = L.Trainer(
+            **arguments,
+            callbacks=[*callbacks, *more, *adaptive, stopwatch, *checkpoints(run_folder, choose_best)],
+            logger=loggers,
+            default_root_dir=run_folder.path,
+            use_distributed_sampler=False,  # EpochSampler shares out the pictures itself
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+    return trainer, stopwatch
+
+
+def lightning_arguments(config: TrainConfig) -> dict[str, Any]:
+    """``config.trainer`` as Lightning's Trainer takes it.
+
+    Raises:
+        UserError: an argument Lightning does not know or cannot meet here.
+    """
+    arguments = {key: value for key, value in config.trainer.items() if value is not None and key not in OURS}
+    known = inspect.signature(L.Trainer.__init__).parameters
+    for key in arguments:
+        if key not in known:
+            raise UserError(f"unknown key trainer.{key}: lightning.Trainer has no such argument.{did_you_mean(key, (*known, *OURS))}")
+    if arguments.get("precision") == "auto":
+        arguments["precision"] = auto_precision(str(arguments.get("accelerator", "auto")))
+    if arguments.get("sync_batchnorm") and config.model.freeze_bn:
+        raise UserError("trainer.sync_batchnorm=true would let the frozen statistics move; set model.freeze_bn=false with it.")
+    if arguments.get("strategy") == "ddp" and config.model.freeze_bn:
+        arguments["strategy"] = DDPStrategy(broadcast_buffers=False)  # they do not move, and folded copies of them need not be made anew
+    return arguments
+
+
+def auto_precision(accelerator: str) -> Any:
+    """``bf16-mixed`` where the hardware computes in it, else float32."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
+        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public ones yet
+        return "bf16-mixed" if any(getattr(torch.cpu, check, bool)() for check in checks) else "32-true"
+    return "32-true"
+
+
+def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Path | None) -> None:
+    """``trainer.fit``; a checkpoint of another optimizer is told in one sentence."""
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except ValueError as error:
+        if checkpoint is None or "parameter group" not in str(error):
+            raise
+        raise UserError(f"ckpt_path={checkpoint} was written with another optimizer or other learning-rate groups: {error}.") from None
+
+
+def _instantiate(group: str, name: str, node: Any) -> Any:
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UserError(f"{group}.{name} needs a _target_, the class to make.")
+    try:
+        return hydra.utils.instantiate(node)
+    except Exception as error:  # whatever the class raises
+        reason = " ".join(str(error.__cause__ or error).split())
+        extra = (
+            f' Install it with: pip install "visionlora[{name}]"' if group == "logger" and "ModuleNotFound" in repr(error.__cause__) else ""
+        )
+        raise UserError(f"{group}.{name}: {node['_target_']} cannot be made: {reason}.{extra}") from None
+
+
+def _global_step(checkpoint: Path | None) -> int | None:
+    if checkpoint is None:
+        return None
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    except Exception as error:  # a damaged file fails in many ways
+        raise UserError(f"{checkpoint} is damaged or not a checkpoint: {str(error).strip().splitlines()[0]}") from None
