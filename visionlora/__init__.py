@@ -15,17 +15,27 @@ if TYPE_CHECKING:
     from visionlora.backbone.folding import fold, unfold
     from visionlora.backbone.head import example_batch, find_head
     from visionlora.errors import UserError
+    from visionlora.lora.changes import LayerChange, changes
     from visionlora.lora.config import LoraConfig
     from visionlora.lora.merging import unmerge
     from visionlora.predictor import Prediction, Predictor, load
+    from visionlora.reporting.figures import accuracy_by, changes_by_layer
+    from visionlora.reporting.runs import configurations, find_runs, ranked
     from visionlora.tasks import activate, adapter_names, delete_adapter, disabled, forward_mixed, remove
     from visionlora.trained import load_adapter, save_adapter
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "LayerChange": "lora.changes",
     "UserError": "errors",
     "LoraConfig": "lora.config",
+    "accuracy_by": "reporting.figures",
+    "changes": "lora.changes",
+    "changes_by_layer": "reporting.figures",
+    "configurations": "reporting.runs",
+    "find_runs": "reporting.runs",
+    "ranked": "reporting.runs",
     "Prediction": "predictor",
     "Predictor": "predictor",
     "activate": "tasks",
@@ -49,24 +59,31 @@ _HOME = {
 }
 
 __all__ = [
+    "LayerChange",
     "LoraConfig",
     "Prediction",
     "Predictor",
     "UserError",
+    "accuracy_by",
     "activate",
     "adapter_names",
     "allocate",
+    "changes",
+    "changes_by_layer",
+    "configurations",
     "create_backbone",
     "delete_adapter",
     "disabled",
     "example_batch",
     "find_head",
+    "find_runs",
     "fold",
     "forward_mixed",
     "inject",
     "load",
     "load_adapter",
     "merge",
+    "ranked",
     "remove",
     "save_adapter",
     "unfold",

@@ -1,0 +1,42 @@
+"""``python -m visionlora.report runs=DIR``: compare finished runs; never trains. Thin: compose, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from visionlora.app import conf_dir, run_command
+from visionlora.config import ReportConfig
+
+
+def report(config: ReportConfig, folder: Path) -> list[str]:
+    """Print the ranking and write ``OUTPUT.html``, ``OUTPUT.csv`` and ``OUTPUT.parquet``; returns the configurations' names, best first."""
+    from visionlora.files import replace_file
+    from visionlora.reporting.commands import command_of
+    from visionlora.reporting.export import to_csv, to_parquet
+    from visionlora.reporting.runs import configurations, find_runs, ranked, ranking_metric
+    from visionlora.tables import print_ranking
+
+    runs = find_runs([config.runs] if isinstance(config.runs, str) else config.runs)
+    metric = ranking_metric(runs, config.metric)
+    best_first = ranked(configurations(runs), metric)
+    command = command_of(best_first[0].runs[0].config, conf_dir())
+    print_ranking(best_first, metric, command, config.top)
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(output.with_name(f"{output.name}.csv"), to_csv(runs))
+
+    from visionlora.reporting.page import page
+
+    replace_file(output.with_name(f"{output.name}.html"), page(best_first, metric, command).encode())
+    replace_file(output.with_name(f"{output.name}.parquet"), to_parquet(runs))
+    print(f"{output}.html, {output}.csv, {output}.parquet")
+    return [configuration.name for configuration in best_first]
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command("report", ReportConfig, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""``report.html``: one file with its figures, its table and all it needs to show them."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from typing import Any
+
+from visionlora.errors import UserError
+from visionlora.reporting.runs import Configuration, Summary, is_number, shown
+
+try:
+    import plotly.graph_objects as go
+    from plotly.offline import get_plotlyjs
+except ModuleNotFoundError:
+    raise UserError('the report is drawn by plotly; install it with: pip install "visionlora[report]"') from None
+
+COLOURS = {
+    "lora": "#2166ac",
+    "dora": "#7b3294",
+    "adalora": "#1b7837",
+    "norm": "#b8860b",
+    "none": "#777777",
+    "full": "#d6604d",
+}
+LINES = {"none": "linear probe", "full": "full fine-tuning"}
+"""Methods that stand as lines where LoRA's are points."""
+CURVES = 10
+"""Configurations whose learning curves have a colour and a name; the others are grey."""
+COLUMNS = {
+    "val/top1": ("validation", "share"),
+    "test/top1": ("test top-1", "share"),
+    "test/f1": ("macro F1", "share"),
+    "test/loss": ("loss", "number"),
+    "params/trainable": ("trained parameters", "whole"),
+    "seconds/fit": ("seconds", "tenth"),
+    "memory/peak_mib": ("peak MiB", "whole"),
+    "bytes/adapter": ("adapter bytes", "whole"),
+}
+"""Figures of the table: their heading, and how they are written."""
+
+
+def page(ranked: Sequence[Configuration], metric: str, command: str) -> str:
+    """The page as text.
+
+    Args:
+        ranked: configurations, the best by ``metric`` first.
+        metric: a key of ``results.json``.
+        command: what trains the best one again.
+    """
+    title = f"{len(ranked)} configurations, {sum(len(c.runs) for c in ranked)} runs"
+    what = _label(metric)
+    figures = [
+        _figure("by-parameters", against(ranked, metric, "params/trainable", "trained parameters", log=True)),
+        _figure("by-seconds", against(ranked, metric, "seconds/fit", "seconds of training", front=True)),
+        _figure("by-memory", against(ranked, metric, "memory/peak_mib", "peak memory, MiB", front=True)),
+        _figure("curves", curves(ranked, metric)),
+    ]
+    table = {"columns": _columns(ranked), "rows": [_row(number, c) for number, c in enumerate(ranked, 1)]}
+    words = {
+        "TITLE": html.escape(title),
+        "METRIC": html.escape(what),
+        "BEST": html.escape(f"{ranked[0].summary(metric) or ''}"),
+        "COMMAND": html.escape(command),
+        "NOTE": html.escape(_note(ranked, metric)),
+        "FIGURES": json.dumps(figures).replace("</", "<\\/"),
+        "TABLE": json.dumps(table).replace("</", "<\\/"),
+        "PLOTLY": get_plotlyjs(),
+    }
+    text = (files("visionlora.reporting") / "page.html").read_text(encoding="utf-8")
+    for word, value in words.items():
+        text = text.replace(f"@@{word}@@", value)
+    return text
+
+
+def against(ranked: Sequence[Configuration], metric: str, key: str, label: str, log: bool = False, front: bool = False) -> go.Figure:
+    """The metric of each configuration against a cost, seeds as intervals.
+
+    Args:
+        ranked: configurations.
+        metric: of the vertical axis.
+        key: of the horizontal one.
+        label: of the horizontal one.
+        log: logarithmic; probe and full fine-tuning then stand as lines.
+        front: mark what nothing is both cheaper and better than.
+    """
+    figure = go.Figure()
+    points = [(c, x, y) for c in ranked if (x := c.summary(key)) is not None and (y := c.summary(metric)) is not None]
+    for method in dict.fromkeys(c.method for c, _, _ in points):
+        chosen = [(c, x, y) for c, x, y in points if c.method == method]
+        if log and method in LINES:
+            best = chosen[0][2]
+            figure.add_hline(best.mean, line={"dash": "dash", "color": COLOURS[method]}, annotation_text=f"{LINES[method]}: {best}")
+            if not math.isnan(best.half):
+                low, high = best.mean - best.half, best.mean + best.half
+                figure.add_hrect(low, high, fillcolor=COLOURS[method], opacity=0.08, line_width=0)
+            continue
+        figure.add_scatter(
+            x=[x.mean for _, x, _ in chosen],
+            y=[y.mean for _, _, y in chosen],
+            error_y={"array": [_interval(y) for _, _, y in chosen], "thickness": 1, "width": 3},
+            mode="markers",
+            name=LINES.get(method, method),
+            marker={"color": COLOURS.get(method, "#2166ac"), "size": 9},
+            text=[_hover(c, metric) for c, _, _ in chosen],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    if front and points:
+        edge = pareto([(x.mean, y.mean) for _, x, y in points], lower=metric.endswith("/loss"))
+        line = {"shape": "hv", "color": "#222", "width": 1}
+        figure.add_scatter(x=[x for x, _ in edge], y=[y for _, y in edge], mode="lines", name="Pareto front", line=line)
+    figure.update_xaxes(title=label, type="log" if log else "linear")
+    return _styled(figure, metric)
+
+
+def pareto(points: Iterable[tuple[float, float]], lower: bool = False) -> list[tuple[float, float]]:
+    """The points that no other is both cheaper and better than, cheapest first; ``lower``: less is better."""
+    edge: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], point[1] if lower else -point[1])):
+        if not edge or (score < edge[-1][1] if lower else score > edge[-1][1]):
+            edge.append((cost, score))
+    return edge
+
+
+def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
+    """Validation accuracy over epochs, or the training loss where nothing was validated; names on hover where there are many."""
+    figure = go.Figure()
+    for key in ("val/top1", "train/loss", "train/loss_step"):  # the last one for runs of one epoch
+        found = [(c, curve) for c in ranked for run in c.runs if (curve := run.curve(key)) is not None]
+        if any(len(x) > 1 for _, (x, _) in found):
+            break
+    best = {id(c) for c in ranked[:CURVES]}
+    grey_x: list[float | None] = []
+    grey_y: list[float | None] = []
+    grey_text: list[str] = []
+    named: set[int] = set()
+    for c, (x, y) in found:
+        if id(c) not in best:
+            grey_x += [*x, None]
+            grey_y += [*y, None]
+            grey_text += [c.name] * (len(x) + 1)
+            continue
+        figure.add_scatter(
+            x=x, y=y, mode="lines+markers", name=c.name, legendgroup=c.name, showlegend=id(c) not in named,
+            line={"color": _PALETTE[[id(other) for other in ranked].index(id(c)) % len(_PALETTE)], "width": 1.5},
+        )  # fmt: skip
+        named.add(id(c))
+    if grey_x:
+        grey = go.Scatter(
+            x=grey_x, y=grey_y, text=grey_text, mode="lines", name="the others", line={"color": "#ccc", "width": 1},
+            hovertemplate="%{text}<br>%{y}<extra></extra>",
+        )  # fmt: skip
+        figure.add_trace(grey)
+        figure.data = (figure.data[-1], *figure.data[:-1])  # behind the others
+    figure.update_xaxes(title="epoch")
+    return _styled(figure, key).update_layout(showlegend=len(ranked) <= 4)
+
+
+_PALETTE = ("#2166ac", "#d6604d", "#1b7837", "#7b3294", "#b8860b", "#008b8b", "#c51b7d", "#666666", "#8c510a", "#4393c3")
+
+
+def _styled(figure: go.Figure, metric: str) -> go.Figure:
+    figure.update_yaxes(title=_label(metric), tickformat=None if "/loss" in metric else ".0%")
+    return figure.update_layout(
+        template="plotly_white", margin={"l": 60, "r": 20, "t": 20, "b": 50}, height=380, hovermode="closest",
+        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "font": {"size": 11}}, font={"family": "system-ui, sans-serif"},
+    )  # fmt: skip
+
+
+def _figure(name: str, figure: go.Figure) -> dict[str, Any]:
+    return {"name": name, **json.loads(figure.to_json())}
+
+
+def _hover(c: Configuration, metric: str) -> str:
+    lines = [html.escape(f"{key}={shown(value)}") for key, value in c.changed.items()] or [html.escape(c.name)]
+    for key, (label, _) in COLUMNS.items():
+        if (found := c.summary(key)) is not None and (key == metric or key in ("params/trainable", "seconds/fit", "memory/peak_mib")):
+            lines.append(f"{label}: {found if key == metric and not key.endswith('loss') else f'{found.mean:,.4g}'}")
+    return "<br>".join([*lines, f"{len(c.runs)} runs"])
+
+
+def _columns(ranked: Sequence[Configuration]) -> list[dict[str, str]]:
+    present = [key for key in COLUMNS if any(c.summary(key) is not None for c in ranked)]
+    keys = list(dict.fromkeys(key for c in ranked for key in c.changed))
+    return [
+        {"key": "rank", "label": "#", "kind": "whole"},
+        *({"key": key, "label": key, "kind": "text"} for key in keys),
+        {"key": "runs", "label": "runs", "kind": "whole"},
+        *({"key": key, "label": COLUMNS[key][0], "kind": COLUMNS[key][1]} for key in present),
+        {"key": "where", "label": "folders", "kind": "folders"},
+    ]
+
+
+def _row(number: int, c: Configuration) -> dict[str, Any]:
+    row: dict[str, Any] = {"rank": number, "runs": len(c.runs), "where": [str(run.path) for run in c.runs]}
+    row |= {key: value if is_number(value) else shown(value) for key, value in c.changed.items()}
+    for key in COLUMNS:
+        if (found := c.summary(key)) is not None:
+            row[key] = found.mean
+            if not math.isnan(found.half):
+                row[f"{key}±"] = found.half
+    return row
+
+
+def _interval(summary: Summary) -> float:
+    return 0.0 if math.isnan(summary.half) else summary.half
+
+
+def _label(metric: str) -> str:
+    return (
+        COLUMNS[metric][0] if metric in COLUMNS else {"train/loss": "training loss", "train/loss_step": "training loss"}.get(metric, metric)
+    )
+
+
+def _note(ranked: Sequence[Configuration], metric: str) -> str:
+    seeds = {len(c.runs) for c in ranked}
+    parts = [f"Ranked by {_label(metric)}."]
+    if max(seeds) > 1:
+        parts.append("Bars are 95 % intervals of the mean over seeds (Student's t).")
+    if metric.startswith("test/") and len(ranked) > 1:
+        parts.append("Ranked on the test set, the best is a little too good: choose by validation (data.val_fraction) where you can.")
+    return " ".join(parts)

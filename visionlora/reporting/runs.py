@@ -1,0 +1,204 @@
+"""Run folders as rows: what differs between them, and seeds of one configuration taken together."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import yaml
+
+from visionlora.errors import UserError, did_you_mean
+from visionlora.figures import read_metrics
+from visionlora.resume import OWN
+from visionlora.sweeps import NO_MATTER
+
+Curve = tuple[list[float], list[float]]
+NO_CONFIGURATION = (*NO_MATTER, "seed")
+"""Keys in which the runs of one configuration may differ."""
+WITHOUT_ADAPTERS = ("lora.method", "lora.train_head", "lora.train_norm", "lora.train_bias")
+"""What counts of ``lora`` for a probe and full fine-tuning."""
+VALUES = ("lora.targets",)
+"""Keys of which a mapping is the value."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it is compiled in
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: ``config`` has a dotted key for each value, ``results`` is ``results.json``."""
+
+    path: Path
+    config: dict[str, Any]
+    results: dict[str, Any]
+
+    def curve(self, metric: str) -> Curve | None:
+        """``(epochs, values)`` of a metric of ``metrics.csv``."""
+        file = self.path / "metrics.csv"
+        return read_metrics(file).get(metric) if file.is_file() else None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of a figure over seeds; ``half`` is half of its 95 % interval (Student's t), ``nan`` for one seed."""
+
+    mean: float
+    half: float = math.nan
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1%}" + ("" if math.isnan(self.half) else f" ± {100 * self.half:.1f}")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Runs that differ in their seed alone. ``changed`` has the keys in which configurations differ, with this one's values."""
+
+    changed: dict[str, Any]
+    runs: list[Run]
+
+    @property
+    def name(self) -> str:
+        """What sets it apart, in words of the command line."""
+        return " ".join(f"{key}={shown(value)}" for key, value in self.changed.items() if value is not False) or self.runs[0].path.name
+
+    @property
+    def method(self) -> str:
+        """``none`` (a probe), ``norm``, ``full`` or how it adapts."""
+        config = self.runs[0].config
+        method = str(config.get("lora.method", "lora"))
+        return "norm" if method == "none" and config.get("lora.train_norm") else method
+
+    def summary(self, key: str) -> Summary | None:
+        """Of a figure that every run has."""
+        values = [run.results.get(key) for run in self.runs]
+        numbers = [float(value) for value in values if is_number(value) and math.isfinite(value)]
+        if not numbers or len(numbers) < len(values):
+            return None
+        return Summary(statistics.mean(numbers), _half_interval(numbers))
+
+
+def find_runs(folders: Iterable[str | Path]) -> list[Run]:
+    """Every finished run at or below the folders, in the order of their paths.
+
+    Raises:
+        UserError: a folder is not there, a run's files are damaged, or there is no finished run.
+    """
+    found: dict[Path, Run] = {}
+    below = [Path(folder) for folder in folders]
+    for folder in below:
+        if not folder.is_dir():
+            raise UserError(f"runs={folder}: there is no such folder.")
+        for results in sorted(folder.rglob("results.json")):
+            if (results.parent / "config.yaml").is_file():
+                found.setdefault(results.parent.resolve(), read_run(results.parent))
+    if not found:
+        where = ", ".join(str(folder) for folder in below)
+        raise UserError(f"runs={where}: no finished run below it (a run that is finished has results.json and config.yaml).")
+    return list(found.values())
+
+
+def read_run(folder: Path) -> Run:
+    """One run.
+
+    Raises:
+        UserError: its files are damaged.
+    """
+    try:
+        results = json.loads((folder / "results.json").read_text())
+        config = yaml.load((folder / "config.yaml").read_text(), Loader=_LOADER)
+        if not isinstance(results, dict) or not isinstance(config, dict):
+            raise ValueError("not a mapping")
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}: its config.yaml or results.json is damaged ({reason}); mend or remove the run.") from None
+    flat = flatten({key: config[key] for key in OWN if key in config})
+    if flat.get("lora.method") in ("none", "full"):  # there is no rank, and what else adapters have
+        flat = {key: value for key, value in flat.items() if not key.startswith("lora.") or key in WITHOUT_ADAPTERS}
+    return Run(folder, flat, results)
+
+
+def configurations(runs: Sequence[Run]) -> list[Configuration]:
+    """The runs by configuration, in the order of their first runs."""
+    keys = dict.fromkeys(key for run in runs for key in run.config if key not in NO_CONFIGURATION)
+    # A key that some runs do not have is one that means nothing for them, or that came later.
+    differing = [key for key in keys if len({shown(run.config[key]) for run in runs if key in run.config}) > 1]
+    differing = _without_echoes(differing, runs)
+    groups: dict[tuple[str, ...], dict[Any, Run]] = {}
+    for run in runs:  # of one seed twice the later one counts: it says nothing new of the spread
+        groups.setdefault(tuple(shown(run.config.get(key)) for key in keys), {})[run.config.get("seed")] = run
+    return [_configuration(differing, list(group.values())) for group in groups.values()]
+
+
+def ranking_metric(runs: Sequence[Run], asked: str | None) -> str:
+    """What to rank by: ``asked``, else validation accuracy where every run has it, else test accuracy.
+
+    Raises:
+        UserError: no run has it.
+    """
+    if asked is None:
+        return "val/top1" if all("val/top1" in run.results for run in runs) else "test/top1"
+    known = sorted({key for run in runs for key, value in run.results.items() if is_number(value)})
+    if asked not in known:
+        raise UserError(f"metric={asked}: no run has it; there are {', '.join(known)}.{did_you_mean(asked, known)}")
+    return asked
+
+
+def ranked(found: Iterable[Configuration], metric: str) -> list[Configuration]:
+    """The best first; those without the figure last."""
+
+    def score(configuration: Configuration) -> float:
+        summary = configuration.summary(metric)
+        return -math.inf if summary is None else -summary.mean if metric.endswith("/loss") else summary.mean
+
+    return sorted(found, key=score, reverse=True)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with a dotted key for each value."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) and value and name not in VALUES else {name: value}
+    return flat
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """A number, and not a truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def shown(value: Any) -> str:
+    """A value as on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{shown(item)}' for key, item in value.items())}}}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _configuration(differing: list[str], runs: list[Run]) -> Configuration:
+    config = runs[0].config
+    return Configuration({key: config[key] for key in differing if key in config}, runs)
+
+
+def _without_echoes(keys: list[str], runs: Sequence[Run]) -> list[str]:
+    """Of keys that always change together, the first alone: a model's name goes with its source, a method with its learning rate."""
+    kept: dict[tuple[int, ...], str] = {}
+    for key in sorted(keys, key=lambda key: (key not in ("lora.method", "lora.r", "optim.lr", "model.name"), keys.index(key))):
+        numbers: dict[str, int] = {}
+        pattern = tuple(numbers.setdefault(shown(run.config.get(key)), len(numbers)) for run in runs)
+        kept.setdefault(pattern, key)
+    return [key for key in keys if key in kept.values()]
+
+
+def _half_interval(numbers: list[float]) -> float:
+    if len(numbers) < 2:
+        return math.nan
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(numbers) - 1)) * statistics.stdev(numbers) / math.sqrt(len(numbers))
