@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint types check test-families bench bench-accuracy bench-adapters clean
+.PHONY: help setup train test test-slow lint types check test-families bench bench-accuracy bench-adapters docs test-notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,14 @@ bench-adapters: $(STAMP) ## what injecting, saving, switching and each method co
 
 bench-accuracy: $(STAMP) ## the CIFAR-10 table of the README; ARGS="--root DIR [--table methods]", DIR has class folders of CIFAR-10
 	$(BIN)/python benchmarks/accuracy.py $(ARGS)
+
+docs: $(STAMP) ## build the documentation, strictly, to build/site
+	$(BIN)/python docs/reference.py
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
+
+test-notebooks: $(STAMP) ## run the notebooks
+	$(BIN)/python -m pytest -m notebooks $(ARGS)
 
 clean: ## remove the environment and caches, not the runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
