@@ -1,0 +1,158 @@
+"""Exports: read back by what will read them, compared on real pictures, the run untouched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from conftest import QUIET, TINY, command
+from PIL import Image
+
+import visionlora as vl
+from visionlora.data.transforms import normalize
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_run: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prepared pictures and the run's logits for them."""
+    predictor = vl.load(tiny_run)
+    random = np.random.default_rng(0)
+    pictures = [Image.fromarray(random.integers(0, 256, (50, 40, 3), np.uint8)) for _ in range(5)]
+    prepared = torch.stack([predictor.prepare(picture) for picture in pictures])
+    return normalize(prepared, predictor.preprocessing), predictor.logits(prepared)
+
+
+@pytest.fixture(scope="module")
+def exports(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every format of the run; onnx where its packages are."""
+    folder = tmp_path_factory.mktemp("exports")
+    before = digest(tiny_run)
+    done = command("export", f"run={tiny_run}", "format=[timm,state_dict,pt2]", f"output={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "Compared on 16 pictures of the run's data" in done.stdout
+    assert digest(tiny_run) == before
+    return folder
+
+
+def close(logits: torch.Tensor, wanted: torch.Tensor) -> None:
+    assert float((logits - wanted).abs().max() / wanted.abs().max()) <= 1e-4
+
+
+def test_timm_loads_it(exports: Path, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    images, wanted = batch
+    weights = exports / "timm" / "model.safetensors"
+    with torch.inference_mode():
+        close(timm.create_model("test_resnet", num_classes=4, checkpoint_path=str(weights)).eval()(images), wanted)
+        model = timm.create_model(f"local-dir:{exports / 'timm'}", pretrained=True).eval()  # by its config.json alone
+        close(model(images), wanted)
+    assert model.pretrained_cfg["label_names"] == [f"class{i}" for i in range(4)]
+
+
+def test_torch_loads_it(exports: Path, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    images, wanted = batch
+    extra = {"preprocessing.json": ""}
+    program = torch.export.load(exports / "pt2" / "model.pt2", extra_files=extra).module()
+    with torch.inference_mode():
+        close(program(images), wanted)
+        close(program(images[:1]), wanted[:1])  # the batch is free
+    assert json.loads(extra["preprocessing.json"])["classes"] == [f"class{i}" for i in range(4)]
+
+
+def test_onnxruntime_loads_it(tiny_run: Path, tmp_path: Path, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    done = command("export", f"run={tiny_run}", "format=onnx", f"output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    images, wanted = batch
+    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
+    for n in (5, 1):
+        (logits,) = session.run(None, {"images": images[:n].numpy()})
+        close(torch.from_numpy(logits), wanted[:n])
+    properties = session.get_modelmeta().custom_metadata_map
+    assert json.loads(properties["classes"]) == [f"class{i}" for i in range(4)]
+    assert onnx.load(tmp_path / "onnx" / "model.onnx").opset_import[0].version >= 18
+
+
+def test_the_card_is_the_hubs(exports: Path) -> None:
+    for folder in exports.iterdir():
+        _, block, text = (folder / "README.md").read_text().split("---\n", 2)
+        metadata = yaml.safe_load(block)
+        assert metadata["pipeline_tag"] == "image-classification"
+        assert metadata["model-index"][0]["results"][0]["metrics"][0]["type"] == "accuracy"
+        for part in ("## Results", "## How to load", "## Data and training", "## Weights it started from", "## Limits"):
+            assert part in text
+        assert set(json.loads((folder / "preprocessing.json").read_text())) >= {"classes", "mean", "std", "image_size", "crop_mode"}
+
+
+def test_the_line_of_the_card_loads_it(exports: Path, batch: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    images, wanted = batch
+    for name in ("timm", "state_dict", "pt2"):
+        monkeypatch.chdir(exports / name)
+        code = (exports / name / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        scope = {"timm": timm, "torch": torch, "vl": vl, "safetensors": safetensors}
+        exec(code, scope)
+        model = scope["model"]
+        with torch.inference_mode():
+            close((model if name == "pt2" else model.eval())(images), wanted)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "format_"),
+    [
+        (("model=torchvision", "model.name=squeezenet1_1", "data.image_size=64"), "torchvision"),
+        (("model.name=test_vit", "data.image_size=48", "model.in_chans=1"), "timm"),
+        (("model.stem=small", "lora=dora", "model.in_chans=4"), "state_dict"),
+        (("model.name=test_efficientnet", "lora=full", "model.freeze_bn=false"), "pt2"),
+    ],
+)
+def test_other_models(overrides: tuple[str, ...], format_: str, tmp_path: Path) -> None:
+    done = command("train", *TINY, *QUIET, "trainer.max_epochs=1", *overrides, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    done = command("export", f"run={tmp_path / 'run'}", f"format={format_}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "export" / format_ / "README.md").is_file()
+    again = command("export", f"run={tmp_path / 'run'}", f"format={format_}")
+    assert again.returncode == 2
+    assert "is there already; overwrite=true replaces it" in again.stderr
+    if "model.stem=small" in overrides:
+        refused = command("export", f"run={tmp_path / 'run'}", "format=timm")
+        assert refused.returncode == 2
+        assert "timm cannot build it. Take format=state_dict" in refused.stderr
+        assert not (tmp_path / "run" / "export" / "timm").exists()
+
+
+def test_a_runtime_that_disagrees(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from visionlora.exporting import export, formats
+    from visionlora.run_folder import RunFolder
+
+    honest = formats.FORMATS["timm"]
+    wrong = honest._replace(read=lambda folder, info: lambda images: honest.read(folder, info)(images) + 0.1)
+    monkeypatch.setitem(formats.FORMATS, "timm", wrong)
+    with pytest.raises(vl.UserError, match="format=timm: what was read back differs from the run by"):
+        export.export(RunFolder.open(tiny_run), ["timm"], tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("format=onx",), "format=onx is unknown.*Did you mean 'onnx'"), (("format=torchvision",), "the run's backbone is timm/test_resnet")],
+)
+def test_mistakes(words: tuple[str, ...], message: str, tiny_run: Path, tmp_path: Path) -> None:
+    import re
+
+    done = command("export", f"run={tiny_run}", f"output={tmp_path / 'out'}", *words)
+    assert done.returncode == 2
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stderr

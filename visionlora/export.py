@@ -1,0 +1,34 @@
+"""``python -m visionlora.export run=DIR format=onnx``: hand a finished run on. Thin: compose, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visionlora.app import run_command
+from visionlora.config import ExportConfig
+
+if TYPE_CHECKING:
+    from visionlora.exporting.export import Exported
+
+
+def export(config: ExportConfig, folder: Path) -> list[Exported]:
+    """Write the run's model, merged, in each of ``config.format``; every export is read back and compared first."""
+    from visionlora.run_folder import RunFolder
+
+    run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
+    from visionlora.exporting.export import export as write
+    from visionlora.tables import print_exports
+
+    written = write(run, config.formats, None if config.output is None else Path(config.output), config.overwrite)
+    print_exports(written)
+    return written
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command("export", ExportConfig, export)
+
+
+if __name__ == "__main__":
+    main()
