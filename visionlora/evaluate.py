@@ -1,7 +1,8 @@
-"""``python -m visionlora.evaluate run=DIR``: the metrics of a finished run on one of its splits. Thin: compose, call, print."""
+"""``python -m visionlora.evaluate run=DIR``: how good finished runs are, and where they fail. Thin: compose, call, print."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,52 @@ from visionlora.config import DataConfig, EvaluateConfig, checked
 
 
 def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
-    """Measure the run's model, float32, on ``config.split``; writes ``evaluation_SPLIT.json`` into the run folder."""
-    import json
+    """Measure each run's model, float32, on ``config.split``; the figures of the last run.
 
+    Writes ``evaluation_SPLIT.json`` and, below ``evaluation_SPLIT/``, the pictures and ``classes.json`` into each run folder; with
+    ``compare=true`` ``comparison_SPLIT.json`` into the first.
+    """
     from visionlora.files import replace_file
     from visionlora.run_folder import RunFolder
 
-    run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
-    data_config = checked(DataConfig, run.read_section("data"))
-    changed: dict[str, Any] = {"root": config.root, "batch_size": config.batch_size, "num_workers": config.num_workers}
-    data_config = replace(data_config, **{key: value for key, value in changed.items() if value is not None})
+    runs = [RunFolder.open(path) for path in config.runs]  # before torch is imported: a wrong folder is told at once
+    configs = [_data_config(run, config) for run in runs]
 
     from visionlora.evaluation import measure
-    from visionlora.tables import print_metrics
+    from visionlora.evaluation.figures import save_all
+    from visionlora.evaluation.outcome import outcome, temperature_of
+    from visionlora.tables import print_classes, print_comparison, print_metrics
 
-    metrics = measure(run, data_config, config.split)
-    replace_file(run.path / f"evaluation_{config.split}.json", json.dumps(metrics, indent=2).encode())
-    print_metrics(metrics, f"{run.path}, {config.split}")
+    own_data = config.data is None
+    if config.compare:
+        rows = measure.compare(runs, configs, config.split, own_data)
+        replace_file(runs[0].path / f"comparison_{config.split}.json", json.dumps(measure.as_rows(rows), indent=2).encode())
+        print_comparison(rows)
+        return rows[-1].outcome.metrics()
+    metrics: dict[str, float] = {}
+    for run, data_config in zip(runs, configs, strict=True):
+        predictor, data = measure.open_run(run, data_config, own_data)
+        found = outcome(predictor, data, config.split)
+        metrics = found.metrics()
+        if config.temperature:
+            temperature = temperature_of(outcome(predictor, data, "val"))
+            metrics |= {"temperature": temperature, f"{config.split}/ece_scaled": found.scaled(temperature).calibration_error()}
+        replace_file(run.path / f"evaluation_{config.split}.json", json.dumps(metrics, indent=2).encode())
+        print_metrics(metrics, f"{run.path}, {config.split}")
+        print_classes(found)
+        if config.figures:
+            save_all(found, measure.folder_of(run, config.split))
+            replace_file(measure.folder_of(run, config.split) / "classes.json", json.dumps(found.report(), indent=2).encode())
+            print(f"confusion, calibration, most wrong: {measure.folder_of(run, config.split)}")
     return metrics
+
+
+def _data_config(run: Any, config: EvaluateConfig) -> DataConfig:
+    own = checked(DataConfig, run.read_section("data"))
+    changed: dict[str, Any] = {"root": config.root, "batch_size": config.batch_size, "num_workers": config.num_workers}
+    if config.data is not None:  # prepared as the run prepares its pictures
+        changed |= {"name": config.data["name"], "root": config.root or config.data.get("root")}
+    return replace(own, **{key: value for key, value in changed.items() if value is not None})
 
 
 def main() -> None:

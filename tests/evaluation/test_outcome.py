@@ -1,0 +1,98 @@
+"""Figures of an evaluation against scikit-learn, statsmodels-like formulas and brute force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score, precision_recall_fscore_support
+
+from visionlora.data.pictures import Pictures
+from visionlora.evaluation.figures import save_all
+from visionlora.evaluation.outcome import Outcome, mcnemar, temperature_of
+
+
+def made(n: int = 300, classes: int = 6, sharpness: float = 2.0, seed: int = 0) -> Outcome:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (n,), generator=torch.Generator().manual_seed(1))
+    logits = torch.randn(n, classes, generator=generator)
+    logits[torch.arange(n), labels] += 1.5
+    arrays = np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), np.uint8)
+    return Outcome("test", logits * sharpness, labels, [f"c{i}" for i in range(classes)], Pictures.of_arrays(arrays, labels.tolist()))
+
+
+def test_metrics_are_scikit_learns() -> None:
+    found = made()
+    metrics, predicted = found.metrics(), found.predicted
+    assert metrics["test/top1"] == pytest.approx((predicted == found.labels.numpy()).mean())
+    assert metrics["test/f1"] == pytest.approx(f1_score(found.labels, predicted, average="macro"), rel=1e-5)
+    assert metrics["test/f1_weighted"] == pytest.approx(f1_score(found.labels, predicted, average="weighted"), rel=1e-5)
+    precision, recall, _, support = precision_recall_fscore_support(found.labels, predicted, zero_division=0)
+    report = found.report()
+    for i, name in enumerate(found.classes):
+        assert report[name]["precision"] == pytest.approx(precision[i])
+        assert report[name]["recall"] == pytest.approx(recall[i])
+        assert report[name]["support"] == support[i]
+
+
+def test_the_interval_is_about_the_normal_one() -> None:
+    found = made(2000)
+    p = found.right.mean()
+    half = 1.96 * np.sqrt(p * (1 - p) / 2000)
+    low, high = found.interval()
+    assert low == pytest.approx(p - half, abs=0.004)
+    assert high == pytest.approx(p + half, abs=0.004)
+
+
+def test_calibration_error_by_hand() -> None:
+    found = made()
+    sure = found.probabilities.max(-1).values.numpy()
+    bins = np.minimum((sure * 15).astype(int), 14)
+    by_hand = sum(abs(sure[bins == b].mean() - found.right[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins))
+    assert found.calibration_error() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_the_temperature_undoes_a_factor_and_keeps_the_order() -> None:
+    calm = made(5000, sharpness=1.0)
+    best = temperature_of(calm)
+    assert temperature_of(made(5000, sharpness=4.0)) == pytest.approx(4 * best, rel=1e-2)
+    hot = made(5000, sharpness=4.0)
+    scaled = hot.scaled(temperature_of(hot))
+    assert scaled.calibration_error() < hot.calibration_error() / 2
+    assert (scaled.right == hot.right).all()
+
+
+def test_mcnemar_is_the_exact_binomial() -> None:
+    one, other = made(seed=0), made(seed=3)
+    b, c = int((one.right & ~other.right).sum()), int((~one.right & other.right).sum())
+    n, k = b + c, min(b, c)
+    from math import comb
+
+    tail = sum(comb(n, i) for i in range(k + 1)) / 2**n
+    assert mcnemar(one, other) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+    assert mcnemar(one, one) == 1.0
+
+
+def test_confused_pairs_and_most_wrong() -> None:
+    found = made()
+    table = found.confusion()
+    pairs = found.confused(3)
+    off = sorted((table[i, j] for i in range(6) for j in range(6) if i != j), reverse=True)
+    assert [n for *_, n in pairs] == off[:3]
+    assert all(table[true, taken] == n for true, taken, n in pairs)
+    wrong = found.most_wrong(5)
+    sure = found.probabilities.max(-1).values.numpy()
+    assert not found.right[wrong].any()
+    assert list(sure[wrong]) == sorted(sure[~found.right], reverse=True)[:5]
+
+
+@pytest.mark.parametrize("perfect", [False, True])
+def test_pictures(perfect: bool, tmp_path: Path) -> None:
+    found = made(60)
+    if perfect:
+        found = Outcome("test", torch.eye(6)[found.labels] * 9, found.labels, found.classes, found.pictures)
+    names = {path.name for path in save_all(found, tmp_path)}
+    assert names == {"confusion.png", "reliability.png"} | (set() if perfect else {"most_wrong.png", "confused.png"})
+    assert all(path.stat().st_size > 5_000 for path in tmp_path.iterdir())

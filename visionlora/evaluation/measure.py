@@ -1,0 +1,118 @@
+"""From a run folder to its outcome, and from several to a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from visionlora.backbone.create import rebuild
+from visionlora.config import DataConfig
+from visionlora.data.module import ImageData
+from visionlora.errors import UserError
+from visionlora.evaluation.outcome import Outcome, mcnemar, outcome
+from visionlora.predictor import Predictor, load
+from visionlora.probe import probe_head
+from visionlora.quiet import quiet
+from visionlora.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One row of a comparison; ``p`` is McNemar's against the first row."""
+
+    name: str
+    outcome: Outcome
+    trainable: int
+    adapter_bytes: int
+    model_bytes: int
+    fit_seconds: float | None
+    memory_mib: float | None
+    p: float | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        return len(self.outcome.labels) / max(self.outcome.seconds, 1e-9)
+
+
+def open_run(run: RunFolder, config: DataConfig, own_data: bool = True) -> tuple[Predictor, ImageData]:
+    """The run's model in float32, and data prepared for it.
+
+    Args:
+        run: finished.
+        config: of the data.
+        own_data: it is the run's own, split as the run split it.
+
+    Raises:
+        UserError: the data is not there, or has other classes.
+    """
+    quiet()
+    predictor = load(run.path)
+    data = ImageData(config, record=run.read_split() if own_data else None)
+    if data.classes != predictor.classes:
+        differ = sorted(set(data.classes) ^ set(predictor.classes))
+        which = f"{', '.join(differ[:5])} is in one of them only" if differ else "they come in another order"
+        raise UserError(f"the data's classes are not the run's: {which}.")
+    data.prepare_for(predictor.preprocessing)
+    if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()) is not None:
+        predictor.model.to(device)
+    return predictor, data
+
+
+def probe(run: RunFolder, data: ImageData) -> Predictor:
+    """The untouched backbone of the run with the logistic regression of its features as head.
+
+    Raises:
+        UserError: its head is not one linear layer.
+    """
+    predictor = load(run.path)
+    model = rebuild(predictor.info, run.read_base())
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, devices=1)
+    model.eval()
+    probe_head(trainer, model, predictor.info.head[0], data)
+    return Predictor(model.float().eval(), predictor.info)
+
+
+def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str, own_data: bool = True) -> list[Compared]:
+    """The untouched backbone with a probe head, then each run, on the same pictures.
+
+    Raises:
+        UserError: the runs were not measured on the same pictures.
+    """
+    rows: list[Compared] = []
+    for run, config in zip(runs, configs, strict=True):
+        predictor, data = open_run(run, config, own_data)
+        if not rows:
+            head = probe(run, data)
+            found = outcome(head, data, split)
+            size = sum(p.numel() for name in head.info.head for p in head.model.get_submodule(name).parameters())
+            rows.append(Compared("untouched backbone, probe", found, size, 4 * size, _bytes(head), None, None))
+        found, results = outcome(predictor, data, split), run.read_results()
+        if found.pictures.names != rows[0].outcome.pictures.names:
+            raise UserError(f"{run.path} has another {split} part than {runs[0].path}; runs are compared on the same pictures.")
+        rows.append(
+            Compared(
+                run.path.name, found, int(results.get("params/trainable", 0)), int(results.get("bytes/adapter", 0)), _bytes(predictor),
+                results.get("seconds/fit"), results.get("memory/peak_mib"), mcnemar(rows[0].outcome, found),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def as_rows(rows: Sequence[Compared]) -> list[dict[str, object]]:
+    """For ``comparison.json``."""
+    keys = ("name", "trainable", "adapter_bytes", "model_bytes", "fit_seconds", "memory_mib", "p", "images_per_second")
+    return [{key: getattr(row, key) for key in keys} | row.outcome.metrics() for row in rows]
+
+
+def folder_of(run: RunFolder, split: str) -> Path:
+    """Where an evaluation's pictures go."""
+    return run.path / f"evaluation_{split}"
+
+
+def _bytes(predictor: Predictor) -> int:
+    own = [tensor for name, tensor in predictor.model.state_dict().items() if ".lora." not in name]
+    return sum(tensor.numel() * tensor.element_size() for tensor in own)
