@@ -190,22 +190,33 @@ class EvaluateConfig:
 
     @property
     def runs(self) -> list[str]:
-        return [str(run) for run in self.run] if isinstance(self.run, list) else [str(self.run)]
+        return listed(self.run)
 
 
 @dataclass
 class PredictConfig:
     """One call of ``visionlora.predict``."""
 
-    run: str
-    input: str
+    run: Any
+    input: Any
     topk: int = 3
     batch_size: int = 32
+    num_workers: int | None = None
     output: str = "predictions.csv"
 
     def __post_init__(self) -> None:
         at_least("topk", self.topk, 1)
         at_least("batch_size", self.batch_size, 1)
+        if self.num_workers is not None:
+            at_least("num_workers", self.num_workers, 0)
+
+    @property
+    def runs(self) -> list[str]:
+        return listed(self.run)
+
+    @property
+    def inputs(self) -> list[str]:
+        return listed(self.input)
 
 
 @dataclass
@@ -263,7 +274,7 @@ class ExportConfig:
 
     @property
     def formats(self) -> list[str]:
-        return list(self.format) if isinstance(self.format, list) else [self.format]
+        return listed(self.format)
 
 
 @dataclass
@@ -302,6 +313,11 @@ def checked(schema: type[T], config: DictConfig) -> T:
         raise UserError(f"unknown key {error.full_key}.{did_you_mean(key, known)}") from None
     except (ValidationError, OmegaConfBaseException) as error:
         raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}.") from None
+
+
+def listed(value: Any) -> list[str]:
+    """One value or a list of them as a list of words."""
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
 def one_of(key: str, value: str, known: tuple[str, ...]) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from visionlora.app import run_command
 from visionlora.config import PredictConfig
@@ -18,47 +16,61 @@ SHOWN = 20
 
 
 def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
-    """Classify ``config.input``; prints a table and writes every row to ``config.output``."""
-    from visionlora.files import replace_file
+    """Classify ``config.input`` with each run; prints a table and writes every row to ``config.output``."""
+    from visionlora.rows import write_rows, writer_for
     from visionlora.run_folder import RunFolder
 
-    if not (Path(config.run) / "visionlora.json").is_file():
-        RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
+    for run in config.runs:
+        if not (Path(run) / "visionlora.json").is_file():
+            RunFolder.open(run)  # before torch is imported: a wrong folder is told at once
     output = Path(config.output)
     if output.is_dir() or not output.parent.is_dir():
         raise UserError(f"output={output} cannot be written: it is a folder, or its folder does not exist.")
+    writer_for(output)
     import torch
+    from rich.progress import Progress
 
-    from visionlora.data.pictures import find_pictures
-    from visionlora.predictor import load
+    from visionlora.data.inputs import paths_of
+    from visionlora.predictor import batches
+    from visionlora.several import shared
     from visionlora.tables import console, print_predictions
 
-    pictures = find_pictures(config.input)
+    pictures = paths_of(config.inputs)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    predictor = load(config.run)
-    predictor.model.to(device)
-    predictions = predictor.predict(pictures, config.topk, config.batch_size)
-    replace_file(output, to_csv(predictions, config.topk).encode())
-    print_predictions(predictions[:SHOWN])
-    failed = sum(bool(p.error) for p in predictions)
-    console.print(
-        f"{len(predictions)} pictures{f', {failed} of them unreadable' if failed else ''}: {config.output}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
-    return predictions
+    found: list[tuple[str, Prediction]] = []
+    with shared(config.runs) as predictors, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for predictor in predictors.values():
+            predictor.model.to(device)
+        bar = progress.add_task("pictures", total=len(pictures))
+        first = next(iter(predictors.values()))
+        for names, prepared in batches(first, pictures, config.batch_size, _workers(config, len(pictures))):
+            for run, predictor in predictors.items():
+                found += [(run, prediction) for prediction in predictor.classify(names, prepared, config.topk)]
+            progress.advance(bar, len(names))
+    write_rows(output, [_row(run, p, config.topk, several=len(config.runs) > 1) for run, p in found])
+    print_predictions([p for _, p in found[:SHOWN]], [run for run, _ in found[:SHOWN]] if len(config.runs) > 1 else None)
+    failed = len({p.path for _, p in found if p.error})
+    unreadable = f", {failed} of them unreadable" if failed else ""
+    console.print(f"{len(pictures)} pictures{unreadable}: {config.output}", highlight=False, soft_wrap=True, markup=False)
+    return [p for _, p in found]
 
 
-def to_csv(predictions: list[Prediction], topk: int) -> str:
-    """One row a picture: path, error, then class and probability of each of the ``topk``."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["path", "error", *(f"{what}{k}" for k in range(1, topk + 1) for what in ("class", "probability"))])
-    for p in predictions:
-        pairs = zip(p.labels, p.probabilities, strict=True)
-        writer.writerow([p.path, p.error, *(cell for label, probability in pairs for cell in (label, f"{probability:.6f}"))])
-    return text.getvalue()
+def _workers(config: PredictConfig, pictures: int) -> int:
+    if config.num_workers is not None:
+        return config.num_workers
+    import torch
+
+    return min(8, torch.get_num_threads() // 2) if pictures > 4 * config.batch_size else 0  # processes take a while to start
+
+
+def _row(run: str, p: Prediction, topk: int, several: bool) -> dict[str, Any]:
+    """Path, error, then class and probability of each of the ``topk``."""
+    row: dict[str, Any] = {"run": run} if several else {}
+    row |= {"path": p.path, "error": p.error or None}
+    for k in range(topk):
+        there = k < len(p.labels)
+        row |= {f"class{k + 1}": p.labels[k] if there else None, f"probability{k + 1}": round(p.probabilities[k], 6) if there else None}
+    return row
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from visionlora.backbone.create import rebuild
 from visionlora.backbone.info import BackboneInfo, Preprocessing
@@ -22,7 +23,7 @@ from visionlora.lora.files import CARD, AdapterFiles
 from visionlora.run_folder import RunFolder
 from visionlora.trained import load_adapter, read_info
 
-Picture = str | Path | Image.Image | np.ndarray
+Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,12 @@ class Predictor:
         """One picture as uint8 ``(C, H, W)``.
 
         Raises:
-            UserError: a file that is not a picture.
+            UserError: a file that is not a picture, or an array or tensor that is not uint8.
         """
         channels = self.preprocessing.channels
         if isinstance(picture, str | Path):
             return self.transform(open_picture(Path(picture), channels, self.transform.detail))
-        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-        return self.transform(to_mode(image, channels))
+        return self.transform(to_mode(as_image(picture), channels))
 
     @torch.inference_mode()
     def logits(self, batch: Tensor) -> Tensor:
@@ -73,40 +73,86 @@ class Predictor:
         device = next(self.model.parameters()).device
         return self.model(normalize(batch.to(device), self.preprocessing)).float().cpu()  # type: ignore[no-any-return]
 
-    def predict(self, pictures: Picture | Sequence[Picture], topk: int = 1, batch_size: int = 32) -> list[Prediction]:
-        """Classify pictures: paths, PIL images or uint8 arrays ``(H, W, C)``, one or many.
+    def predict(self, pictures: Picture | Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> list[Prediction]:
+        """Classify pictures, one or many: paths, PIL images, uint8 arrays ``(H, W)`` or ``(H, W, C)``, uint8 tensors ``(C, H, W)``.
 
-        A picture that cannot be read becomes a prediction with its ``error``; the others are not affected.
+        A tensor ``(N, C, H, W)`` is N pictures. A picture that cannot be read becomes a prediction with its ``error``; the others are not
+        affected. ``num_workers`` processes open the files.
         """
-        many: Iterable[Picture] = [pictures] if isinstance(pictures, str | Path | Image.Image | np.ndarray) else pictures
-        return list(self.stream(many, topk, batch_size))
+        return list(self.stream(as_many(pictures), topk, batch_size, num_workers))
 
-    def stream(self, pictures: Iterable[Picture], topk: int = 1, batch_size: int = 32) -> Iterator[Prediction]:
+    def stream(self, pictures: Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> Iterator[Prediction]:
         """``predict``, one at a time, in order."""
-        waiting: list[tuple[str, Tensor | str]] = []
-        for number, picture in enumerate(pictures):
-            name = str(picture) if isinstance(picture, str | Path) else f"#{number}"
-            try:
-                waiting.append((name, self.prepare(picture)))
-            except UserError as error:
-                waiting.append((name, str(error)))
-            if len(waiting) == batch_size:
-                yield from self._classify(waiting, topk)
-                waiting = []
-        yield from self._classify(waiting, topk)
+        for names, prepared in batches(self, pictures, batch_size, num_workers):
+            yield from self.classify(names, prepared, topk)
 
-    def _classify(self, waiting: list[tuple[str, Tensor | str]], topk: int) -> Iterator[Prediction]:
-        readable = [tensor for _, tensor in waiting if isinstance(tensor, Tensor)]
+    def classify(self, names: Sequence[str], prepared: Sequence[Tensor | str], topk: int = 1) -> Iterator[Prediction]:
+        """Predictions for prepared pictures ``(C, H, W)``; a string in the place of one is its error."""
+        readable = [tensor for tensor in prepared if isinstance(tensor, Tensor)]
         rows: Iterator[Any] = iter(())
         if readable:
             best = self.logits(torch.stack(readable)).softmax(-1).topk(min(topk, len(self.classes)))
             rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        for name, prepared in waiting:
-            if isinstance(prepared, str):
-                yield Prediction(name, error=prepared)
+        for name, one in zip(names, prepared, strict=True):
+            if isinstance(one, str):
+                yield Prediction(name, error=one)
             else:
                 indices, probabilities = next(rows)
                 yield Prediction(name, tuple(self.classes[i] for i in indices), tuple(probabilities))
+
+
+def batches(
+    predictor: Predictor, pictures: Sequence[Picture], batch_size: int, num_workers: int = 0
+) -> Iterator[tuple[list[str], list[Tensor | str]]]:
+    """Names and prepared pictures, a batch at a time; what cannot be read is its error instead."""
+    loader = DataLoader(_Prepared(predictor, pictures), batch_size=batch_size, num_workers=num_workers, collate_fn=_unzipped)
+    yield from loader
+
+
+class _Prepared(Dataset[tuple[str, Tensor | str]]):
+    def __init__(self, predictor: Predictor, pictures: Sequence[Picture]) -> None:
+        self.preparer = Predictor(nn.Identity(), predictor.info)  # without the model: that stays out of the worker processes
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor | str]:
+        picture = self.pictures[index]
+        name = str(picture) if isinstance(picture, str | Path) else f"#{index}"
+        try:
+            return name, self.preparer.prepare(picture)
+        except UserError as error:
+            return name, str(error)
+
+
+def _unzipped(items: list[tuple[str, Tensor | str]]) -> tuple[list[str], list[Tensor | str]]:
+    return [name for name, _ in items], [prepared for _, prepared in items]
+
+
+def as_many(pictures: Picture | Sequence[Picture]) -> Sequence[Picture]:
+    """One picture, a batch or a sequence as a sequence."""
+    if isinstance(pictures, Tensor | np.ndarray):
+        return list(pictures) if pictures.ndim == 4 else [pictures]
+    return [pictures] if isinstance(pictures, str | Path | Image.Image) else list(pictures)
+
+
+def as_image(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
+    """A picture in memory as PIL's.
+
+    Raises:
+        UserError: an array or tensor of another type or shape than uint8 ``(H, W)``, ``(H, W, C)``; for tensors ``(C, H, W)``.
+    """
+    if isinstance(picture, Image.Image):
+        return picture
+    array = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else picture
+    if isinstance(picture, Tensor) and array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
+        found = f"{picture.dtype} {tuple(picture.shape)}"
+        raise UserError(f"a picture in memory is uint8 (H, W) or (H, W, C), a tensor (C, H, W); this one is {found}.")
+    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def load(run: str | Path) -> Predictor:

@@ -12,8 +12,8 @@ def report(config: ReportConfig, folder: Path) -> list[str]:
     """Print the ranking and write ``OUTPUT.html``, ``OUTPUT.csv`` and ``OUTPUT.parquet``; returns the configurations' names, best first."""
     from visionlora.files import replace_file
     from visionlora.reporting.commands import command_of
-    from visionlora.reporting.export import to_csv, to_parquet
-    from visionlora.reporting.runs import configurations, find_runs, ranked, ranking_metric
+    from visionlora.reporting.runs import as_rows, configurations, find_runs, ranked, ranking_metric
+    from visionlora.rows import write_rows
     from visionlora.tables import print_ranking
 
     runs = find_runs([config.runs] if isinstance(config.runs, str) else config.runs)
@@ -23,12 +23,12 @@ def report(config: ReportConfig, folder: Path) -> list[str]:
     print_ranking(best_first, metric, command, config.top)
     output = Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(output.with_name(f"{output.name}.csv"), to_csv(runs))
+    write_rows(output.with_name(f"{output.name}.csv"), as_rows(runs))
 
     from visionlora.reporting.page import page
 
     replace_file(output.with_name(f"{output.name}.html"), page(best_first, metric, command).encode())
-    replace_file(output.with_name(f"{output.name}.parquet"), to_parquet(runs))
+    write_rows(output.with_name(f"{output.name}.parquet"), as_rows(runs))
     print(f"{output}.html, {output}.csv, {output}.parquet")
     return [configuration.name for configuration in best_first]
 

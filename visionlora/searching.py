@@ -21,7 +21,7 @@ from visionlora.app import conf_dir
 from visionlora.config import SearchConfig, SpaceConfig, TrainConfig, checked
 from visionlora.errors import UserError
 from visionlora.files import replace_file
-from visionlora.reporting.runs import shown
+from visionlora.rows import shown
 from visionlora.tables import print_search
 from visionlora.training import run
 

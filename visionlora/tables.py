@@ -203,16 +203,16 @@ def print_comparison(rows: Sequence[Compared]) -> None:
     console.print("The interval is a bootstrap over the pictures, p an exact McNemar test.", highlight=False)
 
 
-def print_predictions(predictions: Sequence[Prediction]) -> None:
-    """One picture a row."""
+def print_predictions(predictions: Sequence[Prediction], runs: Sequence[str] | None = None) -> None:
+    """One picture a row; ``runs`` says by which run, where there are several."""
     table = Table()
-    for column in ("picture", "class", "probability"):
+    for column in (*(["run"] if runs else []), "picture", "class", "probability"):
         table.add_column(column)
-    for p in predictions:
-        if p.error:
-            table.add_row(escape(p.path), "[red]unreadable[/red]", "")
-        else:
-            table.add_row(escape(p.path), escape("\n".join(p.labels)), "\n".join(f"{x:.1%}" for x in p.probabilities))
+    for number, p in enumerate(predictions):
+        cells = [escape(p.path), "[red]unreadable[/red]", ""]
+        if not p.error:
+            cells = [escape(p.path), escape("\n".join(p.labels)), "\n".join(f"{x:.1%}" for x in p.probabilities)]
+        table.add_row(*([escape(runs[number])] if runs else []), *cells)
     console.print(table)
 
 

@@ -9,7 +9,8 @@ import matplotlib.image
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from visionlora.errors import UserError
-from visionlora.reporting.runs import flatten, is_number
+from visionlora.reporting.runs import flatten
+from visionlora.rows import is_number
 from visionlora.run_folder import RunFolder
 
 HOW_OFFLINE = {

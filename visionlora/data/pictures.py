@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -106,7 +107,8 @@ def open_picture(path: Path, channels: int, detail: int | None = None) -> Image.
         UserError: it cannot be read as a picture; the message names the file.
     """
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore", UserWarning)  # of a palette's transparency
             if detail is not None:
                 image.draft(None, (detail, detail))
             return to_mode(ImageOps.exif_transpose(image), channels)

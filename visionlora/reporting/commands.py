@@ -12,8 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from visionlora.config import TrainConfig, checked
-from visionlora.reporting.runs import flatten, shown
+from visionlora.reporting.runs import flatten
 from visionlora.resume import OWN, portable
+from visionlora.rows import shown
 from visionlora.sweeps import NO_MATTER
 
 WITHOUT_FILES = ("digits", "fake")

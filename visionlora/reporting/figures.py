@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from visionlora.reporting.runs import Configuration, is_number
+from visionlora.reporting.runs import Configuration
+from visionlora.rows import is_number
 
 if TYPE_CHECKING:
     from visionlora.lora.changes import LayerChange

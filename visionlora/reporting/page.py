@@ -10,7 +10,8 @@ from importlib.resources import files
 from typing import Any
 
 from visionlora.errors import UserError
-from visionlora.reporting.runs import Configuration, Summary, is_number, shown
+from visionlora.reporting.runs import Configuration, Summary
+from visionlora.rows import is_number, shown
 
 try:
     import plotly.graph_objects as go

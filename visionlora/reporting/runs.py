@@ -8,13 +8,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import yaml
 
 from visionlora.errors import UserError, did_you_mean
 from visionlora.figures import read_metrics
 from visionlora.resume import OWN
+from visionlora.rows import is_number, shown
 from visionlora.sweeps import NO_MATTER
 
 Curve = tuple[list[float], list[float]]
@@ -120,6 +121,11 @@ def read_run(folder: Path) -> Run:
     return Run(folder, flat, results)
 
 
+def as_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Path, config and figures of every run."""
+    return [{"path": str(run.path), **run.config, **run.results} for run in runs]
+
+
 def configurations(runs: Sequence[Run]) -> list[Configuration]:
     """The runs by configuration, in the order of their first runs."""
     keys = dict.fromkeys(key for run in runs for key in run.config if key not in NO_CONFIGURATION)
@@ -163,22 +169,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= flatten(value, f"{name}.") if isinstance(value, dict) and value and name not in VALUES else {name: value}
     return flat
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """A number, and not a truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def shown(value: Any) -> str:
-    """A value as on the command line."""
-    if isinstance(value, list):
-        return f"[{','.join(map(shown, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{shown(item)}' for key, item in value.items())}}}"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _configuration(differing: list[str], runs: list[Run]) -> Configuration:

@@ -1,0 +1,92 @@
+"""Rows of plain values as CSV, JSON lines or Parquet, by the file's suffix."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from visionlora.errors import UserError
+from visionlora.files import replace_file
+
+Rows = Sequence[dict[str, Any]]
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write the file whole or not at all.
+
+    Raises:
+        UserError: no such suffix is known, or the package for it is missing.
+    """
+    replace_file(path, writer_for(path)(rows))
+
+
+def writer_for(path: Path) -> Callable[[Rows], bytes]:
+    """What makes the bytes of a file of this name.
+
+    Raises:
+        UserError: no such suffix is known.
+    """
+    if path.suffix not in WRITERS:
+        raise UserError(f"output={path}: the name ends in {path.suffix or 'nothing'}; {', '.join(WRITERS)} are known.")
+    return WRITERS[path.suffix]
+
+
+def to_csv(rows: Rows) -> bytes:
+    """With a heading; what a row does not have is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _keys(rows), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    return text.getvalue().encode()
+
+
+def to_json_lines(rows: Rows) -> bytes:
+    """A JSON object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def to_parquet(rows: Rows) -> bytes:
+    """Numbers as numbers; a column of several kinds as text."""
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise UserError('Parquet is written by pyarrow; install it with: pip install "visionlora[report]"') from None
+    columns = {key: pa.array(_of_one_kind([row.get(key) for row in rows])) for key in _keys(rows)}
+    sink = io.BytesIO()
+    parquet.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+WRITERS: dict[str, Callable[[Rows], bytes]] = {".csv": to_csv, ".jsonl": to_json_lines, ".parquet": to_parquet}
+
+
+def shown(value: Any) -> str:
+    """A value as on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{shown(item)}' for key, item in value.items())}}}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """A number, and not a truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _keys(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _of_one_kind(values: list[Any]) -> list[Any]:
+    if not all(value is None or is_number(value) for value in values):
+        return [value if value is None or isinstance(value, str) else shown(value) for value in values]
+    whole = not any(isinstance(value, float) for value in values)
+    return values if whole else [None if value is None else float(value) for value in values]
