@@ -11,6 +11,8 @@ COMMANDS = {
     "train": "fine-tune a backbone and write a run folder",
     "evaluate": "measure a finished run: run=DIR",
     "export": "hand a finished run on: run=DIR format=timm|onnx|…",
+    "explain": "what a run looks at, and where it changed the network: run=DIR",
+    "compress": "int8 and pruning, measured: run=DIR",
     "search": "look for good settings with Optuna",
     "report": "compare finished runs: runs=DIR",
     "predict": "classify pictures with a finished run: run=DIR input=FILE_OR_FOLDER",

@@ -278,6 +278,38 @@ class ExportConfig:
 
 
 @dataclass
+class CompressConfig:
+    """One call of ``visionlora.compress``."""
+
+    run: str
+    split: str = "test"
+    root: str | None = None
+    calibration: int = 256
+    prune: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7])
+
+    def __post_init__(self) -> None:
+        one_of("split", self.split, ("train", "val", "test"))
+        at_least("calibration", self.calibration, 1)
+        for share in self.prune:
+            fraction("prune", share)
+
+
+@dataclass
+class ExplainConfig:
+    """One call of ``visionlora.explain``."""
+
+    run: str
+    input: str | None = None
+    most: int = 12
+    method: str = "auto"
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least("most", self.most, 1)
+        one_of("method", self.method, ("auto", "gradcam", "rollout"))
+
+
+@dataclass
 class ReportConfig:
     """One call of ``visionlora.report``. ``runs`` is a folder or a list of folders."""
 

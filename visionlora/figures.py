@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from visionlora.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from visionlora.compressing import Compressed
 
 
 def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
@@ -25,6 +30,32 @@ def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
                     curves[key][0].append((int(row["step"]) + 1) * (epoch + 1) / (last + 1))
                     curves[key][1].append(float(value))
     return dict(curves)
+
+
+def compressed(rows: Sequence[Compressed], path: Path) -> None:
+    """``compress.png``: accuracy with its interval, bytes and latency of each model."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    accuracy, size, latency = figure.subplots(1, 3)
+    places, names = range(len(rows)), [row.name for row in rows]
+    errors = [[row.top1 - row.low for row in rows], [row.high - row.top1 for row in rows]]
+    accuracy.errorbar(places, [row.top1 for row in rows], yerr=errors, fmt="o", capsize=3, color="tab:blue")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    accuracy.set_title("top-1, 95 % interval", loc="left")
+    size.bar([i - 0.2 for i in places], [row.bytes / 1e6 for row in rows], 0.4, label="file", color="tab:blue")
+    size.bar([i + 0.2 for i in places], [row.zipped / 1e6 for row in rows], 0.4, label="zipped", color="tab:cyan")
+    size.set_title("MB", loc="left")
+    latency.bar([i - 0.2 for i in places], [row.ms_1 for row in rows], 0.4, label="1 picture", color="tab:blue")
+    latency.bar([i + 0.2 for i in places], [row.ms_32 / 32 for row in rows], 0.4, label="of 32, each", color="tab:cyan")
+    latency.set_title("ms a picture", loc="left")
+    for axes in (accuracy, size, latency):
+        axes.set_xticks(places, names, rotation=20, fontsize=8)
+        axes.grid(alpha=0.3, axis="y")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def rate_finder(run: RunFolder, rates: list[float], losses: list[float], chosen: float) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from optuna import Study
 
+    from visionlora.compressing import Compressed
     from visionlora.evaluation.measure import Compared
     from visionlora.evaluation.outcome import Outcome
     from visionlora.exporting.export import Exported
@@ -108,6 +109,17 @@ def print_exports(written: Sequence[Exported]) -> None:
         table.add_column(column, justify="left" if column in ("format", "folder") else "right", overflow="fold")
     for one in written:
         table.add_row(one.format, f"{one.bytes / 1e6:.2f}", f"{one.difference:.1e}", escape(str(one.folder)))
+    console.print(table)
+
+
+def print_compressed(rows: Sequence[Compressed]) -> None:
+    """One model a row; the first is what the others are compared with."""
+    table = Table(title="In onnxruntime", title_justify="left")
+    for column in ("", "top-1", "95 %", "MB", "zipped MB", "ms, 1", "ms, 32"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        sizes = [f"{row.bytes / 1e6:.2f} ({row.bytes / rows[0].bytes:.2f} ×)", f"{row.zipped / 1e6:.2f}"]
+        table.add_row(row.name, f"{row.top1:.1%}", f"{row.low:.1%}–{row.high:.1%}", *sizes, f"{row.ms_1:.1f}", f"{row.ms_32:.0f}")
     console.print(table)
 
 

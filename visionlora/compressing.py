@@ -1,0 +1,174 @@
+"""A finished run made smaller: int8 by onnxruntime's static quantisation, pruning of the merged weights; all measured in onnxruntime."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from visionlora.adapting import merge
+from visionlora.config import CompressConfig, DataConfig, checked
+from visionlora.data.module import ImageData
+from visionlora.errors import UserError
+from visionlora.evaluation.measure import open_run
+from visionlora.evaluation.outcome import Outcome
+from visionlora.exporting.formats import FORMATS, ONNX
+from visionlora.files import replace_file
+from visionlora.predictor import Predictor, load
+from visionlora.run_folder import RunFolder
+
+INT8 = "int8.onnx"
+LATENCY_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """One row: ``bytes`` of the file, ``zipped`` of the same under gzip (what zeros save), milliseconds of a batch of 1 and of 32."""
+
+    name: str
+    top1: float
+    low: float
+    high: float
+    bytes: int
+    zipped: int
+    ms_1: float
+    ms_32: float
+
+
+def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
+    """Write ``int8.onnx`` below ``compress/`` in the run folder, and measure it, the float model and pruned ones, all in onnxruntime.
+
+    Args:
+        run: a finished run; it is not touched beside that folder.
+        config: pictures to calibrate on, shares to prune.
+
+    Raises:
+        UserError: the data or onnxruntime is not there.
+    """
+    try:
+        import onnxruntime.quantization  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(f'compressing needs the package {error.name}; install it with: pip install "visionlora[onnx]"') from None
+    own = checked(DataConfig, run.read_section("data"))
+    predictor, data = open_run(run, replace(own, root=config.root or own.root))
+    if config.split not in data.parts:
+        raise UserError(f"the run's data has no {config.split} part; it has {', '.join(data.parts)}.")
+    merge(predictor.model, keep=False)
+    predictor.model.cpu()
+    folder = run.path / "compress"
+    folder.mkdir(exist_ok=True)
+    example = next(_batches(data, config.split))[0][:2]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as place:
+        float_ = _exported(predictor, predictor.model, example, Path(place) / "float")
+        files = {"float32": float_, "int8": _quantized(float_, data, config.calibration, Path(place) / INT8)}
+        for share in config.prune:
+            files[f"pruned {share:.0%}"] = _pruned(run, share, example, Path(place) / f"pruned{share}")
+        rows = _measured(files, data, config.split)
+        replace_file(folder / INT8, files["int8"].read_bytes())
+    replace_file(folder / "results.json", _json([asdict(row) for row in rows]))
+    return rows
+
+
+def _exported(predictor: Predictor, model: nn.Module, example: Tensor, folder: Path) -> Path:
+    folder.mkdir()
+    FORMATS["onnx"].write(model, predictor.info, example, folder)
+    return folder / ONNX
+
+
+def _pruned(run: RunFolder, share: float, example: Tensor, folder: Path) -> Path:
+    """The smallest weights of all linear and conv layers but the head set to zero (Han et al. 2015, arXiv 1506.02626, in one step)."""
+    predictor = load(run.path)
+    merge(predictor.model, keep=False)
+    layers = [(module, "weight") for name, module in predictor.model.named_modules() if _prunable(name, module, predictor.info.head)]
+    prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=share)
+    for module, parameter in layers:
+        prune.remove(module, parameter)  # type: ignore[no-untyped-call]
+    return _exported(predictor, predictor.model, example, folder)
+
+
+def _prunable(name: str, module: nn.Module, head: tuple[str, ...]) -> bool:
+    return isinstance(module, nn.Linear | nn.Conv2d) and name not in head
+
+
+def _quantized(model: Path, data: ImageData, number: int, target: Path) -> Path:
+    """Static, per channel, weights and activations in 8 bits, ranges from training pictures."""
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Pictures(CalibrationDataReader):
+        def __init__(self) -> None:
+            per_class = max(number // len(data.classes), 1)
+            loader = data.sample_dataloader(per_class)
+            self.batches = ({"images": data.on_after_batch_transfer(batch, 0)[0].numpy()} for batch in loader)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.batches, None)
+
+    logging.getLogger().setLevel(logging.ERROR)
+    prepared = target.with_suffix(".prepared.onnx")
+    with redirect_stdout(StringIO()):
+        quant_pre_process(model, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared, target, Pictures(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
+        )  # fmt: skip
+    return target
+
+
+def _measured(files: dict[str, Path], data: ImageData, split: str) -> list[Compressed]:
+    import onnxruntime
+
+    sessions = {name: onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]) for name, path in files.items()}
+    logits: dict[str, list[Tensor]] = {name: [] for name in files}
+    labels = []
+    for images, targets in _batches(data, split):
+        labels.append(targets)
+        for name, session in sessions.items():
+            logits[name].append(torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0]))
+    latency = {n: _latency(sessions, images[:1].expand(n, -1, -1, -1).numpy()) for n in (1, 32)}
+    rows = []
+    for name, path in files.items():
+        found = Outcome(split, torch.cat(logits[name]), torch.cat(labels), data.classes, data.parts[split])
+        content = path.read_bytes()
+        low, high = found.interval()
+        accuracy = float(found.right.mean())
+        rows.append(
+            Compressed(name, accuracy, low, high, len(content), len(gzip.compress(content, 6)), latency[1][name], latency[32][name])
+        )
+    return rows
+
+
+def _latency(sessions: dict[str, Any], images: np.ndarray) -> dict[str, float]:
+    """Median milliseconds of each, in turn."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for number in range(LATENCY_ROUNDS + 2):
+        for name, session in sessions.items():
+            started = time.perf_counter()
+            session.run(["logits"], {"images": images})
+            if number > 1:
+                times[name].append(1000 * (time.perf_counter() - started))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _batches(data: ImageData, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    for images, targets in data.eval_dataloader(split):
+        yield data.on_after_batch_transfer((images, torch.as_tensor(targets)), 0)
+
+
+def _json(rows: list[dict[str, Any]]) -> bytes:
+    import json
+
+    return json.dumps(rows, indent=2).encode()

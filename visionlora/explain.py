@@ -1,0 +1,61 @@
+"""``python -m visionlora.explain run=DIR``: what a run looks at, and where it changed the network. Thin: compose, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from visionlora.app import run_command
+from visionlora.config import ExplainConfig
+from visionlora.errors import UserError
+
+
+def explain(config: ExplainConfig, folder: Path) -> list[Path]:
+    """Write ``explain.png`` and, where there are adapters, ``changes.png``."""
+    from visionlora.run_folder import RunFolder
+
+    run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
+    import torch
+
+    from visionlora.config import DataConfig, checked
+    from visionlora.data.inputs import paths_of
+    from visionlora.data.module import ImageData
+    from visionlora.explaining import explain as look
+    from visionlora.lora.changes import changes
+    from visionlora.predictor import load
+    from visionlora.quiet import quiet
+    from visionlora.reporting.figures import changes_by_layer
+
+    quiet()
+    predictor = load(run.path)
+    output = run.path / "explain" if config.output is None else Path(config.output)
+    if config.input is None:
+        part = ImageData(checked(DataConfig, run.read_section("data")), record=run.read_split()).parts
+        pictures = part.get("test", part["train"])
+        if not pictures.paths:
+            raise UserError("the run's data is not in files; name pictures with input=PATH.")
+        paths = [Path(path) for path in pictures.paths[:: max(len(pictures) // config.most, 1)]][: config.most]
+    else:
+        paths = paths_of([config.input])[: config.most]
+    figure, method = look(predictor, paths, config.method)
+    output.mkdir(parents=True, exist_ok=True)
+    written = [output / "explain.png"]
+    figure.savefig(written[0], dpi=110)
+    with torch.no_grad():
+        try:
+            moved = changes(predictor.model)
+        except UserError:  # a probe or full fine-tuning
+            moved = []
+    if moved:
+        written.append(output / "changes.png")
+        changes_by_layer(moved).savefig(written[1], dpi=110)
+    print(f"{method}, {len(paths)} pictures: {', '.join(map(str, written))}")
+    return written
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command("explain", ExplainConfig, explain)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""What a run looks at: Grad-CAM for convnets, attention rollout for transformers; and where training changed the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor, nn
+
+from visionlora.data.transforms import normalize
+from visionlora.errors import UserError
+from visionlora.predictor import Predictor
+
+DETAIL = 6
+"""Pixels a side of the map that Grad-CAM colours by, where there is one."""
+
+
+def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto") -> tuple[Figure, str]:
+    """A sheet of pictures, each beside the same with what the prediction depends on in colour; and the method taken.
+
+    Args:
+        predictor: of a run.
+        paths: of pictures; unreadable ones are left out.
+        method: ``gradcam``, ``rollout``, or ``auto``: rollout where there is attention to be had, else Grad-CAM.
+
+    Raises:
+        UserError: a package is missing, the model has nothing of the kind, or no picture can be read.
+    """
+    readable, prepared = [], []
+    for path in paths:
+        try:
+            prepared.append(predictor.prepare(path))
+            readable.append(path)
+        except UserError as error:
+            print(f"left out: {error}")
+    if not prepared:
+        raise UserError("none of the pictures can be read.")
+    batch = torch.stack(prepared)
+    images = normalize(batch, predictor.preprocessing)
+    if method == "auto":
+        method = "rollout" if _attention_names(predictor.model) else "gradcam"
+    heat = rollout(predictor.model, images) if method == "rollout" else gradcam(predictor.model, images)
+    predictions = list(predictor.classify([path.name for path in readable], prepared))
+    titles = [f"{p.labels[0]} {p.probabilities[0]:.0%}" for p in predictions]
+    shown = batch[:, :3] if batch.shape[1] >= 3 else batch[:, :1].expand(-1, 3, -1, -1)
+    return _sheet(shown.permute(0, 2, 3, 1).numpy(), heat, titles, [path.name for path in readable]), method
+
+
+def gradcam(model: nn.Module, images: Tensor) -> np.ndarray:
+    """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391, §3) of the likeliest class on the last feature map, ``(N, H, W)`` in 0…1.
+
+    Raises:
+        UserError: the package is missing, or there is no feature map.
+    """
+    try:
+        from pytorch_grad_cam import GradCAM
+    except ModuleNotFoundError:
+        raise UserError('Grad-CAM is drawn by the package grad-cam; install it with: pip install "visionlora[explain]"') from None
+    layer = last_feature_map(model, images[:1])
+    if layer is None:
+        raise UserError("this model has no feature map that a picture could be coloured by; try method=rollout.")
+    with GradCAM(model=model, target_layers=[layer]) as cam:
+        return np.asarray(cam(input_tensor=images.clone().requires_grad_(True), targets=None))
+
+
+@torch.no_grad()
+def rollout(model: nn.Module, images: Tensor) -> np.ndarray:
+    """Attention rollout (Abnar and Zuidema 2020, arXiv 2005.00928, §3), heads averaged, ``(N, H, W)`` in 0…1.
+
+    What the class token sees, or all tokens on average where there is none.
+
+    Raises:
+        UserError: the model's attention cannot be had as a matrix (timm's ViTs, DeiTs and the like have it).
+    """
+    names = _attention_names(model)
+    if not names:
+        raise UserError("method=rollout is for transformers whose blocks attend over the whole picture; try method=gradcam.")
+    found: list[Tensor] = []
+    hooks = [model.get_submodule(name).register_forward_hook(lambda module, inputs, out: found.append(out.float())) for name in names]
+    attentions: list[Any] = [module for module in model.modules() if hasattr(module, "fused_attn")]
+    fused = [module.fused_attn for module in attentions]
+    try:
+        for module in attentions:
+            module.fused_attn = False
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, was in zip(attentions, fused, strict=True):
+            module.fused_attn = was
+    tokens = found[0].shape[-1]
+    joint = torch.eye(tokens).expand(len(images), -1, -1)
+    for weights in found:  # (N, heads, tokens, tokens)
+        mixed = weights.mean(1) + torch.eye(tokens)
+        joint = (mixed / mixed.sum(-1, keepdim=True)) @ joint
+    prefix = int(getattr(model, "num_prefix_tokens", 0))
+    seen = joint[:, 0, prefix:] if prefix else joint.mean(1)
+    side = round(seen.shape[1] ** 0.5)
+    if side * side != seen.shape[1]:
+        raise UserError("the tokens of this model are not a square of patches; try method=gradcam.")
+    heat = nn.functional.interpolate(seen.view(-1, 1, side, side), images.shape[-2:], mode="bilinear")[:, 0]
+    low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
+    return np.asarray(((heat - low) / (high - low).clamp(min=1e-12)).numpy())
+
+
+def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module | None:
+    """The module whose output ``(N, C, h, w)`` comes last of those with ``DETAIL`` pixels a side, or else of those with more than one.
+
+    On small pictures the very last map is of three pixels a side or fewer, which shows next to nothing.
+    """
+    last: dict[bool, nn.Module] = {}
+
+    def watch(module: nn.Module, inputs: Any, out: Any) -> None:
+        if isinstance(out, Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1 and not list(module.children()):
+            last[min(out.shape[2:]) >= DETAIL] = module
+
+    hooks = [module.register_forward_hook(watch) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return last.get(True, last.get(False))
+
+
+def _attention_names(model: nn.Module) -> list[str]:
+    """Dropouts of the attention matrix in timm's blocks, where one matrix covers all tokens."""
+    names = [name for name, module in model.named_modules() if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")]
+    windowed = hasattr(model, "layers") or hasattr(model, "stages")  # Swin and the hierarchical ones
+    return [] if windowed else [f"{name}.attn_drop" for name in names]
+
+
+def _sheet(images: np.ndarray, heat: np.ndarray, titles: list[str], names: list[str]) -> Figure:
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2 * columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, (image, one, title, name) in enumerate(zip(images, heat, titles, names, strict=True)):
+        row, column = divmod(number, columns)
+        plain, coloured = grid[row, 2 * column], grid[row, 2 * column + 1]
+        plain.imshow(Image.fromarray(np.ascontiguousarray(image)))
+        plain.set_title(name[:24], fontsize=8)
+        coloured.imshow(image)
+        coloured.imshow(one, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+        coloured.set_title(title[:24], fontsize=8)
+    return figure
