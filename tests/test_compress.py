@@ -17,9 +17,8 @@ pytest.importorskip("onnxscript")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has learned its colours, so that there is an accuracy to lose."""
     folder = tmp_path_factory.mktemp("learned") / "run"
-    done = command(
-        "train", *TINY, *QUIET, "data.num_images=200", "lora=full", "optim.lr=3e-3", "trainer.max_epochs=4", f"hydra.run.dir={folder}"
-    )
+    training = ("data.num_images=200", "lora=full", "optim.lr=3e-3", "trainer.max_epochs=4")
+    done = command("train", *TINY, *QUIET, *training, f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stderr
     assert results(folder)["test/top1"] > 0.9
     return folder

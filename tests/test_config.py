@@ -67,4 +67,7 @@ def test_types_are_checked() -> None:
 
 
 def test_slugs_can_be_given_back_to_hydra() -> None:
-    assert slug("lora.r=4,data.root=/a b/c,lora.targets=[x,y]") == "lora.r-4-data.root-a-b-c-lora.targets-x-y"
+    assert slug("lora.r=4,seed=0") == "lora.r-4-seed-0"
+    one, other = slug("lora.r=4,data.root=/a b/c,lora.targets=[x,y]"), slug("lora.r=4,data.root=/a b/c,lora.targets=x,y")
+    assert one.startswith("lora.r-4-data.root-a-b-c-lora.targets-x-y-")
+    assert one != other  # what only looks the same has another name

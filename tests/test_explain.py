@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import QUIET, TINY, command
 from PIL import Image
+from torch import nn
 
 import visionlora as vl
 from visionlora.explaining import gradcam, rollout
@@ -17,9 +18,7 @@ from visionlora.explaining import gradcam, rollout
 def test_gradcam_finds_what_the_class_depends_on() -> None:
     """A model whose class is the brightness of one quarter of the picture."""
     pytest.importorskip("pytorch_grad_cam")
-    model = torch.nn.Sequential(
-        torch.nn.AvgPool2d(4), torch.nn.Conv2d(1, 1, 1), torch.nn.AvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 2)
-    )
+    model = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(1, 1, 1), nn.AvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
     with torch.no_grad():
         model[1].weight.fill_(1.0)
         model[1].bias.zero_()
@@ -81,6 +80,13 @@ def test_pictures_of_a_run(model: str, method: str, tmp_path: Path, class_folder
         refused = command("explain", f"run={run}", "method=rollout")
         assert refused.returncode == 2
         assert "try method=gradcam" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "cait_xxs24_224", "swin_tiny_patch4_window7_224"])
+def test_other_attention_is_refused_not_drawn(name: str) -> None:
+    model = vl.create_backbone(f"timm/{name}", num_classes=3, pretrained=False).eval()
+    with pytest.raises(vl.UserError, match="try method=gradcam"):
+        rollout(model, torch.randn(1, 3, 224, 224))
 
 
 def test_data_without_files(tiny_run: Path) -> None:

@@ -81,6 +81,8 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     other = command("train", "-m", *ONE, "lora.r=1,2", "optim.weight_decay=0.5", sweep)  # another run in the folder of this name
     assert other.returncode == 2
     assert "holds a run already" in other.stderr
+    again = command("train", "-m", *ONE, "lora.r=1,2", sweep)  # and what is finished is not broken by it
+    assert again.returncode == 0, again.stderr
     assert (tmp_path / "run-lora.r-1" / "results.json").stat() == before
 
 
@@ -110,3 +112,11 @@ def test_launchers(plugin: str, launcher: tuple[str, ...], tmp_path: Path) -> No
     if "0" in ranks:
         assert "run-lora.r-0 broke: lora.r=0 is not a rank" in done.stdout
         assert figures["threads"] == max((os.cpu_count() or 1) // 2, 1)
+
+
+def test_a_sweep_with_a_finder_goes_on_too(tmp_path: Path) -> None:
+    call = ("-m", *ONE, "data.num_images=200", "trainer.batch_size=auto", "lora.r=1,2", f"hydra.sweep.dir={tmp_path}")
+    assert command("train", *call).returncode == 0
+    again = command("train", *call)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is finished already.") == 2

@@ -38,7 +38,8 @@ def conf_dir() -> Path:
 def slug(text: Any) -> str:
     """``text`` as part of a folder name that Hydra takes back as a value: letters, digits, ``.``, ``_`` and ``-``."""
     short = re.sub(r"[^A-Za-z0-9._-]+", "-", str(text)).strip("-")
-    return short if len(short) <= 120 else f"{short[:111]}-{hashlib.sha256(str(text).encode()).hexdigest()[:8]}"
+    lossy = re.search(r"[^A-Za-z0-9._=,-]", str(text))  # other texts may look the same
+    return short if len(short) <= 120 and not lossy else f"{short[:110]}-{hashlib.sha256(str(text).encode()).hexdigest()[:8]}"
 
 
 OmegaConf.register_new_resolver("slug", slug, replace=True)  # on import, so that the processes of a parallel sweep have it too
@@ -55,15 +56,17 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
     def job(composed: DictConfig) -> Any:
         folder = Path(HydraConfig.get().runtime.output_dir)
         quiet()
+        if sweeping():
+            RunFolder(folder).error.unlink(missing_ok=True)
         try:
             return task(checked(schema, composed), folder)
         except UserError as error:  # told here: Hydra would put lines of its own before it, and drop the rest of a multirun
             _tell(str(error))
-            if sweeping():
-                replace_file(RunFolder(folder).error, f"{error}\n".encode())
-            else:
+            failed.append(folder)
+            if not sweeping():
                 _remove_if_unused(folder, f"{HydraConfig.get().job.name}.log")
-                failed.append(folder)
+            elif not RunFolder(folder).finished:  # what is there may be another run
+                replace_file(RunFolder(folder).error, f"{error}\n".encode())
         except KeyboardInterrupt:
             if not sweeping():
                 raise

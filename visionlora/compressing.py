@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from visionlora.adapting import merge
+from visionlora.backbone.quantize import dequantize
 from visionlora.config import CompressConfig, DataConfig, checked
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
@@ -67,6 +68,7 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
     if config.split not in data.parts:
         raise UserError(f"the run's data has no {config.split} part; it has {', '.join(data.parts)}.")
     merge(predictor.model, keep=False)
+    dequantize(predictor.model)
     predictor.model.cpu()
     folder = run.path / "compress"
     folder.mkdir(exist_ok=True)
@@ -74,8 +76,8 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as place:
         float_ = _exported(predictor, predictor.model, example, Path(place) / "float")
         files = {"float32": float_, "int8": _quantized(float_, data, config.calibration, Path(place) / INT8)}
-        for share in config.prune:
-            files[f"pruned {share:.0%}"] = _pruned(run, share, example, Path(place) / f"pruned{share}")
+        for share in sorted(set(config.prune)):
+            files[f"pruned {100 * share:.3g}%"] = _pruned(run, share, example, Path(place) / f"pruned{share}")
         rows = _measured(files, data, config.split)
         replace_file(folder / INT8, files["int8"].read_bytes())
     replace_file(folder / "results.json", _json([asdict(row) for row in rows]))
@@ -92,6 +94,7 @@ def _pruned(run: RunFolder, share: float, example: Tensor, folder: Path) -> Path
     """The smallest weights of all linear and conv layers but the head set to zero (Han et al. 2015, arXiv 1506.02626, in one step)."""
     predictor = load(run.path)
     merge(predictor.model, keep=False)
+    dequantize(predictor.model)
     layers = [(module, "weight") for name, module in predictor.model.named_modules() if _prunable(name, module, predictor.info.head)]
     prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=share)
     for module, parameter in layers:

@@ -29,9 +29,10 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     from visionlora.tables import print_classes, print_comparison, print_metrics
 
     own_data = config.data is None
+    what = config.split if config.data is None else f"{config.split}_{config.data['name']}"  # the run's own evaluation stays
     if config.compare:
         rows = measure.compare(runs, configs, config.split, own_data)
-        replace_file(runs[0].path / f"comparison_{config.split}.json", json.dumps(measure.as_rows(rows), indent=2).encode())
+        replace_file(runs[0].path / f"comparison_{what}.json", json.dumps(measure.as_rows(rows), indent=2).encode())
         print_comparison(rows)
         return rows[-1].outcome.metrics()
     metrics: dict[str, float] = {}
@@ -42,13 +43,13 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
         if config.temperature:
             temperature = temperature_of(outcome(predictor, data, "val"))
             metrics |= {"temperature": temperature, f"{config.split}/ece_scaled": found.scaled(temperature).calibration_error()}
-        replace_file(run.path / f"evaluation_{config.split}.json", json.dumps(metrics, indent=2).encode())
-        print_metrics(metrics, f"{run.path}, {config.split}")
+        replace_file(run.path / f"evaluation_{what}.json", json.dumps(metrics, indent=2).encode())
+        print_metrics(metrics, f"{run.path}, {what}")
         print_classes(found)
         if config.figures:
-            save_all(found, measure.folder_of(run, config.split))
-            replace_file(measure.folder_of(run, config.split) / "classes.json", json.dumps(found.report(), indent=2).encode())
-            print(f"confusion, calibration, most wrong: {measure.folder_of(run, config.split)}")
+            save_all(found, measure.folder_of(run, what))
+            replace_file(measure.folder_of(run, what) / "classes.json", json.dumps(found.report(), indent=2).encode())
+            print(f"confusion, calibration, most wrong: {measure.folder_of(run, what)}")
     return metrics
 
 

@@ -26,6 +26,8 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     from visionlora.reporting.figures import changes_by_layer
 
     quiet()
+    if config.output is not None and Path(config.output).is_file():
+        raise UserError(f"output={config.output} is a file; name a folder.")
     predictor = load(run.path)
     output = run.path / "explain" if config.output is None else Path(config.output)
     if config.input is None:

@@ -43,7 +43,7 @@ def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto") -
     batch = torch.stack(prepared)
     images = normalize(batch, predictor.preprocessing)
     if method == "auto":
-        method = "rollout" if _attention_names(predictor.model) else "gradcam"
+        method = "rollout" if has_rollout(predictor.model, images[:1]) else "gradcam"
     heat = rollout(predictor.model, images) if method == "rollout" else gradcam(predictor.model, images)
     predictions = list(predictor.classify([path.name for path in readable], prepared))
     titles = [f"{p.labels[0]} {p.probabilities[0]:.0%}" for p in predictions]
@@ -77,9 +77,33 @@ def rollout(model: nn.Module, images: Tensor) -> np.ndarray:
     Raises:
         UserError: the model's attention cannot be had as a matrix (timm's ViTs, DeiTs and the like have it).
     """
+    found = _attention(model, images)
+    if found is None:
+        raise UserError("method=rollout is for transformers whose blocks all attend over the whole picture; try method=gradcam.")
+    tokens = found[0].shape[-1]
+    joint = torch.eye(tokens).expand(len(images), -1, -1)
+    for weights in found:  # (N, heads, tokens, tokens)
+        mixed = weights.mean(1) + torch.eye(tokens)
+        joint = (mixed / mixed.sum(-1, keepdim=True)) @ joint
+    prefix = int(getattr(model, "num_prefix_tokens", 0))
+    seen = joint[:, 0, prefix:] if getattr(model, "has_class_token", False) else joint[:, prefix:, prefix:].mean(1)
+    side = round(seen.shape[1] ** 0.5)
+    heat = nn.functional.interpolate(seen.view(-1, 1, side, side), images.shape[-2:], mode="bilinear")[:, 0]
+    low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
+    return np.asarray(((heat - low) / (high - low).clamp(min=1e-12)).numpy())
+
+
+def has_rollout(model: nn.Module, image: Tensor) -> bool:
+    """Whether ``rollout`` is for this model."""
+    return _attention(model, image) is not None
+
+
+@torch.no_grad()
+def _attention(model: nn.Module, images: Tensor) -> list[Tensor] | None:
+    """The matrices of attention ``(N, heads, tokens, tokens)`` of all blocks, or ``None`` where they are not one square of patches."""
     names = _attention_names(model)
     if not names:
-        raise UserError("method=rollout is for transformers whose blocks attend over the whole picture; try method=gradcam.")
+        return None
     found: list[Tensor] = []
     hooks = [model.get_submodule(name).register_forward_hook(lambda module, inputs, out: found.append(out.float())) for name in names]
     attentions: list[Any] = [module for module in model.modules() if hasattr(module, "fused_attn")]
@@ -93,31 +117,31 @@ def rollout(model: nn.Module, images: Tensor) -> np.ndarray:
             hook.remove()
         for module, was in zip(attentions, fused, strict=True):
             module.fused_attn = was
-    tokens = found[0].shape[-1]
-    joint = torch.eye(tokens).expand(len(images), -1, -1)
-    for weights in found:  # (N, heads, tokens, tokens)
-        mixed = weights.mean(1) + torch.eye(tokens)
-        joint = (mixed / mixed.sum(-1, keepdim=True)) @ joint
-    prefix = int(getattr(model, "num_prefix_tokens", 0))
-    seen = joint[:, 0, prefix:] if prefix else joint.mean(1)
-    side = round(seen.shape[1] ** 0.5)
-    if side * side != seen.shape[1]:
-        raise UserError("the tokens of this model are not a square of patches; try method=gradcam.")
-    heat = nn.functional.interpolate(seen.view(-1, 1, side, side), images.shape[-2:], mode="bilinear")[:, 0]
-    low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
-    return np.asarray(((heat - low) / (high - low).clamp(min=1e-12)).numpy())
+    shapes = {tuple(weights.shape) for weights in found}
+    if len(shapes) != 1 or len(found) != len(names):
+        return None
+    (shape,) = shapes
+    patches = shape[-1] - int(getattr(model, "num_prefix_tokens", 0))
+    square = len(shape) == 4 and shape[-1] == shape[-2] and patches > 0 and round(patches**0.5) ** 2 == patches
+    return found if square and len(found) == len(getattr(model, "blocks", ())) else None
 
 
 def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module | None:
     """The module whose output ``(N, C, h, w)`` comes last of those with ``DETAIL`` pixels a side, or else of those with more than one.
 
+    A map has the picture's proportions: channels that come last, heads and tokens are none.
     On small pictures the very last map is of three pixels a side or fewer, which shows next to nothing.
     """
     last: dict[bool, nn.Module] = {}
+    height, width = image.shape[-2:]
 
     def watch(module: nn.Module, inputs: Any, out: Any) -> None:
-        if isinstance(out, Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1 and not list(module.children()):
-            last[min(out.shape[2:]) >= DETAIL] = module
+        if list(module.children()) or not isinstance(out, Tensor) or out.ndim != 4:
+            return
+        h, w = out.shape[2:]
+        like_the_picture = abs(h * width - w * height) <= max(height, width) and min(h, w) > 1 and max(h, w) <= max(height, width) // 2
+        if like_the_picture:
+            last[min(h, w) >= DETAIL] = module
 
     hooks = [module.register_forward_hook(watch) for module in model.modules()]
     try:

@@ -50,11 +50,13 @@ def compressed(rows: Sequence[Compressed], path: Path) -> None:
     latency.bar([i - 0.2 for i in places], [row.ms_1 for row in rows], 0.4, label="1 picture", color="tab:blue")
     latency.bar([i + 0.2 for i in places], [row.ms_32 / 32 for row in rows], 0.4, label="of 32, each", color="tab:cyan")
     latency.set_title("ms a picture", loc="left")
+    for axes in (size, latency):
+        axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # room for the legend
     for axes in (accuracy, size, latency):
         axes.set_xticks(places, names, rotation=20, fontsize=8)
         axes.grid(alpha=0.3, axis="y")
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(frameon=False, fontsize=8, ncols=2)
     figure.savefig(path, dpi=120)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_S
 
 
 @contextlib.contextmanager
-def own_command_line(folder: Path) -> Iterator[None]:
-    """Inside, ``sys.argv`` holds this one job's overrides and run folder, not the sweep's; what DDP leaves is cleared away after.
+def own_command_line(folder: Path, more: Sequence[str] = ()) -> Iterator[None]:
+    """Inside, ``sys.argv`` holds this one job's overrides, those of ``more`` and its run folder, not the sweep's; what DDP leaves is
+    cleared away after.
 
     Without it, the second process of a job in a multirun would start the whole sweep again, in a folder of its own.
     """
@@ -29,7 +30,7 @@ def own_command_line(folder: Path) -> Iterator[None]:
     with flag_override(hydra_config.hydra.run, "readonly", False):
         hydra_config.hydra.run.dir = str(folder)  # Lightning appends it to the command line it runs
     flags = [word for word in before[1:] if word.startswith(("--config-dir", "-cd"))]
-    sys.argv = [before[0], *flags, *HydraConfig.get().overrides.task]
+    sys.argv = [before[0], *flags, *HydraConfig.get().overrides.task, *more]
     main.__spec__ = importlib.util.find_spec("visionlora.train")  # from the console script too, it runs `python -m visionlora.train`
     try:
         yield

@@ -32,6 +32,8 @@ def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
         return config
     saved = run.read_config()
     given = OmegaConf.create(portable(config))
+    for key in found_keys(saved):
+        OmegaConf.update(given, key, OmegaConf.select(saved, key))
     resumed = OmegaConf.merge(given, {key: saved[key] for key in OWN if key in saved})
     assert isinstance(resumed, DictConfig)
     for key in _overridden():
@@ -46,6 +48,12 @@ def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
             raise UserError(f"the run in {folder} was laid out with another {key}{shown}; leave it out to go on, or start a new run.")
         OmegaConf.update(resumed, key, new)
     return checked(TrainConfig, resumed)
+
+
+def found_keys(saved: DictConfig) -> list[str]:
+    """Keys that a finder has set in the run's config: their values were not asked for."""
+    finders = {"data.batch_size": saved.trainer.get("batch_size") == "auto", "optim.lr": bool(saved.trainer.get("lr_find"))}
+    return [key for key, on in finders.items() if on]
 
 
 def portable(config: TrainConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -32,6 +33,8 @@ def writer_for(path: Path) -> Callable[[Rows], bytes]:
     """
     if path.suffix not in WRITERS:
         raise UserError(f"output={path}: the name ends in {path.suffix or 'nothing'}; {', '.join(WRITERS)} are known.")
+    if path.suffix == ".parquet":
+        _pyarrow()
     return WRITERS[path.suffix]
 
 
@@ -41,21 +44,17 @@ def to_csv(rows: Rows) -> bytes:
     writer = csv.DictWriter(text, _keys(rows), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="surrogateescape")  # names of files that are not UTF-8
 
 
 def to_json_lines(rows: Rows) -> bytes:
     """A JSON object a line."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(errors="surrogateescape")
 
 
 def to_parquet(rows: Rows) -> bytes:
     """Numbers as numbers; a column of several kinds as text."""
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ModuleNotFoundError:
-        raise UserError('Parquet is written by pyarrow; install it with: pip install "visionlora[report]"') from None
+    pa, parquet = _pyarrow()
     columns = {key: pa.array(_of_one_kind([row.get(key) for row in rows])) for key in _keys(rows)}
     sink = io.BytesIO()
     parquet.write_table(pa.table(columns), sink)
@@ -66,19 +65,31 @@ WRITERS: dict[str, Callable[[Rows], bytes]] = {".csv": to_csv, ".jsonl": to_json
 
 
 def shown(value: Any) -> str:
-    """A value as on the command line."""
+    """A value as on the command line; what Hydra would take apart in quotes."""
     if isinstance(value, list):
         return f"[{','.join(map(shown, value))}]"
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{shown(item)}' for key, item in value.items())}}}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value)
+    return text if re.fullmatch(r"[\w./:@%+-]*", text, re.ASCII) else "'" + text.replace("'", "\\'") + "'"
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
     """A number, and not a truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise UserError('Parquet is written by pyarrow; install it with: pip install "visionlora[report]"') from None
+    return pyarrow, parquet
 
 
 def _keys(rows: Rows) -> list[str]:
@@ -87,6 +98,7 @@ def _keys(rows: Rows) -> list[str]:
 
 def _of_one_kind(values: list[Any]) -> list[Any]:
     if not all(value is None or is_number(value) for value in values):
-        return [value if value is None or isinstance(value, str) else shown(value) for value in values]
+        texts = [value if value is None or isinstance(value, str) else shown(value) for value in values]
+        return [None if text is None else text.encode(errors="backslashreplace").decode() for text in texts]
     whole = not any(isinstance(value, float) for value in values)
     return values if whole else [None if value is None else float(value) for value in values]

@@ -61,6 +61,11 @@ class RunFolder:
         """Whether the run came to its end: the results are the last thing written."""
         return self.results.is_file() and self.adapter.is_dir()
 
+    @property
+    def broke(self) -> bool:
+        """Whether the last attempt ended in an error."""
+        return self.error.exists() and not self.finished
+
     def clear(self) -> None:
         """Remove what an attempt that reached no checkpoint has left."""
         for path in (self.base, self.split, self.ranks, self.metrics, self.best, self.curves, self.rates, self.error):

@@ -30,6 +30,10 @@ STUDY = "study.journal"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
+class Unusable(Exception):  # noqa: N818 nobody sees it
+    """A trial that could not run; it does not count."""
+
+
 class Pruning(Callback):
     """Reports each epoch's validation to the trial, and ends the run when others were better at the same epoch."""
 
@@ -63,7 +67,7 @@ def run_study(config: SearchConfig, folder: Path) -> dict[str, Any]:
     study = open_study(wanted, common, folder, config.seed)
     left = wanted.trials - len(study.get_trials(states=ENDED))
     if left > 0:
-        study.optimize(lambda trial: objective(trial, wanted, common, folder), n_trials=left, timeout=wanted.timeout)
+        study.optimize(lambda trial: objective(trial, wanted, common, folder), n_trials=left, timeout=wanted.timeout, catch=(Unusable,))
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         raise UserError("no trial came to its end; the sentences above say why.")
     command = " ".join(map(shlex.quote, ["python", "-m", "visionlora.train", *common, *overrides_of(study.best_trial)]))
@@ -110,7 +114,7 @@ def objective(trial: Trial, wanted: SpaceConfig, common: list[str], folder: Path
         results = run(compose([*common, *overrides_of(trial)]), own, [Pruning(trial, wanted.metric)])
     except UserError as error:  # such as a target the model does not have; the other trials may do
         print(f"error: trial {trial.number}: {error}", file=sys.stderr)
-        raise optuna.TrialPruned from None
+        raise Unusable from None
     if wanted.metric not in results:
         raise UserError(f"search.metric={wanted.metric}: the runs have none; it needs a validation part (data.val_fraction above 0).")
     return float(results[wanted.metric])

@@ -16,10 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from visionlora.config import TrainConfig
 from visionlora.errors import UserError, did_you_mean
-from visionlora.resume import OWN, portable
+from visionlora.resume import OWN, found_keys, portable
 from visionlora.run_folder import RunFolder
 
-NO_MATTER = ("trainer.enable_progress_bar", "data.num_workers", "data.root")
+WITHOUT_FILES = ("digits", "fake")
+"""Data that is read from no ``data.root``."""
+NO_MATTER = ("trainer.enable_progress_bar", "data.num_workers")
 """Keys that another value of does not make it another run."""
 
 
@@ -70,7 +72,8 @@ def same_run(config: TrainConfig, run: RunFolder) -> bool:
     if not run.config.is_file():
         return False
     ours, theirs = OmegaConf.create(portable(config)), run.read_config()
-    for key in NO_MATTER:
+    unimportant = [*NO_MATTER, *found_keys(theirs), *(["data.root"] if theirs.data.name in WITHOUT_FILES else [])]
+    for key in unimportant:
         OmegaConf.update(theirs, key, OmegaConf.select(ours, key), force_add=True)
     return all(ours.get(key) == theirs.get(key) for key in OWN)
 
@@ -81,6 +84,7 @@ def continued(config: TrainConfig, folder: Path) -> TrainConfig | None:
     if not sweeping() or not run.used or not same_run(config, run):
         return config
     if run.finished:
+        run.error.unlink(missing_ok=True)
         print(f"{run.path.name} is finished already.")
         return None
     return replace(config, ckpt_path="last") if config.ckpt_path is None and run.last.is_file() else config
@@ -96,7 +100,7 @@ class SweepSummary(Callback):
         """Print the list."""
         folder = Path(config.hydra.sweep.dir)
         runs = [run for run in map(RunFolder, sorted(folder.iterdir())) if run.path.is_dir() and (run.used or run.error.exists())]
-        SweepSummary.failed = sum(run.error.exists() for run in runs)
+        SweepSummary.failed = sum(run.broke for run in runs)
         if runs and config.hydra.job.name == "train":
             from visionlora.tables import print_sweep
 

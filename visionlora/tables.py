@@ -87,13 +87,13 @@ def print_sweep(runs: Sequence[RunFolder], folder: Path) -> None:
         table.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
     for run in runs:
         if not run.finished:
-            table.add_row(escape(run.path.name), "[red]broke[/red]" if run.error.exists() else "[yellow]not finished[/yellow]")
+            table.add_row(escape(run.path.name), "[red]broke[/red]" if run.broke else "[yellow]not finished[/yellow]")
             continue
         found = run.read_results()
         scores = [f"{found[key]:.1%}" if key in found else "" for key in ("val/top1", "test/top1")]
         table.add_row(escape(run.path.name), *scores, f"{found['params/trainable']:,}", f"{found['seconds/fit']:.0f}")
     console.print(table)
-    broken = [run for run in runs if run.error.exists()]
+    broken = [run for run in runs if run.broke]
     for run in broken:
         console.print(f"{run.path.name} broke: {run.error.read_text().strip()}", highlight=False, soft_wrap=True, markup=False)
     if broken:

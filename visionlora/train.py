@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from visionlora.app import run_command
 from visionlora.config import TrainConfig
 from visionlora.run_folder import RunFolder
@@ -23,7 +25,8 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     config = resumed_config(left, folder)
     from visionlora.training import run
 
-    with own_command_line(folder):
+    resumed = left.ckpt_path is not None and not any(word.startswith("ckpt_path=") for word in HydraConfig.get().overrides.task)
+    with own_command_line(folder, [f"ckpt_path={left.ckpt_path}"] if resumed else []):
         return run(config, folder)
 
 

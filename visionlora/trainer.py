@@ -10,6 +10,7 @@ from typing import Any
 import hydra.utils
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
@@ -43,7 +44,10 @@ def build_trainer(
     stopwatch = Stopwatch()
     adaptive = [AdaptiveRanks(config.lora.adaptive, run_folder.last)] if config.lora.method == "adalora" else []
     choose_best = has_val and not adaptive  # before the end its ranks are beyond the budget
-    loggers = [RunLogger(run_folder, _global_step(checkpoint)), *(_instantiate("logger", *item) for item in config.logger.items())]
+    loggers = [
+        RunLogger(run_folder, _global_step(checkpoint)),
+        *(_instantiate("logger", name, _own(node, run_folder)) for name, node in config.logger.items()),
+    ]
     try:
         trainer = L.Trainer(
             **arguments,
@@ -97,6 +101,12 @@ def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Pat
         if checkpoint is None or "parameter group" not in str(error):
             raise
         raise UserError(f"ckpt_path={checkpoint} was written with another optimizer or other learning-rate groups: {error}.") from None
+
+
+def _own(node: Any, run_folder: RunFolder) -> Any:
+    """Where a search runs many, a logger of this job's folder writes into the run's."""
+    elsewhere = HydraConfig.initialized() and isinstance(node, dict) and node.get("save_dir") == HydraConfig.get().runtime.output_dir
+    return node | {"save_dir": str(run_folder.path)} if elsewhere else node
 
 
 def _instantiate(group: str, name: str, node: Any) -> Any:

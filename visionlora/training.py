@@ -97,7 +97,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
             run_folder.write_base(base)
     del base  # it may be all that keeps the dense weights of a quantised model
     card = {"backbone": info.spec.full_name, "fingerprint": info.fingerprint}
-    with interruptible(trainer, run_folder):
+    with tracking.closing(trainer.loggers), interruptible(trainer, run_folder):
         before = measure_before(trainer, model, info, data)
         if config.model.head_init == "probe" and (checkpoint is None or not config.lora.train_head):  # then it is in no checkpoint
             probe_head(trainer, model, info.head[0], data)

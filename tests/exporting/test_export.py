@@ -115,9 +115,12 @@ def test_the_line_of_the_card_loads_it(exports: Path, batch: tuple[torch.Tensor,
         (("model.name=test_vit", "data.image_size=48", "model.in_chans=1"), "timm"),
         (("model.stem=small", "lora=dora", "model.in_chans=4"), "state_dict"),
         (("model.name=test_efficientnet", "lora=full", "model.freeze_bn=false"), "pt2"),
+        (("model.name=test_vit", "data.image_size=160", "model.quantize=int8", "lora.targets=[attn]"), "timm"),
     ],
 )
 def test_other_models(overrides: tuple[str, ...], format_: str, tmp_path: Path) -> None:
+    if "model.quantize=int8" in overrides:
+        pytest.importorskip("torchao")
     done = command("train", *TINY, *QUIET, "trainer.max_epochs=1", *overrides, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     done = command("export", f"run={tmp_path / 'run'}", f"format={format_}")

@@ -78,6 +78,7 @@ def test_the_same_seed_twice_says_nothing_of_the_spread(tmp_path: Path) -> None:
         ("lora.targets=[attn,mlp]", "lora=full", "optim=sgd", "optim.lr=0.1", "seed=4"),
         ("data=imagefolder", "data.root=pictures", "trainer=cpu", "lora.alpha=3", "data.crop_scale=[0.5,1.0]"),
         ("lora.targets={layer1: 2}", "model=torchvision", "model.name=vgg11"),
+        (r"lora.targets='re:blocks\.[0-3]\..*'", "data=imagefolder", "data.root='/home/jörg/my (copy), 2'"),
     ],
 )
 def test_the_command_asks_for_the_same_run(words: tuple[str, ...]) -> None:
@@ -87,6 +88,19 @@ def test_the_command_asks_for_the_same_run(words: tuple[str, ...]) -> None:
     assert said[:3] == ["python", "-m", "visionlora.train"]
     assert portable(compose(*said[3:])) == config
     assert len(said) - 3 <= len(words) + 2  # short: groups are recognised
+
+
+def test_other_pictures_are_another_configuration(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "data=imagefolder", "data.root=cats")
+    make_run(tmp_path / "b", "data=imagefolder", "data.root=dogs")
+    assert len(configurations(find_runs([tmp_path]))) == 2
+
+
+def test_of_costs_the_lower_is_the_better(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", "lora.r=1", seconds__fit=5.0)
+    make_run(tmp_path / "b", "lora.r=2", seconds__fit=9.0)
+    found = configurations(find_runs([tmp_path]))
+    assert ranked(found, "seconds/fit")[0].changed["lora.r"] == 1
 
 
 def test_pareto_front_by_brute_force() -> None:

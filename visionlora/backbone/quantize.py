@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from visionlora.errors import UserError
-from visionlora.lora.frozen import is_quantized
+from visionlora.lora.frozen import dense, is_quantized
 
 
 def quantize(model: nn.Module, head: Iterable[str] = ()) -> int:
@@ -43,6 +43,14 @@ def quantize(model: nn.Module, head: Iterable[str] = ()) -> int:
     for module in chosen:
         module.weight.requires_grad_(False)
     return len(chosen)
+
+
+def dequantize(model: nn.Module) -> None:
+    """Give every weight that is still quantised the numbers it stands for, in place: for an export."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and is_quantized(parameter):
+                module._parameters[name] = nn.Parameter(dense(parameter.detach()), requires_grad=False)
 
 
 def quantized(model: nn.Module) -> bool:

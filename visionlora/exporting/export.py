@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from visionlora.adapting import merge
+from visionlora.backbone.quantize import dequantize
 from visionlora.config import DataConfig, checked
 from visionlora.data.module import ImageData
 from visionlora.data.transforms import normalize
@@ -53,6 +55,8 @@ def export(run: RunFolder, formats: Sequence[str], output: Path | None, overwrit
     """
     quiet()
     folder = output or run.path / "export"
+    if folder.is_file():
+        raise UserError(f"output={folder} is a file; name a folder.")
     for name in formats:
         if (folder / name).exists() and not overwrite:
             raise UserError(f"{folder / name} is there already; overwrite=true replaces it, output=DIR writes elsewhere.")
@@ -66,7 +70,8 @@ def pictures(run: RunFolder, predictor: Predictor, number: int = PICTURES) -> tu
     """Prepared pictures of the run's test part, ``(N, C, H, W)``, and what they are; noise where the data is gone."""
     prepared = predictor.preprocessing
     try:
-        data = ImageData(checked(DataConfig, run.read_section("data")), record=run.read_split())
+        config = replace(checked(DataConfig, run.read_section("data")), download=False)
+        data = ImageData(config, record=run.read_split())
         part = data.parts.get("test", data.parts["train"])
         chosen = range(0, len(part), max(len(part) // number, 1))
         batch = torch.stack([predictor.prepare(part.open(i, prepared.channels)) for i in list(chosen)[:number]])
@@ -83,6 +88,7 @@ def _one(run: RunFolder, name: str, folder: Path, images: Tensor, wanted: Tensor
     format_ = FORMATS[name]
     model, info = (merged := load(run.path)).model, merged.info
     merge(model, keep=False)
+    dequantize(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as place:
         part = Path(place) / name

@@ -110,11 +110,15 @@ def _write_state_dict(model: nn.Module, info: BackboneInfo, example: Tensor, fol
 def _read_state_dict(folder: Path, info: BackboneInfo) -> Logits:
     from visionlora.backbone.create import create_backbone
 
-    spec = info.spec
-    more = {"in_chans": spec.in_chans, "stem": spec.stem, "image_size": spec.image_size}
-    model = create_backbone(spec.full_name, spec.num_classes, pretrained=False, **more)
+    model = create_backbone(info.spec.full_name, info.spec.num_classes, pretrained=False, **_own_arguments(info))
     model.load_state_dict(load_file(folder / WEIGHTS))
     return model.eval()
+
+
+def _own_arguments(info: BackboneInfo) -> dict[str, Any]:
+    spec = info.spec
+    said = {"in_chans": (spec.in_chans, 3), "stem": (spec.stem, "default"), "image_size": (spec.image_size, None)}
+    return {key: value for key, (value, usual) in said.items() if value != usual}
 
 
 def _write_onnx(model: nn.Module, info: BackboneInfo, example: Tensor, folder: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlora.errors import UserError
+from visionlora.lora.frozen import dense
 from visionlora.lora.layer import lora_layers
 
 
@@ -41,8 +42,9 @@ def changes(model: nn.Module) -> list[LayerChange]:
     found = []
     for name, layer in lora_layers(model):
         for attribute, adapters in layer.adapter_sets.items():
-            raw = layer.raw(attribute).detach()
-            delta = (adapters.effective(raw) - raw).flatten(1).double()
+            frozen = layer.raw(attribute).detach()
+            raw = dense(frozen)
+            delta = (adapters.effective(frozen) - raw).flatten(1).double()
             norm = float(torch.linalg.norm(raw.double()))
             label = name if attribute == "weight" else f"{name}.{attribute}"
             rank = sum(adapter.r for adapter, _ in adapters.active_adapters())

@@ -15,10 +15,8 @@ from visionlora.config import TrainConfig, checked
 from visionlora.reporting.runs import flatten
 from visionlora.resume import OWN, portable
 from visionlora.rows import shown
-from visionlora.sweeps import NO_MATTER
+from visionlora.sweeps import NO_MATTER, WITHOUT_FILES
 
-WITHOUT_FILES = ("digits", "fake")
-"""Data that is read from no ``data.root``."""
 GROUPS = ("model", "data", "lora", "optim", "trainer")
 
 
@@ -39,9 +37,10 @@ def command_of(config: Mapping[str, Any], conf_dir: Path) -> str:
             if nearest is not base:
                 said += nearest.words
         base = _composed(said, config)
-    unsaid = {*NO_MATTER} if config.get("data.name") in WITHOUT_FILES else {*NO_MATTER} - {"data.root"}
+    unsaid = {*NO_MATTER} | ({"data.root"} if config.get("data.name") in WITHOUT_FILES else set())
     values = base.values
     left = [f"{key}={shown(value)}" for key, value in config.items() if key in values and values[key] != value and key not in unsaid]
+    left += [f"+{key}={shown(value)}" for key, value in config.items() if key.startswith("trainer.") and key not in values]
     return " ".join(["python -m visionlora.train", *map(shlex.quote, (*said, *left))])
 
 
@@ -56,9 +55,9 @@ def _composed(words: list[str], config: Mapping[str, Any]) -> _Option:
     composed = hydra.compose("train", words)
     open_keys = sorted(OmegaConf.missing_keys(composed))
     for key in open_keys:  # such as data.root
-        OmegaConf.update(composed, key, config.get(key))
+        OmegaConf.update(composed, key, config.get(key, "DIR"))
     values = portable(checked(TrainConfig, composed))
-    return _Option([*words, *(f"{key}={shown(config.get(key))}" for key in open_keys)], flatten({key: values[key] for key in OWN}))
+    return _Option([*words, *(f"{key}={shown(config.get(key, 'DIR'))}" for key in open_keys)], flatten({key: values[key] for key in OWN}))
 
 
 def _distance(one: Mapping[str, Any], other: Mapping[str, Any], group: str) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from visionlora.reporting.runs import Configuration
+from visionlora.reporting.runs import Configuration, is_share
 from visionlora.rows import is_number
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def accuracy_by(found: Sequence[Configuration], key: str = "lora.r", metric: str
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.minorticks_off()
     axes.set(xlabel=key, ylabel=metric)
-    if not metric.endswith("/loss"):
+    if is_share(metric):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from visionlora.errors import UserError
-from visionlora.reporting.runs import Configuration, Summary
+from visionlora.reporting.runs import Configuration, Summary, higher_is_better, is_share
 from visionlora.rows import is_number, shown
 
 try:
@@ -64,7 +64,7 @@ def page(ranked: Sequence[Configuration], metric: str, command: str) -> str:
     words = {
         "TITLE": html.escape(title),
         "METRIC": html.escape(what),
-        "BEST": html.escape(f"{ranked[0].summary(metric) or ''}"),
+        "BEST": html.escape(_text(metric, ranked[0].summary(metric))),
         "COMMAND": html.escape(command),
         "NOTE": html.escape(_note(ranked, metric)),
         "FIGURES": json.dumps(figures).replace("</", "<\\/"),
@@ -110,7 +110,7 @@ def against(ranked: Sequence[Configuration], metric: str, key: str, label: str, 
             hovertemplate="%{text}<extra></extra>",
         )
     if front and points:
-        edge = pareto([(x.mean, y.mean) for _, x, y in points], lower=metric.endswith("/loss"))
+        edge = pareto([(x.mean, y.mean) for _, x, y in points], lower=not higher_is_better(metric))
         line = {"shape": "hv", "color": "#222", "width": 1}
         figure.add_scatter(x=[x for x, _ in edge], y=[y for _, y in edge], mode="lines", name="Pareto front", line=line)
     figure.update_xaxes(title=label, type="log" if log else "linear")
@@ -164,7 +164,7 @@ _PALETTE = ("#2166ac", "#d6604d", "#1b7837", "#7b3294", "#b8860b", "#008b8b", "#
 
 
 def _styled(figure: go.Figure, metric: str) -> go.Figure:
-    figure.update_yaxes(title=_label(metric), tickformat=None if "/loss" in metric else ".0%")
+    figure.update_yaxes(title=_label(metric), tickformat=".0%" if is_share(metric) else None)
     return figure.update_layout(
         template="plotly_white", margin={"l": 60, "r": 20, "t": 20, "b": 50}, height=380, hovermode="closest",
         legend={"orientation": "h", "yanchor": "top", "y": -0.2, "font": {"size": 11}}, font={"family": "system-ui, sans-serif"},
@@ -179,7 +179,7 @@ def _hover(c: Configuration, metric: str) -> str:
     lines = [html.escape(f"{key}={shown(value)}") for key, value in c.changed.items()] or [html.escape(c.name)]
     for key, (label, _) in COLUMNS.items():
         if (found := c.summary(key)) is not None and (key == metric or key in ("params/trainable", "seconds/fit", "memory/peak_mib")):
-            lines.append(f"{label}: {found if key == metric and not key.endswith('loss') else f'{found.mean:,.4g}'}")
+            lines.append(f"{label}: {_text(key, found)}")
     return "<br>".join([*lines, f"{len(c.runs)} runs"])
 
 
@@ -204,6 +204,12 @@ def _row(number: int, c: Configuration) -> dict[str, Any]:
             if not math.isnan(found.half):
                 row[f"{key}±"] = found.half
     return row
+
+
+def _text(metric: str, summary: Summary | None) -> str:
+    if summary is None:
+        return ""
+    return str(summary) if is_share(metric) else f"{summary.mean:,.4g}" + ("" if math.isnan(summary.half) else f" ± {summary.half:.2g}")
 
 
 def _interval(summary: Summary) -> float:

@@ -16,7 +16,7 @@ from visionlora.errors import UserError, did_you_mean
 from visionlora.figures import read_metrics
 from visionlora.resume import OWN
 from visionlora.rows import is_number, shown
-from visionlora.sweeps import NO_MATTER
+from visionlora.sweeps import NO_MATTER, WITHOUT_FILES
 
 Curve = tuple[list[float], list[float]]
 NO_CONFIGURATION = (*NO_MATTER, "seed")
@@ -118,6 +118,8 @@ def read_run(folder: Path) -> Run:
     flat = flatten({key: config[key] for key in OWN if key in config})
     if flat.get("lora.method") in ("none", "full"):  # there is no rank, and what else adapters have
         flat = {key: value for key, value in flat.items() if not key.startswith("lora.") or key in WITHOUT_ADAPTERS}
+    if flat.get("data.name") in WITHOUT_FILES:
+        flat.pop("data.root", None)
     return Run(folder, flat, results)
 
 
@@ -152,12 +154,22 @@ def ranking_metric(runs: Sequence[Run], asked: str | None) -> str:
     return asked
 
 
+def higher_is_better(metric: str) -> bool:
+    """Of accuracies, F1 and speed; of losses, seconds, bytes and parameters the lower."""
+    return metric.rpartition("/")[2] in ("top1", "top5", "f1", "images_per_second", "epochs")
+
+
+def is_share(metric: str) -> bool:
+    """Whether it is written in per cent."""
+    return metric.rpartition("/")[2] in ("top1", "top5", "f1")
+
+
 def ranked(found: Iterable[Configuration], metric: str) -> list[Configuration]:
     """The best first; those without the figure last."""
 
     def score(configuration: Configuration) -> float:
         summary = configuration.summary(metric)
-        return -math.inf if summary is None else -summary.mean if metric.endswith("/loss") else summary.mean
+        return -math.inf if summary is None else summary.mean if higher_is_better(metric) else -summary.mean
 
     return sorted(found, key=score, reverse=True)
 
