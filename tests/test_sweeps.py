@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,3 +124,23 @@ def test_a_sweep_with_a_finder_goes_on_too(tmp_path: Path) -> None:
     again = command("train", *call)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is finished already.") == 2
+
+
+def test_ctrl_c_in_a_parallel_sweep(tmp_path: Path) -> None:
+    """As a terminal sends it, to every process: one sentence that says how to go on, and nothing left running."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}")
+    long = (*TINY, *QUIET, "data.num_images=4000", "trainer.max_epochs=50", "lora.r=1,2")
+    call = [sys.executable, "-m", "visionlora.train", "-m", *long, *parallel]
+    process = subprocess.Popen(
+        call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
+    )  # fmt: skip
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("*/checkpoints/last.ckpt")) and time.time() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"the same command with hydra.sweep.dir={tmp_path} goes on" in stderr
+    assert "Traceback" not in stderr

@@ -88,6 +88,8 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
         _tell(explain(error, name))
         sys.exit(USER_ERROR)
     except KeyboardInterrupt as interrupt:
+        if not interrupt.args and SweepSummary.folder:  # while a launcher waited for its processes
+            interrupt.args = (f"; the same command with hydra.sweep.dir={SweepSummary.folder} goes on",)
         print(" ".join(["interrupted", *map(str, interrupt.args)]).replace(" ;", ";") + ".", file=sys.stderr)
         sys.exit(INTERRUPTED)
     if failed or SweepSummary.failed:

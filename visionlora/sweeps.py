@@ -95,6 +95,12 @@ class SweepSummary(Callback):
 
     failed = 0
     """Runs that broke in the last multirun of this process."""
+    folder = ""
+    """Of the last multirun of this process."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Note its folder, for whoever interrupts it."""
+        SweepSummary.folder = str(config.hydra.sweep.dir)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the list."""
