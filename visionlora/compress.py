@@ -9,7 +9,7 @@ from visionlora.app import run_command
 from visionlora.config import CompressConfig
 
 if TYPE_CHECKING:
-    from visionlora.compressing import Compressed
+    from visionlora.exporting.compressing import Compressed
 
 
 def compress(config: CompressConfig, folder: Path) -> list[Compressed]:
@@ -17,7 +17,7 @@ def compress(config: CompressConfig, folder: Path) -> list[Compressed]:
     from visionlora.run_folder import RunFolder
 
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
-    from visionlora.compressing import compress as measure
+    from visionlora.exporting.compressing import compress as measure
     from visionlora.figures import compressed
     from visionlora.tables import print_compressed
 

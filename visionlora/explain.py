@@ -19,7 +19,7 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     from visionlora.config import DataConfig, checked
     from visionlora.data.inputs import paths_of
     from visionlora.data.module import ImageData
-    from visionlora.explaining import explain as look
+    from visionlora.evaluation.explaining import explain as look
     from visionlora.lora.changes import changes
     from visionlora.predictor import load
     from visionlora.quiet import quiet

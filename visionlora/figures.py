@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from visionlora.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from visionlora.compressing import Compressed
+    from visionlora.exporting.compressing import Compressed
 
 
 def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:

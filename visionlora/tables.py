@@ -13,9 +13,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from optuna import Study
 
-    from visionlora.compressing import Compressed
     from visionlora.evaluation.measure import Compared
     from visionlora.evaluation.outcome import Outcome
+    from visionlora.exporting.compressing import Compressed
     from visionlora.exporting.export import Exported
     from visionlora.lora.injection import InjectReport, LayerReport
     from visionlora.predictor import Prediction

@@ -1,1 +1,1 @@
-"""How good a finished run is, where it fails, and how it compares."""
+"""How good a finished run is, where it fails, how it compares, and what it looks at."""

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 import visionlora as vl
-from visionlora.explaining import gradcam, rollout
+from visionlora.evaluation.explaining import gradcam, rollout
 
 
 def test_gradcam_finds_what_the_class_depends_on() -> None:
