@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.app import run_command
-from visionlora.config import DataConfig, EvaluateConfig, checked
+from visionlora.command_config import EvaluateConfig
+from visionlora.config import DataConfig, checked
 
 
 def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from visionlora.app import run_command
-from visionlora.config import ExplainConfig
+from visionlora.command_config import ExplainConfig
 from visionlora.errors import UserError
 
 

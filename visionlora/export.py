@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionlora.app import run_command
-from visionlora.config import ExportConfig
+from visionlora.command_config import ExportConfig
 
 if TYPE_CHECKING:
     from visionlora.exporting.export import Exported

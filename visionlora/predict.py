@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visionlora.app import run_command
-from visionlora.config import PredictConfig
+from visionlora.command_config import PredictConfig
 from visionlora.errors import UserError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from visionlora.app import conf_dir, run_command
-from visionlora.config import ReportConfig
+from visionlora.command_config import ReportConfig
 
 
 def report(config: ReportConfig, folder: Path) -> list[str]:

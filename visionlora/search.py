@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.app import run_command
-from visionlora.config import SearchConfig
+from visionlora.command_config import SearchConfig
 
 
 def search(config: SearchConfig, folder: Path) -> dict[str, Any]:

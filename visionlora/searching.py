@@ -18,7 +18,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from visionlora.app import conf_dir
-from visionlora.config import SearchConfig, SpaceConfig, TrainConfig, checked
+from visionlora.command_config import SearchConfig, SpaceConfig
+from visionlora.config import TrainConfig, checked
 from visionlora.errors import UserError
 from visionlora.files import replace_file
 from visionlora.rows import shown

@@ -21,7 +21,8 @@ from torch.nn.utils import prune
 
 from visionlora.adapting import merge
 from visionlora.backbone.quantize import dequantize
-from visionlora.config import CompressConfig, DataConfig, checked
+from visionlora.command_config import CompressConfig
+from visionlora.config import DataConfig, checked
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.evaluation.measure import open_run
