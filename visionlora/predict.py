@@ -38,9 +38,10 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     pictures = paths_of(config.inputs)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     found: list[tuple[str, Prediction]] = []
-    with shared(config.runs) as predictors, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        for predictor in predictors.values():
-            predictor.model.to(device)
+    predictors = shared(config.runs)
+    for predictor in predictors.values():
+        predictor.model.to(device)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("pictures", total=len(pictures))
         first = next(iter(predictors.values()))
         for names, prepared in batches(first, pictures, config.batch_size, _workers(config, len(pictures))):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,8 +27,7 @@ class _Switched(nn.Module):
         return self.model(images)  # type: ignore[no-any-return]
 
 
-@contextlib.contextmanager
-def shared(runs: Sequence[str]) -> Iterator[dict[str, Predictor]]:
+def shared(runs: Sequence[str]) -> dict[str, Predictor]:
     """Predictors by run, float32, in eval mode, with one backbone in memory.
 
     Args:
@@ -40,8 +38,7 @@ def shared(runs: Sequence[str]) -> Iterator[dict[str, Predictor]]:
     """
     first = load(runs[0])
     if len(runs) == 1:
-        yield {runs[0]: first}
-        return
+        return {runs[0]: first}
     for run in runs:
         folder = RunFolder(run)
         if folder.config.is_file() and folder.read_section("lora").get("method") == "full":
@@ -58,7 +55,7 @@ def shared(runs: Sequence[str]) -> Iterator[dict[str, Predictor]]:
     for number, run in enumerate(runs):
         load_adapter(first.model, _adapter(run), name=f"run{number}")
     first.model.requires_grad_(False).eval().to(torch.float32)
-    yield {run: Predictor(_Switched(first.model, f"run{number}"), infos[run]) for number, run in enumerate(runs)}
+    return {run: Predictor(_Switched(first.model, f"run{number}"), infos[run]) for number, run in enumerate(runs)}
 
 
 def _adapter(run: str) -> Path:

@@ -1,4 +1,4 @@
-"""What a run looks at: Grad-CAM for convnets, attention rollout for transformers; and where training changed the network."""
+"""What a run looks at: Grad-CAM for convnets, attention rollout for transformers."""
 
 from __future__ import annotations
 
@@ -154,10 +154,8 @@ def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module | None:
 
 
 def _attention_names(model: nn.Module) -> list[str]:
-    """Dropouts of the attention matrix in timm's blocks, where one matrix covers all tokens."""
-    names = [name for name, module in model.named_modules() if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")]
-    windowed = hasattr(model, "layers") or hasattr(model, "stages")  # Swin and the hierarchical ones
-    return [] if windowed else [f"{name}.attn_drop" for name in names]
+    """Dropouts of the attention matrix in timm's blocks: what enters them is the matrix."""
+    return [f"{name}.attn_drop" for name, module in model.named_modules() if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")]
 
 
 def _sheet(images: np.ndarray, heat: np.ndarray, titles: list[str], names: list[str]) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 import statistics
 import tempfile
@@ -81,7 +82,7 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
             files[f"pruned {100 * share:.3g}%"] = _pruned(run, share, example, Path(place) / f"pruned{share}")
         rows = _measured(files, data, config.split)
         replace_file(folder / INT8, files["int8"].read_bytes())
-    replace_file(folder / "results.json", _json([asdict(row) for row in rows]))
+    replace_file(folder / "results.json", json.dumps([asdict(row) for row in rows], indent=2).encode())
     return rows
 
 
@@ -170,9 +171,3 @@ def _latency(sessions: dict[str, Any], images: np.ndarray) -> dict[str, float]:
 def _batches(data: ImageData, split: str) -> Iterator[tuple[Tensor, Tensor]]:
     for images, targets in data.eval_dataloader(split):
         yield data.on_after_batch_transfer((images, torch.as_tensor(targets)), 0)
-
-
-def _json(rows: list[dict[str, Any]]) -> bytes:
-    import json
-
-    return json.dumps(rows, indent=2).encode()

@@ -29,8 +29,8 @@ COLOURS = {
 }
 LINES = {"none": "linear probe", "full": "full fine-tuning"}
 """Methods that stand as lines where LoRA's are points."""
-CURVES = 10
-"""Configurations whose learning curves have a colour and a name; the others are grey."""
+_PALETTE = ("#2166ac", "#d6604d", "#1b7837", "#7b3294", "#b8860b", "#008b8b", "#c51b7d", "#666666", "#8c510a", "#4393c3")
+"""Of the learning curves of the best configurations; the others are grey."""
 COLUMNS = {
     "val/top1": ("validation", "share"),
     "test/top1": ("test top-1", "share"),
@@ -133,20 +133,20 @@ def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
         found = [(c, curve) for c in ranked for run in c.runs if (curve := run.curve(key)) is not None]
         if any(len(x) > 1 for _, (x, _) in found):
             break
-    best = {id(c) for c in ranked[:CURVES]}
+    colours = {id(c): colour for c, colour in zip(ranked, _PALETTE, strict=False)}
     grey_x: list[float | None] = []
     grey_y: list[float | None] = []
     grey_text: list[str] = []
     named: set[int] = set()
     for c, (x, y) in found:
-        if id(c) not in best:
+        if id(c) not in colours:
             grey_x += [*x, None]
             grey_y += [*y, None]
             grey_text += [c.name] * (len(x) + 1)
             continue
         figure.add_scatter(
             x=x, y=y, mode="lines+markers", name=c.name, legendgroup=c.name, showlegend=id(c) not in named,
-            line={"color": _PALETTE[[id(other) for other in ranked].index(id(c)) % len(_PALETTE)], "width": 1.5},
+            line={"color": colours[id(c)], "width": 1.5},
         )  # fmt: skip
         named.add(id(c))
     if grey_x:
@@ -158,9 +158,6 @@ def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
         figure.data = (figure.data[-1], *figure.data[:-1])  # behind the others
     figure.update_xaxes(title="epoch")
     return _styled(figure, key).update_layout(showlegend=len(ranked) <= 4)
-
-
-_PALETTE = ("#2166ac", "#d6604d", "#1b7837", "#7b3294", "#b8860b", "#008b8b", "#c51b7d", "#666666", "#8c510a", "#4393c3")
 
 
 def _styled(figure: go.Figure, metric: str) -> go.Figure:
