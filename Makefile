@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint types check test-families bench bench-accuracy bench-adapters docs test-notebooks clean
+.PHONY: help setup train test test-slow test-faults lint types check test-families bench bench-accuracy bench-adapters docs test-notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: $(STAMP) ## run the test suite (the slow ones aside)
 
 test-slow: $(STAMP) ## run the slow tests; VISIONLORA_CIFAR10=DIR names class folders of CIFAR-10
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-faults: $(STAMP) ## kill runs, fill disks, damage files, hundreds of times, and count what survives
+	$(BIN)/python -m pytest -n 2 -m faults $(ARGS)
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
