@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,17 @@ def class_folders(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """For ``make test-faults``: a line for each kind of fault: how often it was tried, and how often all was well."""
+    tried: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            counts = dict(report.user_properties)
+            if "kind" in counts:
+                tried[counts["kind"]] += counts.get("tries", 1)
+                held[counts["kind"]] += counts.get("held", counts.get("tries", 1) if outcome == "passed" else 0)
+    for kind in tried:
+        terminalreporter.write_line(f"{kind}: {held[kind]} of {tried[kind]}")
