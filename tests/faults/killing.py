@@ -61,8 +61,11 @@ class Killed:
     def __init__(self, call: list[str], folder: Path, at: int | None = None) -> None:
         self.folder, self.notes = folder, folder.with_name(f"{folder.name}-notes")
         self.notes.mkdir(parents=True, exist_ok=True)
+        (self.notes / "changes").unlink(missing_ok=True)
         self.process: BaseProcess = FORKS.Process(target=_train, args=(call, folder, self.notes, at))
         self.process.start()
+        while self.process.is_alive() and not (self.notes / "changes").exists():  # signals before that would hit the test's own machinery
+            time.sleep(0.001)
 
     def signal_after(self, seconds: float, number: int) -> bool:
         """Send a signal in so many seconds; ``False`` where the run was over by then."""
