@@ -1,11 +1,14 @@
-"""Several processes for one job: Lightning starts the others by running this process's command line again."""
+"""Several processes for one job, where Lightning runs this process's command line again; and jobs that SLURM runs again."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,44 @@ def own_command_line(folder: Path, more: Sequence[str] = ()) -> Iterator[None]:
 def process_rank() -> int:
     """Rank of this process among those of the job, also before they have met; 0 when it is the only one."""
     return next((int(os.environ[key]) for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0)
+
+
+def requeued() -> bool:
+    """Whether SLURM runs this job again, after it was preempted or asked for more time."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+@contextlib.contextmanager
+def requeued_on_signal() -> Iterator[None]:
+    """Inside a SLURM job, SIGUSR1 (``#SBATCH --signal=USR1@120``) puts the job into the queue again.
+
+    Lightning would save a checkpoint in the middle of the epoch, from which no run goes on exactly. Here the last whole epoch stands, and
+    the same command goes on from it. A handler that is there already, such as submitit's, is left alone.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    number = getattr(signal, "SIGUSR1", None)  # Windows has none
+    main = threading.current_thread() is threading.main_thread()
+    if job is None or number is None or not main or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+
+    def requeue(*_: Any) -> None:
+        if process_rank():
+            return
+        try:
+            code = subprocess.call(["scontrol", "requeue", job])  # SLURM then ends this process
+        except OSError as error:
+            code = error.errno or 1
+        if code:
+            print(f"SIGUSR1: scontrol requeue {job} failed ({code}); the run goes on until SLURM ends it.", file=sys.stderr)
+
+    before = signal.signal(number, requeue)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _leave_group() -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from visionlora.config import TrainConfig
 from visionlora.errors import UserError, did_you_mean
+from visionlora.launch import requeued
 from visionlora.resume import OWN, found_keys, portable
 from visionlora.run_folder import RunFolder
 
@@ -79,9 +80,13 @@ def same_run(config: TrainConfig, run: RunFolder) -> bool:
 
 
 def continued(config: TrainConfig, folder: Path) -> TrainConfig | None:
-    """What is left to do of one job of a sweep: all of it, the rest from its last checkpoint, or nothing (``None``)."""
+    """What is left to do of one job of a sweep, or of a job that SLURM runs again.
+
+    Returns:
+        ``config`` for all of it, ``config`` with a ``ckpt_path`` for the rest, ``None`` where it is finished.
+    """
     run = RunFolder(folder)
-    if not sweeping() or not run.used or not same_run(config, run):
+    if not (sweeping() or requeued()) or not run.used or not same_run(config, run):
         return config
     if run.finished:
         run.error.unlink(missing_ok=True)

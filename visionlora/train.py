@@ -15,7 +15,7 @@ from visionlora.run_folder import RunFolder
 def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """Train as ``config`` says; returns the figures of ``results.json``."""
     # Imported here: the config has been checked by now, and torch takes seconds to import.
-    from visionlora.launch import own_command_line
+    from visionlora.launch import own_command_line, requeued_on_signal
     from visionlora.resume import resumed_config
     from visionlora.sweeps import continued
 
@@ -26,7 +26,7 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     from visionlora.training import run
 
     resumed = left.ckpt_path is not None and not any(word.startswith("ckpt_path=") for word in HydraConfig.get().overrides.task)
-    with own_command_line(folder, [f"ckpt_path={left.ckpt_path}"] if resumed else []):
+    with requeued_on_signal(), own_command_line(folder, [f"ckpt_path={left.ckpt_path}"] if resumed else []):
         return run(config, folder)
 
 

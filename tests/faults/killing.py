@@ -56,13 +56,14 @@ class Killed:
         call: the overrides of ``visionlora.train``.
         folder: the run folder; its changes are counted.
         at: the change before which the process kills itself; ``None`` for never.
+        env: more of its environment.
     """
 
-    def __init__(self, call: list[str], folder: Path, at: int | None = None) -> None:
+    def __init__(self, call: list[str], folder: Path, at: int | None = None, env: dict[str, str] | None = None) -> None:
         self.folder, self.notes = folder, folder.with_name(f"{folder.name}-notes")
         self.notes.mkdir(parents=True, exist_ok=True)
         (self.notes / "changes").unlink(missing_ok=True)
-        self.process: BaseProcess = FORKS.Process(target=_train, args=(call, folder, self.notes, at))
+        self.process: BaseProcess = FORKS.Process(target=_train, args=(call, folder, self.notes, at, env or {}))
         self.process.start()
         while self.process.is_alive() and not (self.notes / "changes").exists():  # signals before that would hit the test's own machinery
             time.sleep(0.001)
@@ -111,13 +112,13 @@ def _session(leader: int | None) -> list[int]:
     return found
 
 
-def _train(call: list[str], folder: Path, notes: Path, at: int | None) -> None:
+def _train(call: list[str], folder: Path, notes: Path, at: int | None, env: dict[str, str]) -> None:
     os.setsid()  # so that whoever this run starts can be told from others
     for number, stream in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(notes / stream, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    os.environ.update(QUICK)
+    os.environ.update(QUICK | env)
     _count_changes(folder, os.open(notes / "changes", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), at)
     sys.argv = ["visionlora.train", *call]
     try:

@@ -1,0 +1,52 @@
+"""Jobs that SLURM runs again: a stand-in for ``scontrol`` notes what it is asked and ends the job, as SLURM does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from faults.killing import COMMON, Killed, differences
+
+CALL = (*COMMON, "data.num_images=400")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> dict[str, str]:
+    """The environment of a job of one task."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    script = tools / "scontrol"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\nkill -TERM $PPID\n')
+    script.chmod(0o755)
+    job = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "night",
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+    }
+    return job | {"PATH": f"{tools}:{os.environ['PATH']}"}
+
+
+def test_a_job_that_slurm_runs_again_goes_on_from_its_last_epoch(slurm: dict[str, str], tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    assert Killed([*CALL, f"hydra.run.dir={whole}"], whole).wait() == 0
+    call = [*CALL, f"hydra.run.dir={folder}"]
+    first = Killed(call, folder, env=slurm)
+    deadline = time.monotonic() + 60
+    while not (folder / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert first.signal_after(0, signal.SIGUSR1), first.stderr
+    assert first.wait() != 0
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    assert "Traceback" not in first.stderr
+    assert not list(folder.glob("hpc_ckpt*"))
+    again = Killed(call, folder, env=slurm | {"SLURM_RESTART_COUNT": "1"})
+    assert again.wait() == 0, again.stderr
+    assert not differences(folder, whole)
+    finished = Killed(call, folder, env=slurm | {"SLURM_RESTART_COUNT": "2"})
+    assert finished.wait() == 0, finished.stderr
