@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -18,9 +20,11 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from visionlora.common.disk import disk_trouble
+from visionlora.common.processes import TERMINATED, Termination, end_with, end_with_starter
 from visionlora.config import checked
 from visionlora.errors import UserError, did_you_mean
-from visionlora.files import replace_file
+from visionlora.files import inside, replace_file
 from visionlora.quiet import quiet
 from visionlora.run_folder import RunFolder
 from visionlora.sweeps import SweepSummary, expanded, sweeping
@@ -48,14 +52,20 @@ OmegaConf.register_new_resolver("slug", slug, replace=True)  # on import, so tha
 def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> None:
     """Run ``task(config, output folder)`` for each job of the command line, with ``conf/NAME.yaml`` as its config.
 
-    Exits with 2 and one sentence for a user's mistake, with 130 after Ctrl-C.
+    Exits with 2 and one sentence for a user's mistake or a disk that cannot be written, with 130 after Ctrl-C, with 143 after SIGTERM.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printing
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    Termination.handle()
+    end_with_starter()
     failed: list[Path] = []
+    command_process = os.getpid()
 
     def job(composed: DictConfig) -> Any:
         folder = Path(HydraConfig.get().runtime.output_dir)
         quiet()
+        if os.getpid() != command_process:  # one of a parallel sweep
+            end_with(command_process)
         if sweeping():
             RunFolder(folder).error.unlink(missing_ok=True)
         try:
@@ -66,16 +76,20 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
             if not sweeping():
                 _remove_if_unused(folder, f"{HydraConfig.get().job.name}.log")
             elif not RunFolder(folder).finished:  # what is there may be another run
-                replace_file(RunFolder(folder).error, f"{error}\n".encode())
+                _note(folder, str(error))
         except KeyboardInterrupt:
             if not sweeping():
                 raise
             raise KeyboardInterrupt(f"; the same command with hydra.sweep.dir={HydraConfig.get().sweep.dir} goes on") from None
-        except Exception as error:  # a fault of ours: the other jobs of a sweep go on
+        except Exception as error:
             if not sweeping():
                 raise
-            traceback.print_exc()
-            replace_file(RunFolder(folder).error, f"{type(error).__name__}: {error}\n".encode())
+            if trouble := disk_trouble(error):
+                _tell(trouble)
+                failed.append(folder)
+            else:  # a fault of ours: the other jobs of a sweep go on
+                traceback.print_exc()
+            _note(folder, trouble or f"{type(error).__name__}: {error}")
         return None
 
     try:
@@ -90,8 +104,14 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
     except KeyboardInterrupt as interrupt:
         if not interrupt.args and SweepSummary.folder:  # while a launcher waited for its processes
             interrupt.args = (f"; the same command with hydra.sweep.dir={SweepSummary.folder} goes on",)
-        print(" ".join(["interrupted", *map(str, interrupt.args)]).replace(" ;", ";") + ".", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        word = "terminated" if Termination.asked else "interrupted"
+        print(" ".join([word, *map(str, interrupt.args)]).replace(" ;", ";") + ".", file=sys.stderr)
+        sys.exit(TERMINATED if Termination.asked else INTERRUPTED)
+    except Exception as error:
+        if not (trouble := disk_trouble(error)):
+            raise
+        _tell(trouble)
+        sys.exit(USER_ERROR)
     if failed or SweepSummary.failed:
         sys.exit(USER_ERROR)
 
@@ -130,12 +150,23 @@ def _flatten(values: Any, prefix: str = "") -> list[str]:
 
 def _remove_if_unused(folder: Path, log: str) -> None:
     """Hydra makes the folder and its log before the job; a mistake told at once leaves neither. Nothing else is touched."""
-    if [path.name for path in folder.iterdir()] == [log]:
+    with contextlib.suppress(OSError):
+        _remove_empty(folder, log)
+
+
+def _remove_empty(folder: Path, log: str) -> None:
+    if [path.name for path in folder.iterdir()] == [log] and not (folder / log).stat().st_size:
         (folder / log).unlink()
     made = [folder, *(parent for parent in list(folder.parents)[:2] if {"outputs", "multirun", "searches"} & set(parent.parts))]
     for empty in made:
         if empty != Path.cwd() and not any(empty.iterdir()):
             empty.rmdir()
+
+
+def _note(folder: Path, error: str) -> None:
+    """Leave ``error.txt`` for whoever looks at a sweep's folders; not at any price."""
+    with contextlib.suppress(OSError, UserError):
+        replace_file(inside(folder, "error.txt"), f"{error}\n".encode())
 
 
 def _tell(message: str) -> None:

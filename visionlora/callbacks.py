@@ -1,8 +1,7 @@
-"""Callbacks of our own: checkpoints by contract, a stopwatch; and the CSV log that a resume appends to."""
+"""Callbacks of our own: a stopwatch, where the time went, AdaLoRA's schedule; and SIGTERM as Ctrl-C."""
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
 from pathlib import Path
@@ -10,25 +9,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import Callback
 
+from visionlora.common.processes import Termination
 from visionlora.data.module import Batch
-from visionlora.launch import process_rank
 from visionlora.lora.adalora import RankAllocator
 from visionlora.lora.config import AdaptiveConfig
-from visionlora.run_folder import RunFolder
 from visionlora.tables import print_profile
-
-
-def checkpoints(run: RunFolder, choose_best: bool) -> list[Callback]:
-    """``last.ckpt`` after each epoch; if ``choose_best``, ``best.ckpt`` by validation accuracy."""
-    common: dict[str, Any] = {"dirpath": run.checkpoints, "save_on_train_epoch_end": True, "enable_version_counter": False}
-    last = ModelCheckpoint(filename=run.last.stem, every_n_epochs=1, **common)
-    if not choose_best:
-        return [last]
-    # The best one first: the last checkpoint then knows of it, and a resumed run does not take a worse epoch for the best.
-    return [ModelCheckpoint(filename=run.best.stem, monitor="val/top1", mode="max", **common), last]
 
 
 class Stopwatch(Callback):
@@ -115,6 +102,15 @@ class EpochProfile(Callback):
             print_profile(self.seconds)
 
 
+class Terminable(Callback):
+    """SIGTERM ends the Trainer's work as Ctrl-C does. Lightning's own handler waits for processes that may wait for this one."""
+
+    def _handle(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        Termination.handle()
+
+    on_train_start = on_validation_start = on_test_start = on_predict_start = _handle
+
+
 class AdaptiveRanks(Callback):
     """AdaLoRA's budget schedule: takes ranks away after optimizer steps, see ``RankAllocator``."""
 
@@ -145,36 +141,6 @@ class AdaptiveRanks(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._state = state_dict
-
-
-class RunLogger(CSVLogger):
-    """``metrics.csv`` in the run folder; a resumed run keeps the rows before the step it goes on from.
-
-    Args:
-        run: the folder.
-        resumed_step: global step of the checkpoint, or ``None`` for a new run.
-    """
-
-    def __init__(self, run: RunFolder, resumed_step: int | None = None) -> None:
-        super().__init__(run.path, name="", version="", flush_logs_every_n_steps=10)
-        if process_rank():
-            return
-        rows = _rows_before(run, resumed_step) if resumed_step is not None else []
-        run.metrics.unlink(missing_ok=True)
-        if rows:
-            self.experiment.metrics.extend(rows)
-            self.save()
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run folder's config.yaml has them."""
-
-
-def _rows_before(run: RunFolder, step: int) -> list[dict[str, Any]]:
-    if not run.metrics.is_file():
-        return []
-    with run.metrics.open(newline="") as file:
-        rows = [{key: value for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
-    return [row for row in rows if int(row["step"]) < step]
 
 
 def peak_memory_mib() -> float:

@@ -18,7 +18,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     Writes ``evaluation_SPLIT.json`` and, below ``evaluation_SPLIT/``, the pictures and ``classes.json`` into each run folder; with
     ``compare=true`` ``comparison_SPLIT.json`` into the first.
     """
-    from visionlora.files import replace_file
+    from visionlora.files import inside, replace_file
     from visionlora.run_folder import RunFolder
 
     runs = [RunFolder.open(path) for path in config.runs]  # before torch is imported: a wrong folder is told at once
@@ -33,7 +33,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     what = config.split if config.data is None else f"{config.split}_{config.data['name']}"  # the run's own evaluation stays
     if config.compare:
         rows = measure.compare(runs, configs, config.split, own_data)
-        replace_file(runs[0].path / f"comparison_{what}.json", json.dumps(measure.as_rows(rows), indent=2).encode())
+        replace_file(inside(runs[0].path, f"comparison_{what}.json"), json.dumps(measure.as_rows(rows), indent=2).encode())
         print_comparison(rows)
         return rows[-1].outcome.metrics()
     metrics: dict[str, float] = {}
@@ -44,13 +44,14 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
         if config.temperature:
             temperature = temperature_of(outcome(predictor, data, "val"))
             metrics |= {"temperature": temperature, f"{config.split}/ece_scaled": found.scaled(temperature).calibration_error()}
-        replace_file(run.path / f"evaluation_{what}.json", json.dumps(metrics, indent=2).encode())
+        replace_file(inside(run.path, f"evaluation_{what}.json"), json.dumps(metrics, indent=2).encode())
         print_metrics(metrics, f"{run.path}, {what}")
         print_classes(found)
         if config.figures:
-            save_all(found, measure.folder_of(run, what))
-            replace_file(measure.folder_of(run, what) / "classes.json", json.dumps(found.report(), indent=2).encode())
-            print(f"confusion, calibration, most wrong: {measure.folder_of(run, what)}")
+            pictures = measure.folder_of(run, what)
+            save_all(found, pictures)
+            replace_file(inside(pictures, "classes.json"), json.dumps(found.report(), indent=2).encode())
+            print(f"confusion, calibration, most wrong: {pictures}")
     return metrics
 
 

@@ -20,6 +20,7 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     from visionlora.data.inputs import paths_of
     from visionlora.data.module import ImageData
     from visionlora.evaluation.explaining import explain as look
+    from visionlora.files import folder_inside, inside, save_figure
     from visionlora.lora.changes import changes
     from visionlora.predictor import load
     from visionlora.quiet import quiet
@@ -29,7 +30,6 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     if config.output is not None and Path(config.output).is_file():
         raise UserError(f"output={config.output} is a file; name a folder.")
     predictor = load(run.path)
-    output = run.path / "explain" if config.output is None else Path(config.output)
     if config.input is None:
         part = ImageData(checked(DataConfig, run.read_section("data")), record=run.read_split()).parts
         pictures = part.get("test", part["train"])
@@ -39,17 +39,21 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     else:
         paths = paths_of([config.input])[: config.most]
     figure, method = look(predictor, paths, config.method)
-    output.mkdir(parents=True, exist_ok=True)
-    written = [output / "explain.png"]
-    figure.savefig(written[0], dpi=110)
+    if config.output is None:
+        output = folder_inside(run.path, "explain")
+    else:
+        output = Path(config.output)
+        output.mkdir(parents=True, exist_ok=True)
+    written = [inside(output, "explain.png")]
+    save_figure(figure, written[0], dpi=110)
     with torch.no_grad():
         try:
             moved = changes(predictor.model)
         except UserError:  # a probe or full fine-tuning
             moved = []
     if moved:
-        written.append(output / "changes.png")
-        changes_by_layer(moved).savefig(written[1], dpi=110)
+        written.append(inside(output, "changes.png"))
+        save_figure(changes_by_layer(moved), written[1], dpi=110)
     print(f"{method}, {len(paths)} pictures: {', '.join(map(str, written))}")
     return written
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from visionlora.files import inside, save_figure
 from visionlora.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def compressed(rows: Sequence[Compressed], path: Path) -> None:
         axes.grid(alpha=0.3, axis="y")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=8, ncols=2)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def rate_finder(run: RunFolder, rates: list[float], losses: list[float], chosen: float) -> None:
@@ -73,11 +74,8 @@ def rate_finder(run: RunFolder, rates: list[float], losses: list[float], chosen:
     axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed cross-entropy", title="Learning-rate finder")
     axes.set_ylim(0.9 * min(losses), 1.2 * losses[0])
     axes.legend(frameon=False)
-    run.path.mkdir(parents=True, exist_ok=True)
-    part = run.rates.with_suffix(".part.png")
-    figure.savefig(part, dpi=120)
+    save_figure(figure, inside(run.path, run.rates.name))
     plt.close(figure)
-    part.replace(run.rates)
 
 
 def learning_curves(run: RunFolder, results: dict[str, float | str]) -> None:
@@ -111,7 +109,5 @@ def learning_curves(run: RunFolder, results: dict[str, float | str]) -> None:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    part = run.curves.with_suffix(".part.png")
-    figure.savefig(part, dpi=120)
+    save_figure(figure, inside(run.path, run.curves.name))
     plt.close(figure)
-    part.replace(run.curves)

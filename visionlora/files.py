@@ -1,13 +1,121 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and never outside the folder it belongs to."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
+import os
+import re
+import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visionlora.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write ``path`` beside itself first, then put it in place; its folder is made when missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
+    """Put a file with ``content`` in the place of ``path``: after a crash at any moment the old file is there, or the new one.
+
+    The content is written to a new file beside ``path`` and has reached the disk before it takes the place. A symbolic link at
+    ``path`` is replaced, not followed. The folder has to exist: a run folder that was moved away is not made a second time.
+
+    Raises:
+        OSError: the disk is full or cannot be written; ``path`` is as it was and nothing else is left.
+    """
+    part = write_beside(path, content)
+    put_in_place(part, path)
+
+
+def write_beside(path: Path, content: bytes) -> Path:
+    """Write ``content`` to a new file in the folder of ``path`` and wait until the disk has it; returns the new file."""
+    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
+    file = os.open(part, _NEW_FILE, 0o666)
+    try:
+        with open(file, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    return part
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Rename a file that ``write_beside`` made to ``path``; it is gone when that fails."""
+    try:
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def remove_parts(*folders: Path) -> None:
+    """Remove what processes that were killed while they wrote have left in these folders."""
+    for folder in folders:
+        if folder.is_dir() and not folder.is_symlink():
+            for path in folder.iterdir():
+                if _PART.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+
+
+def inside(root: Path, *names: str) -> Path:
+    """The path ``root/names…``, for writing.
+
+    Raises:
+        UserError: a part of it below ``root`` is a symbolic link: whoever handed on the folder would choose what is overwritten.
+    """
+    path = root
+    for name in names:
+        path = path / name
+        if path.is_symlink():
+            raise UserError(f"{path} is a symbolic link, which is not written through; remove it, or put in its place what it points to.")
+    return path
+
+
+def folder_inside(root: Path, *names: str) -> Path:
+    """The folder ``root/names…``, made when missing; ``root`` itself has to exist.
+
+    Raises:
+        UserError: a part of it is a symbolic link or a file.
+    """
+    folder = root
+    for name in names:
+        folder = inside(folder, name)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"{folder} is a file where a folder has to be; move it away.") from None
+    return folder
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Write a drawing as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    replace_file(path, buffer.getvalue())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the disk has the folder's entries too, where the system can do that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise
+    finally:
+        os.close(handle)

@@ -16,7 +16,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import flag_override
 
-_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+from visionlora.common.processes import STARTED_BY
+
+_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", STARTED_BY)
 
 
 @contextlib.contextmanager
@@ -35,6 +37,7 @@ def own_command_line(folder: Path, more: Sequence[str] = ()) -> Iterator[None]:
     flags = [word for word in before[1:] if word.startswith(("--config-dir", "-cd"))]
     sys.argv = [before[0], *flags, *HydraConfig.get().overrides.task, *more]
     main.__spec__ = importlib.util.find_spec("visionlora.train")  # from the console script too, it runs `python -m visionlora.train`
+    os.environ[STARTED_BY] = str(os.getpid())
     try:
         yield
     finally:

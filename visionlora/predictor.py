@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from visionlora.backbone.create import rebuild
 from visionlora.backbone.info import BackboneInfo, Preprocessing
 from visionlora.backbone.quantize import quantize
+from visionlora.common.processes import worker_ending
 from visionlora.data.pictures import open_picture, to_mode
 from visionlora.data.transforms import eval_transform, normalize
 from visionlora.errors import UserError
@@ -105,7 +106,8 @@ def batches(
     predictor: Predictor, pictures: Sequence[Picture], batch_size: int, num_workers: int = 0
 ) -> Iterator[tuple[list[str], list[Tensor | str]]]:
     """Names and prepared pictures, a batch at a time; what cannot be read is its error instead."""
-    loader = DataLoader(_Prepared(predictor, pictures), batch_size=batch_size, num_workers=num_workers, collate_fn=_unzipped)
+    prepared = _Prepared(predictor, pictures)
+    loader = DataLoader(prepared, batch_size=batch_size, num_workers=num_workers, collate_fn=_unzipped, worker_init_fn=worker_ending())
     yield from loader
 
 

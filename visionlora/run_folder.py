@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from visionlora.errors import UserError
-from visionlora.files import replace_file
+from visionlora.files import inside, remove_parts, replace_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +31,12 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
+        self.previous = self.checkpoints / "previous.ckpt"
         self.curves = self.path / "curves.png"
         self.rates = self.path / "lr_find.png"
         self.error = self.path / "error.txt"
+        self.marker = self.path / ".visionlora"
+        self.lock = self.path / ".lock"
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -54,7 +57,12 @@ class RunFolder:
     @property
     def used(self) -> bool:
         """Whether a run has left anything worth keeping here."""
-        return self.results.exists() or self.last.exists() or self.adapter.exists()
+        return any(path.exists() for path in (self.results, self.last, self.previous, self.adapter))
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.last.is_file() or self.previous.is_file()
 
     @property
     def finished(self) -> bool:
@@ -66,10 +74,65 @@ class RunFolder:
         """Whether the last attempt ended in an error."""
         return self.error.exists() and not self.finished
 
-    def clear(self) -> None:
-        """Remove what an attempt that reached no checkpoint has left."""
-        for path in (self.base, self.split, self.ranks, self.metrics, self.best, self.curves, self.rates, self.error):
-            path.unlink(missing_ok=True)
+    def refuse_foreign(self) -> None:
+        """See that a new run would write over nothing that a run did not write.
+
+        Raises:
+            UserError: the folder holds a run, or files of other origin under the names of a run's files.
+        """
+        if self.used:
+            raise UserError(f"{self.path} holds a run already; go on with it by ckpt_path=last, or choose another hydra.run.dir.")
+        there = [path.name for path in (*self._attempted, self.checkpoints) if path.exists() or path.is_symlink()]
+        if there and not self.marker.exists():
+            raise UserError(
+                f"{self.path} holds {', '.join(there)}, and nothing says that a run has written it; choose another hydra.run.dir."
+            )
+
+    def begin(self) -> None:
+        """Mark the folder as a run's, by the first thing that the run writes, and remove what an attempt without checkpoint left.
+
+        What is removed are files by name, and only in a folder that was marked before.
+
+        Raises:
+            UserError: see ``refuse_foreign``, or one of the files is a symbolic link.
+        """
+        self.refuse_foreign()
+        self.refuse_links()
+        if self.marker.exists():
+            for path in (*self._attempted, self.best):
+                path.unlink(missing_ok=True)
+        else:
+            self._mark()
+
+    def go_on(self) -> None:
+        """Mark the folder of a run that an earlier version began, and remove what a process that was killed while writing has left.
+
+        Raises:
+            UserError: one of the files that will be written is a symbolic link.
+        """
+        self.refuse_links()
+        remove_parts(self.path, self.checkpoints, self.adapter)
+        if not self.marker.exists():
+            self._mark()
+
+    def refuse_links(self) -> None:
+        """See that everything the run writes stays in its folder.
+
+        Raises:
+            UserError: a file or folder of the run is a symbolic link.
+        """
+        own = (*self._attempted, self.error, self.results, self.adapter, self.checkpoints, self.marker, self.lock, self.path / "train.log")
+        for path in own:
+            inside(self.path, path.name)
+        for path in (self.best, self.last, self.previous):
+            inside(self.path, self.checkpoints.name, path.name)
+
+    @property
+    def _attempted(self) -> tuple[Path, ...]:
+        return (self.config, self.base, self.split, self.ranks, self.metrics, self.curves, self.rates)
+
+    def _mark(self) -> None:
+        self.marker.touch(exist_ok=False)
 
     def read_section(self, name: str) -> DictConfig:
         """One section of the resolved config."""
@@ -97,7 +160,7 @@ class RunFolder:
         return _read_json(self.ranks)
 
     def write_ranks(self, ranks: Mapping[str, Any]) -> None:
-        replace_file(self.ranks, json.dumps(dict(ranks), indent=1).encode())
+        replace_file(inside(self.path, self.ranks.name), json.dumps(dict(ranks), indent=1).encode())
 
     def read_results(self) -> dict[str, Any]:
         """Every figure of a finished run."""
@@ -118,13 +181,13 @@ class RunFolder:
         from safetensors.torch import save
 
         tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
-        replace_file(self.base, save(tensors))
+        replace_file(inside(self.path, self.base.name), save(tensors))
 
     def write_config(self, config: DictConfig | dict[str, Any]) -> None:
-        replace_file(self.config, OmegaConf.to_yaml(config).encode())
+        replace_file(inside(self.path, self.config.name), OmegaConf.to_yaml(config).encode())
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        replace_file(self.results, json.dumps(dict(results), indent=2).encode())
+        replace_file(inside(self.path, self.results.name), json.dumps(dict(results), indent=2).encode())
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -21,8 +21,10 @@ from visionlora.app import conf_dir
 from visionlora.command_config import SearchConfig, SpaceConfig
 from visionlora.config import TrainConfig, checked
 from visionlora.errors import UserError
-from visionlora.files import replace_file
+from visionlora.files import inside, replace_file
 from visionlora.rows import shown
+from visionlora.run_folder import RunFolder
+from visionlora.runs.claim import claimed
 from visionlora.tables import print_search
 from visionlora.training import run
 
@@ -72,7 +74,7 @@ def run_study(config: SearchConfig, folder: Path) -> dict[str, Any]:
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         raise UserError("no trial came to its end; the sentences above say why.")
     command = " ".join(map(shlex.quote, ["python", "-m", "visionlora.train", *common, *overrides_of(study.best_trial)]))
-    replace_file(folder / "best.txt", f"{command}\n".encode())
+    replace_file(inside(folder, "best.txt"), f"{command}\n".encode())
     print_search(study, wanted.metric, command, folder)
     return dict(study.best_params)
 
@@ -112,7 +114,8 @@ def objective(trial: Trial, wanted: SpaceConfig, common: list[str], folder: Path
         suggest(trial, key, values)
     own = folder / "trials" / f"{trial.number:03d}"
     try:
-        results = run(compose([*common, *overrides_of(trial)]), own, [Pruning(trial, wanted.metric)])
+        with claimed(RunFolder(own)):
+            results = run(compose([*common, *overrides_of(trial)]), own, [Pruning(trial, wanted.metric)])
     except UserError as error:  # such as a target the model does not have; the other trials may do
         print(f"error: trial {trial.number}: {error}", file=sys.stderr)
         raise Unusable from None

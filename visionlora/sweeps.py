@@ -92,7 +92,7 @@ def continued(config: TrainConfig, folder: Path) -> TrainConfig | None:
         run.error.unlink(missing_ok=True)
         print(f"{run.path.name} is finished already.")
         return None
-    return replace(config, ckpt_path="last") if config.ckpt_path is None and run.last.is_file() else config
+    return replace(config, ckpt_path="last") if config.ckpt_path is None and run.resumable else config
 
 
 class SweepSummary(Callback):

@@ -17,17 +17,19 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     # Imported here: the config has been checked by now, and torch takes seconds to import.
     from visionlora.launch import own_command_line, requeued_on_signal
     from visionlora.resume import resumed_config
+    from visionlora.runs.claim import claimed
     from visionlora.sweeps import continued
 
-    left = continued(config, folder)
-    if left is None:
-        return RunFolder(folder).read_results()
-    config = resumed_config(left, folder)
-    from visionlora.training import run
+    with claimed(RunFolder(folder)):
+        left = continued(config, folder)
+        if left is None:
+            return RunFolder(folder).read_results()
+        config = resumed_config(left, folder)
+        from visionlora.training import run
 
-    resumed = left.ckpt_path is not None and not any(word.startswith("ckpt_path=") for word in HydraConfig.get().overrides.task)
-    with requeued_on_signal(), own_command_line(folder, [f"ckpt_path={left.ckpt_path}"] if resumed else []):
-        return run(config, folder)
+        resumed = left.ckpt_path is not None and not any(word.startswith("ckpt_path=") for word in HydraConfig.get().overrides.task)
+        with requeued_on_signal(), own_command_line(folder, [f"ckpt_path={left.ckpt_path}"] if resumed else []):
+            return run(config, folder)
 
 
 def main() -> None:

@@ -15,12 +15,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
-from visionlora.callbacks import AdaptiveRanks, RunLogger, Stopwatch, checkpoints
+from visionlora.callbacks import AdaptiveRanks, Stopwatch, Terminable
 from visionlora.config import TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError, did_you_mean
 from visionlora.module import Classifier
 from visionlora.run_folder import RunFolder
+from visionlora.runs.checkpoint_io import RunCheckpoints, checkpoints, read_checkpoint, say_if_best_is_gone
+from visionlora.runs.metrics import RunLogger
 
 OURS = ("lr_find", "batch_size")
 """Keys of ``trainer`` that are not Lightning's."""
@@ -45,14 +47,15 @@ def build_trainer(
     adaptive = [AdaptiveRanks(config.lora.adaptive, run_folder.last)] if config.lora.method == "adalora" else []
     choose_best = has_val and not adaptive  # before the end its ranks are beyond the budget
     loggers = [
-        RunLogger(run_folder, _global_step(checkpoint)),
+        RunLogger(run_folder, _resumed_step(checkpoint, run_folder)),
         *(_instantiate("logger", name, _own(node, run_folder)) for name, node in config.logger.items()),
     ]
     try:
         trainer = L.Trainer(
             **arguments,
-            callbacks=[*callbacks, *more, *adaptive, stopwatch, *checkpoints(run_folder, choose_best)],
+            callbacks=[*callbacks, *more, *adaptive, stopwatch, Terminable(), *checkpoints(run_folder, choose_best)],
             logger=loggers,
+            plugins=[RunCheckpoints(run_folder)],
             default_root_dir=run_folder.path,
             use_distributed_sampler=False,  # EpochSampler shares out the pictures itself
             num_sanity_val_steps=0,
@@ -122,10 +125,13 @@ def _instantiate(group: str, name: str, node: Any) -> Any:
         raise UserError(f"{group}.{name}: {node['_target_']} cannot be made: {reason}.{extra}") from None
 
 
-def _global_step(checkpoint: Path | None) -> int | None:
+def _resumed_step(checkpoint: Path | None, run_folder: RunFolder) -> int | None:
     if checkpoint is None:
         return None
-    try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-    except Exception as error:  # a damaged file fails in many ways
-        raise UserError(f"{checkpoint} is damaged or not a checkpoint: {str(error).strip().splitlines()[0]}") from None
+    loaded = read_checkpoint(checkpoint)
+    step = loaded.get("global_step")
+    if not isinstance(step, int):
+        raise UserError(f"{checkpoint} is damaged or not a checkpoint: it has no global_step.")
+    if checkpoint.resolve().parent == run_folder.checkpoints.resolve():
+        say_if_best_is_gone(run_folder, loaded)
+    return step

@@ -30,6 +30,7 @@ from visionlora.config import ModelConfig, TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.figures import learning_curves
+from visionlora.files import folder_inside
 from visionlora.finders import find
 from visionlora.launch import process_rank
 from visionlora.lora.audit import undisturbed
@@ -40,6 +41,7 @@ from visionlora.probe import probe_head
 from visionlora.quiet import quiet
 from visionlora.resume import portable
 from visionlora.run_folder import RunFolder
+from visionlora.runs.checkpoints import checked_checkpoint
 from visionlora.tables import print_results, print_trained
 from visionlora.trained import save_adapter
 from visionlora.trainer import build_trainer, fit
@@ -63,9 +65,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
     checkpoint = find_checkpoint(config, run_folder)
     resuming = checkpoint is not None and checkpoint.resolve().parent == run_folder.checkpoints.resolve()
     if not resuming and not process_rank():
-        if run_folder.used:
-            raise UserError(f"{folder} holds a run already; go on with it by ckpt_path=last, or choose another hydra.run.dir.")
-        run_folder.clear()
+        run_folder.refuse_foreign()
     L.seed_everything(config.seed, verbose=False)
     data = ImageData(config.data, config.seed, run_folder.read_split() if resuming else None)
     model = build_backbone(config, data.classes, run_folder.read_base() if resuming else None)
@@ -73,7 +73,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
     assert info is not None
     info.preprocessing = data.prepare_for(info.preprocessing)
     ranks = choose_ranks(config, model, data, run_folder.read_ranks() if resuming else None)
-    base = {} if info.reproducible or run_folder.base.exists() else base_state(model)  # as it was before quantising
+    base = {} if info.reproducible or (resuming and run_folder.base.exists()) else base_state(model)  # as it was before quantising
     if config.model.quantize:
         if config.lora.method == "full":
             raise UserError("model.quantize=int8 is for a frozen base; lora=full trains it.")
@@ -84,8 +84,10 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         checkpoint_lightly(model)
     elif config.model.checkpointing == "blocks":
         checkpoint_blocks(model)
-    found = {} if resuming else find(config, model, info.head, data, run_folder)
     trainer, stopwatch = build_trainer(config, run_folder, checkpoint, "val" in data.parts, more_callbacks)
+    if not process_rank():  # everything has been checked; nothing has been written yet
+        run_folder.go_on() if resuming else run_folder.begin()
+    found = {} if resuming else find(config, model, info.head, data, run_folder)
     if trainer.is_global_zero:
         print_trained(report, info.spec.full_name)
         tracking.begin(trainer.loggers, portable(config))
@@ -138,15 +140,11 @@ def find_checkpoint(config: TrainConfig, run_folder: RunFolder) -> Path | None:
     """The file ``ckpt_path`` means.
 
     Raises:
-        UserError: it is not there; a run never starts afresh when it was asked to resume.
+        UserError: it is not there or damaged; a run never starts afresh when it was asked to resume.
     """
     if config.ckpt_path is None:
         return None
-    named = {"last": run_folder.last, "best": run_folder.best}
-    path = named.get(config.ckpt_path, Path(config.ckpt_path))
-    if not path.is_file():
-        raise UserError(f"ckpt_path={config.ckpt_path}: there is no checkpoint {path}; name the run's folder with hydra.run.dir=DIR.")
-    return path
+    return checked_checkpoint(run_folder, config.ckpt_path)
 
 
 def build_backbone(config: TrainConfig, classes: list[str], base: dict[str, torch.Tensor] | None) -> nn.Module:
@@ -240,7 +238,7 @@ def interruptible(trainer: L.Trainer, run_folder: RunFolder) -> Iterator[None]:
 
 def _leave(run_folder: RunFolder, model: nn.Module, results: dict[str, Any], started: float) -> dict[str, Any]:
     metrics = {key: value for key, value in results.items() if key.startswith("test/")}
-    save_adapter(model, run_folder.adapter, extra={"metrics": metrics})
+    save_adapter(model, folder_inside(run_folder.path, run_folder.adapter.name), extra={"metrics": metrics})
     more = {
         "bytes/adapter": sum(path.stat().st_size for path in run_folder.adapter.glob("*.safetensors")),
         "seconds/total": time.perf_counter() - started,

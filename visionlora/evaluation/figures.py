@@ -10,6 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from visionlora.evaluation.outcome import BINS, Outcome
+from visionlora.files import inside, save_figure
 
 NAMED = 40
 """Classes up to which a confusion matrix has their names."""
@@ -18,16 +19,15 @@ THUMBNAIL = (160, 160)
 
 def save_all(outcome: Outcome, folder: Path) -> list[Path]:
     """``confusion.png``, ``reliability.png`` and, where something is wrong, ``most_wrong.png`` and ``confused.png``."""
-    folder.mkdir(parents=True, exist_ok=True)
     figures = {"confusion": confusion(outcome), "reliability": reliability(outcome)}
     if not outcome.right.all():
         figures |= {"most_wrong": most_wrong(outcome), "confused": confused(outcome)}
     for stale in ("most_wrong", "confused"):
-        (folder / f"{stale}.png").unlink(missing_ok=True)
+        inside(folder, f"{stale}.png").unlink(missing_ok=True)
     paths = []
     for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=120)
+        paths.append(inside(folder, f"{name}.png"))
+        save_figure(figure, paths[-1])
     return paths
 
 

@@ -14,6 +14,7 @@ from visionlora.config import DataConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.evaluation.outcome import Outcome, mcnemar, outcome
+from visionlora.files import folder_inside
 from visionlora.predictor import Predictor, load
 from visionlora.probe import probe_head
 from visionlora.quiet import quiet
@@ -109,8 +110,8 @@ def as_rows(rows: Sequence[Compared]) -> list[dict[str, object]]:
 
 
 def folder_of(run: RunFolder, split: str) -> Path:
-    """Where an evaluation's pictures go."""
-    return run.path / f"evaluation_{split}"
+    """Where an evaluation's pictures go; made when missing."""
+    return folder_inside(run.path, f"evaluation_{split}")
 
 
 def _bytes(predictor: Predictor) -> int:

@@ -29,7 +29,7 @@ from visionlora.errors import UserError
 from visionlora.evaluation.measure import open_run
 from visionlora.evaluation.outcome import Outcome
 from visionlora.exporting.formats import FORMATS, ONNX
-from visionlora.files import replace_file
+from visionlora.files import folder_inside, inside, replace_file
 from visionlora.predictor import Predictor, load
 from visionlora.run_folder import RunFolder
 
@@ -72,8 +72,7 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
     merge(predictor.model, keep=False)
     dequantize(predictor.model)
     predictor.model.cpu()
-    folder = run.path / "compress"
-    folder.mkdir(exist_ok=True)
+    folder = folder_inside(run.path, "compress")
     example = next(_batches(data, config.split))[0][:2]
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as place:
         float_ = _exported(predictor, predictor.model, example, Path(place) / "float")
@@ -81,8 +80,8 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
         for share in sorted(set(config.prune)):
             files[f"pruned {100 * share:.3g}%"] = _pruned(run, share, example, Path(place) / f"pruned{share}")
         rows = _measured(files, data, config.split)
-        replace_file(folder / INT8, files["int8"].read_bytes())
-    replace_file(folder / "results.json", json.dumps([asdict(row) for row in rows], indent=2).encode())
+        replace_file(inside(folder, INT8), files["int8"].read_bytes())
+    replace_file(inside(folder, "results.json"), json.dumps([asdict(row) for row in rows], indent=2).encode())
     return rows
 
 

@@ -21,6 +21,7 @@ from visionlora.data.transforms import normalize
 from visionlora.errors import UserError
 from visionlora.exporting.card import card
 from visionlora.exporting.formats import FORMATS, PREPROCESSING, preprocessing
+from visionlora.files import inside
 from visionlora.predictor import Predictor, load
 from visionlora.quiet import quiet
 from visionlora.run_folder import RunFolder
@@ -58,6 +59,7 @@ def export(run: RunFolder, formats: Sequence[str], output: Path | None, overwrit
     if folder.is_file():
         raise UserError(f"output={folder} is a file; name a folder.")
     for name in formats:
+        inside(run.path if output is None else output, *([folder.name] if output is None else []), name)
         if (folder / name).exists() and not overwrite:
             raise UserError(f"{folder / name} is there already; overwrite=true replaces it, output=DIR writes elsewhere.")
     reference = load(run.path)

@@ -1,0 +1,66 @@
+"""How processes end: children with their parent, and a command that is asked to terminate as one that Ctrl-C interrupts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+
+STARTED_BY = "VISIONLORA_STARTED_BY"
+"""Environment variable in which a process tells those that it starts who is to outlive them."""
+_LOOK_EVERY = 0.2  # seconds
+TERMINATED = 128 + int(signal.SIGTERM)
+"""The exit code of a process that was asked to terminate."""
+
+
+def end_with(parent: int) -> None:
+    """End this process as soon as ``parent`` is not its parent any more: killed, it cannot take its children along itself.
+
+    Whoever looks is a thread: the kernel's own way, ``PR_SET_PDEATHSIG``, is Linux's alone and goes by the parent's thread.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_EVERY)
+        os._exit(TERMINATED)
+
+    threading.Thread(target=watch, name="ends with its parent", daemon=True).start()
+
+
+def end_with_starter() -> None:
+    """``end_with`` whoever is named in the environment, if anybody is."""
+    starter = os.environ.get(STARTED_BY, "")
+    if starter.isdecimal() and int(starter) != os.getpid():
+        end_with(int(starter))
+
+
+def worker_ending() -> Callable[[int], None]:
+    """``worker_init_fn`` of a ``DataLoader``: its processes end with this one. Torch's own look after their parent every five seconds."""
+    return partial(_end_worker, os.getpid())
+
+
+def _end_worker(parent: int, worker: int) -> None:
+    end_with(parent)
+
+
+class Termination:
+    """SIGTERM as Ctrl-C: everything that cleans up after a ``KeyboardInterrupt`` does so, and ``asked`` tells the two apart."""
+
+    asked = False
+
+    @classmethod
+    def handle(cls) -> None:
+        """From now on, the first SIGTERM interrupts this process."""
+        ours = threading.current_thread() is threading.main_thread() and "SLURM_JOB_ID" not in os.environ  # there it is Lightning's
+        if ours and not cls.asked:
+            signal.signal(signal.SIGTERM, cls._interrupt)
+
+    @classmethod
+    def _interrupt(cls, number: int, frame: FrameType | None) -> None:
+        cls.asked = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the cleaning up short
+        raise KeyboardInterrupt

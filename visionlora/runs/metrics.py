@@ -1,0 +1,90 @@
+"""``metrics.csv``: added to while a run goes on, and at no moment without what it held."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger
+
+from visionlora.files import inside, replace_file
+from visionlora.launch import process_rank
+from visionlora.run_folder import RunFolder
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+Row = dict[str, Any]
+
+
+class RunLogger(CSVLogger):
+    """``metrics.csv`` in the run folder; a resumed run keeps the rows before the step it goes on from.
+
+    Args:
+        run: the folder.
+        resumed_step: global step of the checkpoint, or ``None`` for a new run.
+    """
+
+    def __init__(self, run: RunFolder, resumed_step: int | None = None) -> None:
+        super().__init__(run.path, name="", version="", flush_logs_every_n_steps=10)
+        if not process_rank():
+            rows = [] if resumed_step is None else [row for row in read_rows(run) if row["step"] < resumed_step]
+            self._experiment: Any = MetricsFile(run, rows)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The run folder's config.yaml has them."""
+
+
+class MetricsFile:
+    """Takes the place of Lightning's writer, which empties the file before it writes it anew with another column.
+
+    Nothing is written before there is something to write.
+    """
+
+    def __init__(self, run: RunFolder, rows: Sequence[Row]) -> None:
+        self.run, self.metrics = run, list(rows)
+        self._columns: list[str] = []
+        self._written: list[Row] = []
+
+    def log_metrics(self, metrics: Row, step: int) -> None:
+        """Take in a row."""
+        self.metrics.append({key: getattr(value, "item", lambda value=value: value)() for key, value in metrics.items()} | {"step": step})
+
+    def save(self) -> None:
+        """Write what has been taken in since."""
+        if not self.metrics:
+            return
+        path = inside(self.run.path, self.run.metrics.name)
+        columns = sorted({*self._columns, *(key for row in self.metrics for key in row)})
+        if columns == self._columns:
+            with open(os.open(path, _APPEND, 0o666), "wb") as file:
+                file.write(_text(self.metrics, columns, heading=False))
+        else:  # also at first: a resumed run drops what came after its checkpoint
+            replace_file(path, _text([*self._written, *self.metrics], columns, heading=True))
+        self._columns = columns
+        self._written += self.metrics
+        self.metrics = []
+
+
+def read_rows(run: RunFolder) -> list[Row]:
+    """The rows that have been written whole, numbers as text; a line that was cut off or damaged is left out: a log stops no run."""
+    try:
+        lines = run.metrics.read_text(errors="replace").splitlines(keepends=True)
+    except OSError:
+        return []
+    rows = []
+    for row in csv.DictReader(line for line in lines if line.endswith("\n")):
+        kept = {key: value for key, value in row.items() if key is not None and value}
+        if kept.get("step", "").isdecimal() and None not in row:
+            rows.append(kept | {"step": int(kept["step"])})
+    return rows
+
+
+def _text(rows: Sequence[Row], columns: list[str], heading: bool) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    if heading:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
