@@ -61,13 +61,19 @@ def _as_main(module: str, overrides: tuple[str, ...], cwd: Path, streams: tuple[
     for stream, number in zip(streams, (1, 2), strict=True):
         os.dup2(os.open(stream, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
     os.chdir(cwd)
-    os.environ.update(QUICK)
+    as_started_afresh()
     sys.argv = [f"visionlora.{module}", *overrides]
     try:
         runpy.run_module(f"visionlora.{module}", run_name="__main__", alter_sys=True)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def as_started_afresh(**env: str) -> None:
+    """Give a process of ``FORKS`` the environment of a command, and the default way to start processes of its own."""
+    os.environ.update(QUICK | env)
+    multiprocessing.set_start_method(None, force=True)  # worker processes would be started by a server of their own, in five seconds
 
 
 def compose(*overrides: str) -> TrainConfig:

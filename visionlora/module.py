@@ -119,6 +119,7 @@ class Classifier(L.LightningModule):
         # Lightning would write it down after the checkpoint: an interruption in between would lose the row.
         for logger in self.loggers:
             logger.log_metrics({"train/loss": float(loss), "epoch": self.current_epoch}, step=self.trainer.global_step - 1)
+            logger.save()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import FORKS, QUICK, QUIET, TINY, command, results
+from conftest import FORKS, QUIET, TINY, as_started_afresh, command, results
 
 EPOCHS = 3
 COMMON = (*TINY, *QUIET, "trainer=cpu", f"trainer.max_epochs={EPOCHS}", "trainer.precision=32-true", "data.batch_size=16")
@@ -118,7 +118,7 @@ def _train(call: list[str], folder: Path, notes: Path, at: int | None, env: dict
         os.dup2(os.open(notes / stream, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    os.environ.update(QUICK | env)
+    as_started_afresh(**env)
     _count_changes(folder, os.open(notes / "changes", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), at)
     sys.argv = ["visionlora.train", *call]
     try:

@@ -5,12 +5,13 @@ any number of processes, and after a resume.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from visionlora.data.pictures import Pictures
 from visionlora.data.transforms import Transform
@@ -31,6 +32,17 @@ class TransformedPictures(Dataset[tuple[Tensor, int]]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self.transform(image), self.pictures.labels[index]
+
+
+class LateLoader(DataLoader[Any]):
+    """A ``DataLoader`` that fetches nothing before its first batch is asked for.
+
+    When a run is resumed, Lightning makes the loader's iterator before it tells the sampler which epoch it is. Worker processes would
+    have fetched the first pictures of epoch 0 by then, in that epoch's order and with its augmentation.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from super().__iter__()
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from visionlora.backbone.info import Preprocessing
+from visionlora.common.processes import worker_ending
 from visionlora.config import DataConfig
 from visionlora.data.batches import CachedFeatures, EpochBatches, Features, MemoryPictures
-from visionlora.data.loading import EpochSampler, OneView, TransformedPictures
+from visionlora.data.loading import EpochSampler, LateLoader, OneView, TransformedPictures
 from visionlora.data.pictures import Pictures, find_pictures, into_memory
 from visionlora.data.sources import load_source
 from visionlora.data.split import complete, recorded
@@ -31,6 +32,7 @@ from visionlora.data.transforms import (
     train_transform,
 )
 from visionlora.errors import UserError
+from visionlora.files import inside, replace_file
 
 Batch = tuple[Tensor, Tensor]
 
@@ -75,7 +77,7 @@ class ImageData(L.LightningDataModule):
     def save_split(self, path: Path) -> None:
         """Write down which pictures were split off, if any were."""
         if self.record:
-            path.write_text(json.dumps(self.record))
+            replace_file(inside(path.parent, path.name), json.dumps(self.record).encode())
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Random views in a new order each epoch."""
@@ -146,17 +148,18 @@ class ImageData(L.LightningDataModule):
         if pictures.in_memory and batched is not None and channels != 4 and not overfits:
             return self._batches(MemoryPictures(pictures, batched, channels), sampler)
         batch_size = self.batch_size
-        return DataLoader(
+        return LateLoader(
             TransformedPictures(pictures, each, channels),
             batch_size=batch_size,
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=worker_ending(),
             drop_last=sampler.shuffle and len(sampler) % batch_size == 1 < len(sampler),  # as EpochBatches
         )
 
     def _batches(self, dataset: Dataset[Any], sampler: EpochSampler) -> DataLoader[Any]:
-        return DataLoader(dataset, sampler=EpochBatches(sampler, self.batch_size), batch_size=None)
+        return LateLoader(dataset, sampler=EpochBatches(sampler, self.batch_size), batch_size=None)
 
     def _workers(self, pictures: Pictures) -> int:
         if self.config.num_workers is not None:
