@@ -132,6 +132,7 @@ class RunFolder:
         return (self.config, self.base, self.split, self.ranks, self.metrics, self.curves, self.rates)
 
     def _mark(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
         self.marker.touch(exist_ok=False)
 
     def read_section(self, name: str) -> DictConfig:

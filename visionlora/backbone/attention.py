@@ -90,8 +90,14 @@ class AttentionCallers(TorchFunctionMode):
         self._stack: list[nn.Module] = []
         self._hooks: list[Any] = []
         for module in model.modules():
-            self._hooks.append(module.register_forward_pre_hook(lambda module, _: self._stack.append(module)))
-            self._hooks.append(module.register_forward_hook(lambda *_: self._stack.pop() and None, always_call=True))
+            self._hooks.append(module.register_forward_pre_hook(self._enters))
+            self._hooks.append(module.register_forward_hook(self._left, always_call=True))
+
+    def _enters(self, module: nn.Module, args: Any) -> None:
+        self._stack.append(module)
+
+    def _left(self, module: nn.Module, args: Any, out: Any) -> None:
+        self._stack.pop()  # returned, it would be taken for the output where it is false: an empty Sequential is
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention and self._stack:

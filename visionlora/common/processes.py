@@ -20,6 +20,7 @@ TERMINATED = 128 + int(signal.SIGTERM)
 def end_with(parent: int) -> None:
     """End this process as soon as ``parent`` is not its parent any more: killed, it cannot take its children along itself.
 
+    Nothing happens where it is not the parent now: a job that SLURM runs has been submitted by a process which may be gone.
     Whoever looks is a thread: the kernel's own way, ``PR_SET_PDEATHSIG``, is Linux's alone and goes by the parent's thread.
     """
 
@@ -28,7 +29,8 @@ def end_with(parent: int) -> None:
             time.sleep(_LOOK_EVERY)
         os._exit(TERMINATED)
 
-    threading.Thread(target=watch, name="ends with its parent", daemon=True).start()
+    if os.getppid() == parent:
+        threading.Thread(target=watch, name="ends with its parent", daemon=True).start()
 
 
 def end_with_starter() -> None:
