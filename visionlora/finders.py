@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.tuner.tuning import Tuner
 from torch import nn
 
+from visionlora.backbone.weights import as_of
 from visionlora.config import TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
@@ -78,7 +79,7 @@ def _tuned(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: I
             trainer = L.Trainer(**lightning_arguments(config) | BARE, default_root_dir=folder)
             return use(Tuner(trainer), module)
     finally:
-        model.load_state_dict(before)
+        model.load_state_dict(as_of(model, before))
         for part, mode in modes.items():
             part.train(mode)
         model.zero_grad(set_to_none=True)

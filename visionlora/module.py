@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from visionlora.backbone.weights import as_of
 from visionlora.config import OptimConfig
 from visionlora.data.batches import Features
 from visionlora.data.loading import mixed_seed
@@ -151,7 +152,7 @@ class Classifier(L.LightningModule):
             if made_on.get(key) != self.card.get(key):
                 raise UserError(f"the checkpoint is for another base: its {key} is {made_on.get(key)}, this run's is {self.card.get(key)}.")
         load_trained_state(self.model, checkpoint["state_dict"], "the checkpoint")
-        checkpoint["state_dict"] = {}  # loaded, and checked more strictly than Lightning could
+        checkpoint["state_dict"] = as_of(self, {})  # loaded, and checked more strictly than Lightning could
 
     def _evaluate(self, part: str, batch: Batch) -> None:
         images, labels = batch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from visionlora.lora import LoraConfig, inject, kernels
+from visionlora.backbone.folding import fold
+from visionlora.lora import LoraConfig, inject, kernels, remove
 from visionlora.lora.layer import LoraLayer, lora_layers
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -24,6 +27,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "conv, dilation": (lambda: nn.Conv2d(40, 8, 3, dilation=2), (2, 40, 9, 9)),
     "pointwise": (lambda: nn.Conv2d(60, 50, 1), (2, 60, 6, 5)),
     "pointwise, stride": (lambda: nn.Conv2d(60, 50, 1, stride=2), (2, 60, 6, 6)),
+    "pointwise, wide stride": (lambda: nn.Conv2d(3, 16, 1, stride=(3, 2)), (2, 3, 7, 8)),
+    "grouped pointwise, stride": (lambda: nn.Conv2d(12, 24, 1, stride=2, groups=4), (2, 12, 6, 6)),
     "grouped": (lambda: nn.Conv2d(12, 24, 3, groups=4), (2, 12, 6, 6)),
     "depthwise": (lambda: nn.Conv2d(24, 24, 3, groups=24, padding=1), (2, 24, 6, 6)),
     "stem": (lambda: nn.Conv2d(3, 16, 7, stride=2, padding=3), (2, 3, 20, 20)),
@@ -186,3 +191,48 @@ def test_grouped_convs_in_bf16_go_back_in_float32(name: str) -> None:
     for a, b in zip(got, wanted, strict=True):
         assert a.dtype == (torch.bfloat16 if a is got[0] else b.dtype)
         assert torch.allclose(a.float(), b, rtol=0.05, atol=0.02 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+@pytest.mark.parametrize("name", ["linear", "tokens", "conv", "pointwise", "depthwise"])
+def test_what_comes_out_may_be_changed_in_place(name: str, adapted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever version of torch: in some of them a linear layer's output is a view."""
+    linear = nn.functional.linear
+    monkeypatch.setattr(nn.functional, "linear", lambda *args: linear(*args).view(-1).view(*args[0].shape[:-1], -1))
+    model, x = made(name, torch.channels_last)
+    if not adapted:
+        remove(model)
+        model.requires_grad_(False)
+        fold(model, x.detach())
+    out = model(x)
+    wanted = torch.relu(out.detach())
+    assert torch.equal(nn.functional.relu_(out), wanted)
+    out.sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("method", ["adapted", "trained"])
+def test_a_strided_pointwise_stem_does_not_break_the_heap(method: str) -> None:
+    """Its weight's gradient in float32, of three channels and large pictures, kills torch's own conv on many CPUs."""
+    code = f"""if True:
+        import torch, visionlora as vl
+        from torch import nn
+        model = nn.Sequential(nn.Conv2d(3, 48, 1, stride=2, bias=False), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 2))
+        x = torch.randn(4, 3, 256, 256).to(memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last)
+        if {method == "adapted"}:
+            vl.inject(model, vl.LoraConfig(r=2, targets="all"), x)
+        vl.fold(model, x)
+        for _ in range(8):
+            model(x).sum().backward()
+        x = x[:, :, ::2, ::2].double()
+        if {method == "trained"}:
+            plain = nn.Sequential(nn.Conv2d(3, 48, 1, bias=False), *list(model)[1:]).double()
+            plain[0].weight.data.copy_(model[0].weight)
+            got = model[0].weight.grad / 8
+            plain.zero_grad()
+            plain(x).sum().backward()
+            assert torch.allclose(got.double(), plain[0].weight.grad, rtol=1e-3, atol=1e-5)
+        """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -20,6 +20,7 @@ from visionlora.backbone import attention
 from visionlora.backbone.attention import AttentionCallers
 from visionlora.backbone.freeze import FrozenStatistics
 from visionlora.backbone.head import example_batch
+from visionlora.backbone.strided import sample_fully, subsample
 from visionlora.lora.audit import outputs, undisturbed
 from visionlora.lora.cheap import Cheap
 from visionlora.lora.compute import Fold, compute_dtype
@@ -95,6 +96,8 @@ def fold(model: nn.Module, example: Tensor | None = None, *, fold_bn: bool = Tru
                 restore(cast(Swapped, norm))
                 swap(norm, FoldedNorm)
                 norm.__dict__["fold"] = module.__dict__[COMPUTE].fold
+        elif _trained(module):
+            subsample(module)
     for module in callers.found:
         attention.lean(module)
     if pairs:
@@ -110,6 +113,7 @@ def unfold(model: nn.Module) -> None:
     for module in list(model.modules()):
         make_plain(module)
         attention.plain(module)
+        sample_fully(module)
         if isinstance(module, Cheap):
             restore(module)
         if isinstance(module, FoldedNorm):

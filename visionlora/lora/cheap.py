@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -30,7 +31,7 @@ class Maker(NamedTuple):
 class Recipe(NamedTuple):
     """How a tensor was made: ``maker(source)``, of a source that is held for the maker's own backward pass anyway."""
 
-    maker: Maker
+    maker: Maker | Callable[[Tensor], Tensor]
     source: Tensor
 
 

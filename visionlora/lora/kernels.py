@@ -32,6 +32,7 @@ from visionlora.lora.products import (
     filter_gradient,
     filters,
     input_gradient,
+    owned,
     pictures,
     pixels,
     positions,
@@ -41,6 +42,7 @@ from visionlora.lora.products import (
     shaped,
     shifted,
     shifts,
+    subsampled,
     tall,
     weight_gradient,
 )
@@ -82,6 +84,7 @@ def fits(x: Tensor, layer: Layer) -> bool:
 def frozen(x: Tensor, layer: Layer) -> Tensor:
     """The layer without adapters; its input is not held for the backward pass where its weight is frozen."""
     raw, bias, compute, conv = layer
+    x, conv = subsampled(x, conv, raw)
     dtype = compute_dtype(x, raw)
     copies = compute.at(raw, bias, dtype)
     x = x.to(dtype)
@@ -102,14 +105,28 @@ def _learning(layer: Layer, copies: Copies) -> Tensor:
 
 def adapted(x: Tensor, layer: Layer, u: Tensor, v: Tensor, row_scale: Tensor | None = None) -> Tensor:
     """``x (..., in)`` -> ``(..., out)``, or ``(N, in, H, W)`` -> ``(N, out, H', W')``, with ``u (out, r)``, ``v (r, columns)``."""
+    given, recipe = x, recipe_of(x) if layer.compute.light else None
+    x, conv = subsampled(given, layer.conv, layer.raw)
+    if x is not given:  # what is held is the input, which others hold too
+        recipe = _picked_of(recipe, given, layer)
+        layer = layer._replace(conv=conv)
     bias_learns = layer.bias is not None and layer.bias.requires_grad
     dtype = compute_dtype(x, layer.raw)
     copies = layer.compute.at(layer.raw, layer.bias, dtype)
     if row_scale is not None or bias_learns or layer.raw.requires_grad or _traced():
         with torch.autocast(x.device.type, enabled=False):
             return _differentiable(x.to(dtype), layer, copies, u, v, row_scale)
-    y: Tensor = _Adapted.apply(x, u, v, layer, copies, torch.is_grad_enabled(), recipe_of(x) if layer.compute.light else None)
+    y: Tensor = _Adapted.apply(x, u, v, layer, copies, torch.is_grad_enabled(), recipe)
     return y
+
+
+def _picked_of(recipe: Recipe | None, given: Tensor, layer: Layer) -> Recipe:
+    """How to make the subsampled input again, from the input or from what that is made of."""
+
+    def pick(source: Tensor) -> Tensor:
+        return subsampled(source if recipe is None else recipe.maker(source), layer.conv, layer.raw)[0]
+
+    return Recipe(pick, given.detach() if recipe is None else recipe.source)
 
 
 def _traced() -> bool:
@@ -122,7 +139,7 @@ class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, copies: Copies, conv: Conv | None) -> Tensor:
         ctx.copies, ctx.conv, ctx.shape = copies, conv, x.shape
-        return product(x, copies.weight, copies.bias, conv)
+        return owned(product(x, copies.weight, copies.bias, conv))
 
     @staticmethod
     @once_differentiable
@@ -165,7 +182,7 @@ class _Adapted(torch.autograd.Function):
             ctx.save_for_backward(held, u, v, None if whole else low, None if layer.compute.light else weight)
             ctx.maker = None if recipe is None else recipe.maker
             ctx.raw, ctx.copies, ctx.conv, ctx.plan, ctx.shape, ctx.flat = raw, copies, conv, Plan(formed, whole), shape, flat
-        return made if y is None else y
+        return owned(made) if y is None else y
 
     @staticmethod
     @once_differentiable

@@ -21,6 +21,18 @@ class Conv(NamedTuple):
     groups: int = 1
 
 
+def subsampled(x: Tensor, conv: Conv | None, raw: Tensor) -> tuple[Tensor, Conv | None]:
+    """A pointwise conv with a stride as one without, of every so manieth pixel.
+
+    That is less work, and the CPU's own kernel for the weight's gradient of a strided one writes beyond its memory where the input has
+    few channels.
+    """
+    if conv is None or conv.stride == (1, 1) or raw.shape[2:] != (1, 1) or any(conv.padding):
+        return x, conv
+    picked = x[:, :, :: conv.stride[0], :: conv.stride[1]].contiguous(memory_format=torch.channels_last)
+    return picked, conv._replace(stride=(1, 1))
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv | None, out: Tensor | None = None) -> Tensor:
     """With ``out``, rows of pixels are written into these pictures and returned as rows."""
     if conv is not None:
@@ -30,6 +42,14 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv | None, o
         return F.linear(x, weight, bias)
     rows, y = pixels(x, None), out.permute(0, 2, 3, 1).flatten(0, 2)
     return torch.mm(rows, weight.t(), out=y) if bias is None else torch.addmm(bias, rows, weight.t(), out=y)
+
+
+def owned(y: Tensor) -> Tensor:
+    """``y`` as a tensor of its own; what it is a view of must not be in use.
+
+    Some versions of torch return a view from a linear layer, and what a custom ``Function`` returns as one may not be changed in place.
+    """
+    return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
 
 
 def input_gradient(grad: Tensor, like: Tensor, weight: Tensor, conv: Conv | None) -> Tensor:
