@@ -11,10 +11,11 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from visionlora.backbone.weights import as_of
+from visionlora.common.finite import all_finite, first_not_finite
 from visionlora.config import OptimConfig
 from visionlora.data.batches import Features
 from visionlora.data.loading import mixed_seed
-from visionlora.data.module import Batch
+from visionlora.data.module import Batch, ImageData
 from visionlora.errors import UserError
 from visionlora.front import Front
 from visionlora.lora.config import LoraConfig
@@ -57,6 +58,11 @@ class Evaluation(nn.Module):
         self.metrics.reset()
         self.loss.reset()
         return values
+
+
+SHOWN = 8
+"""Files of a batch that a sentence names."""
+CURE = "Lower optim.lr or lora.alpha, or set trainer.gradient_clip_val=1; the checkpoint before stands."
 
 
 class Classifier(L.LightningModule):
@@ -108,12 +114,34 @@ class Classifier(L.LightningModule):
         torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
         images, labels = batch
         loss: Tensor = self.criterion(self(images).float(), labels)
+        if not all_finite(loss.detach()):
+            raise self._diverged(images, batch_idx, float(loss))
         self.log("train/loss_step", loss, on_step=True, on_epoch=False)
         self.train_loss.update(loss.detach(), weight=len(labels))
         penalty = regularization(self.model, self.lora_config)
         return loss if penalty is None else loss + penalty
 
+    def _diverged(self, images: Tensor | Features, batch_idx: int, loss: float) -> UserError:
+        """The sentence that ends a training whose loss is not a number any more."""
+
+        def again() -> None:
+            torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
+            self(images)
+
+        data = getattr(self.trainer, "datamodule", None)
+        names = data.names_of(self.current_epoch, batch_idx) if isinstance(data, ImageData) else []
+        batch = f" The batch: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' * (len(names) > SHOWN)}." if names else ""
+        return UserError(
+            f"the training diverged in step {self.trainer.global_step + 1}, epoch {self.current_epoch + 1}: the loss is {loss}; first not"
+            f" finite is {first_not_finite(self.model, again)}.{batch} {CURE}"
+        )
+
     def on_train_epoch_end(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not all_finite(parameter.detach()):
+                raise UserError(
+                    f"the training diverged in epoch {self.current_epoch + 1}: {name} is not finite after its last step. {CURE}"
+                )
         loss = self.train_loss.compute()
         self.train_loss.reset()
         self.log("train/loss", loss, logger=False)  # for callbacks
@@ -156,7 +184,10 @@ class Classifier(L.LightningModule):
 
     def _evaluate(self, part: str, batch: Batch) -> None:
         images, labels = batch
-        self._evaluation(part).update(self(images), labels)
+        logits = self(images)
+        if not all_finite(logits):
+            raise UserError(f"the logits of a {part} batch are not finite (nan or infinity): the training diverged. {CURE}")
+        self._evaluation(part).update(logits, labels)
 
     def _evaluation(self, part: str) -> Evaluation:
         found = self.evaluations[part]

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from visionlora.backbone.create import rebuild
 from visionlora.backbone.info import BackboneInfo, Preprocessing
 from visionlora.backbone.quantize import quantize
+from visionlora.common.finite import refuse_not_finite
 from visionlora.common.processes import worker_ending
 from visionlora.data.pictures import open_picture, to_mode
 from visionlora.data.transforms import eval_transform, normalize
@@ -70,9 +71,15 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, batch: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of uint8 ``(N, C, H, W)``."""
+        """Logits ``(N, classes)`` of uint8 ``(N, C, H, W)``.
+
+        Raises:
+            UserError: one of them is not finite.
+        """
         device = next(self.model.parameters()).device
-        return self.model(normalize(batch.to(device), self.preprocessing)).float().cpu()  # type: ignore[no-any-return]
+        logits: Tensor = self.model(normalize(batch.to(device), self.preprocessing)).float().cpu()
+        refuse_not_finite([("the output", logits)], self.info.spec.full_name)
+        return logits
 
     def predict(self, pictures: Picture | Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> list[Prediction]:
         """Classify pictures, one or many: paths, PIL images, uint8 arrays ``(H, W)`` or ``(H, W, C)``, uint8 tensors ``(C, H, W)``.

@@ -13,6 +13,7 @@ from visionlora.backbone.freeze import FrozenStatistics, freeze_statistics, has_
 from visionlora.backbone.head import find_head
 from visionlora.backbone.info import BackboneInfo, info_of
 from visionlora.backbone.quantize import quantized
+from visionlora.common.finite import refuse_not_finite
 from visionlora.errors import UserError, did_you_mean
 from visionlora.lora import files
 from visionlora.lora.injection import is_norm
@@ -42,6 +43,7 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor], where: str
     Raises:
         UserError: they are not; the model is then as it was.
     """
+    refuse_not_finite(state.items(), where)
     own = trained_state(model)
     for key in sorted(set(own) ^ set(state)):
         raise UserError(f"{where} is from another configuration: {key} is only in {'the file' if key in state else 'the model'}.")

@@ -10,6 +10,7 @@ from visionlora.backbone import timm_models, torchvision_models
 from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint
 from visionlora.backbone.modules import small_image_stem
 from visionlora.backbone.weights import as_of
+from visionlora.common.finite import refuse_not_finite
 from visionlora.errors import UserError, did_you_mean
 
 SOURCES = {"timm": timm_models, "torchvision": torchvision_models}
@@ -57,6 +58,8 @@ def build(spec: BackboneSpec, state: dict[str, Tensor] | None = None) -> nn.Modu
         raise UserError(f"model.stem={spec.stem} is unknown; it is default or small.")
     if state is not None:
         model.load_state_dict(as_of(model, state), strict=False)
+    if spec.pretrained or state is not None:
+        refuse_not_finite(model.named_parameters(), f"the weights of {spec.full_name}")
     info.fingerprint = _fingerprint(model, info)
     setattr(model, ATTRIBUTE, info)
     return model

@@ -74,6 +74,13 @@ class ImageData(L.LightningDataModule):
         self.parts = {part: into_memory(pictures, self.preprocessing.channels) for part, pictures in self.parts.items()}
         return self.preprocessing
 
+    def names_of(self, epoch: int, batch_idx: int) -> list[str]:
+        """What tells the pictures of this process's training batch from others: paths below the root, or positions."""
+        sampler = EpochSampler(len(self.parts["train"]), self.seed, shuffle=True)
+        sampler.set_epoch(epoch)
+        items = list(sampler)[batch_idx * self.batch_size :][: self.batch_size]
+        return [self.parts["train"].names[index] for index, _ in items]
+
     def save_split(self, path: Path) -> None:
         """Write down which pictures were split off, if any were."""
         if self.record:

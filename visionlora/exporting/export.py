@@ -15,6 +15,7 @@ from torch import Tensor
 
 from visionlora.adapting import merge
 from visionlora.backbone.quantize import dequantize
+from visionlora.common.finite import refuse_not_finite
 from visionlora.config import DataConfig, checked
 from visionlora.data.module import ImageData
 from visionlora.data.transforms import normalize
@@ -65,6 +66,7 @@ def export(run: RunFolder, formats: Sequence[str], output: Path | None, overwrit
     reference = load(run.path)
     images, what = pictures(run, reference)
     wanted = reference.model(images)
+    refuse_not_finite([("the output", wanted)], str(run.path))
     return [_one(run, name, folder / name, images, wanted, what) for name in formats]
 
 

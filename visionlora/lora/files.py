@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from visionlora.common.finite import refuse_not_finite
 from visionlora.errors import UserError
 from visionlora.files import replace_file
 from visionlora.lora.adapter import Adapter
@@ -60,6 +61,7 @@ class AdapterFiles:
             tensors = safetensors.torch.load_file(folder / WEIGHTS)
         except safetensors.SafetensorError as error:
             raise UserError(f"{folder / WEIGHTS} is damaged or not a safetensors file: {error}.") from None
+        refuse_not_finite(tensors.items(), str(folder / WEIGHTS))
         return cls(folder, _read_json(folder / CONFIG), _read_json(folder / CARD), tensors)
 
     @property
