@@ -22,10 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from visionlora.common.disk import disk_trouble
 from visionlora.common.processes import TERMINATED, Termination, end_with, end_with_starter
+from visionlora.common.quiet import quiet
 from visionlora.config import checked
 from visionlora.errors import UserError, did_you_mean
 from visionlora.files import inside, replace_file
-from visionlora.quiet import quiet
 from visionlora.run_folder import RunFolder
 from visionlora.sweeps import SweepSummary, expanded, sweeping
 

@@ -156,6 +156,7 @@ class TrainConfig:
     logger: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     ckpt_path: str | None = None
+    again: str | None = None
 
     def __post_init__(self) -> None:
         if self.optim.lr is None:

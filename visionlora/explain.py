@@ -16,6 +16,7 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
     import torch
 
+    from visionlora.common.quiet import quiet
     from visionlora.config import DataConfig, checked
     from visionlora.data.inputs import paths_of
     from visionlora.data.module import ImageData
@@ -23,7 +24,6 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     from visionlora.files import folder_inside, inside, save_figure
     from visionlora.lora.changes import changes
     from visionlora.predictor import load
-    from visionlora.quiet import quiet
     from visionlora.reporting.figures import changes_by_layer
 
     quiet()

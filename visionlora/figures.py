@@ -63,31 +63,26 @@ def compressed(rows: Sequence[Compressed], path: Path) -> None:
 
 def rate_finder(run: RunFolder, rates: list[float], losses: list[float], chosen: float) -> None:
     """``lr_find.png``: the loss as the learning rate grows, with the rate chosen, where it falls fastest."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     axes.plot(rates, losses, color="tab:blue")
     axes.axvline(chosen, color="tab:orange", linestyle="--", label=f"optim.lr={chosen:.3g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed cross-entropy", title="Learning-rate finder")
     axes.set_ylim(0.9 * min(losses), 1.2 * losses[0])
     axes.legend(frameon=False)
     save_figure(figure, inside(run.path, run.rates.name))
-    plt.close(figure)
 
 
 def learning_curves(run: RunFolder, results: dict[str, float | str]) -> None:
     """``curves.png``: loss and top-1 accuracy over epochs, with the untouched backbone and the final test as lines."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     curves = read_metrics(run.metrics)
-    figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
     if "train/loss_step" in curves:
         loss.plot(*curves["train/loss_step"], color="tab:blue", alpha=0.25, linewidth=1)
     for key, label, colour in (("train/loss", "train", "tab:blue"), ("val/loss", "validation", "tab:orange")):
@@ -110,4 +105,3 @@ def learning_curves(run: RunFolder, results: dict[str, float | str]) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
     save_figure(figure, inside(run.path, run.curves.name))
-    plt.close(figure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from lightning.pytorch.tuner.tuning import Tuner
 from torch import nn
 
 from visionlora.backbone.weights import as_of
+from visionlora.common.quiet import hushed
 from visionlora.config import TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
@@ -73,9 +73,8 @@ def _tuned(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: I
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modes = {module: module.training for module in model.modules()}
     module = Classifier(model, len(data.classes), config.optim, head, config.seed, lora=config.lora)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with hushed("lightning.pytorch"), tempfile.TemporaryDirectory() as folder:
             trainer = L.Trainer(**lightning_arguments(config) | BARE, default_root_dir=folder)
             return use(Tuner(trainer), module)
     finally:

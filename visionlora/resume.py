@@ -1,7 +1,8 @@
-"""Going on with a run: its own config, with the overrides of this command line on top."""
+"""A run's own config, with the overrides of this command line on top: to go on with the run, or to run it again."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from visionlora.config import TrainConfig, checked
+from visionlora.config import TrainConfig, checked, usual_rate
 from visionlora.errors import UserError
 from visionlora.run_folder import RunFolder
+from visionlora.runs.provenance import differences, is_provenance
 
 OWN = ("model", "data", "lora", "optim", "trainer", "seed")
 """Sections a resumed run takes from its folder. Callbacks and loggers come from the command line: they name classes to make,
 and nothing read from a run folder is ever instantiated."""
 _PLANNED = ("optim", "data.batch_size", "trainer.max_epochs", "trainer.accumulate_grad_batches")
 """What the learning-rate schedule was laid out for."""
+WITHOUT_FILES = ("digits", "fake")
+"""Data that is read from no ``data.root``."""
+NO_MATTER = ("trainer.enable_progress_bar", "data.num_workers")
+"""Keys that another value of does not make it another run."""
+OF_THE_RUN = ("last", "best")
+"""Values of ``ckpt_path`` that mean a checkpoint of the run's own; others are paths."""
 
 
 def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -36,7 +44,7 @@ def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
         OmegaConf.update(given, key, OmegaConf.select(saved, key))
     resumed = OmegaConf.merge(given, {key: saved[key] for key in OWN if key in saved})
     assert isinstance(resumed, DictConfig)
-    for key in _overridden():
+    for key in _parsed(HydraConfig.get().overrides.task):
         if key.split(".")[0] not in OWN:
             continue
         old, new = OmegaConf.select(saved, key), OmegaConf.select(given, key)
@@ -50,9 +58,94 @@ def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
     return checked(TrainConfig, resumed)
 
 
+def repeated_config(config: TrainConfig, words: Sequence[str]) -> TrainConfig:
+    """``config`` itself, or with ``again=RUN`` the config of the run in that folder.
+
+    What ``words`` set beside it wins: a key itself, a group (``lora=dora``) its whole section. A learning rate that was the usual one
+    of the run's method is the usual one of what is trained now.
+
+    Args:
+        config: of this command line.
+        words: its overrides.
+
+    Raises:
+        UserError: not a run, a damaged config, or something that the run depended on cannot be taken from its folder.
+    """
+    if config.again is None:
+        return config
+    run, overrides = RunFolder(config.again), _parsed(words)
+    if not run.config.is_file():
+        raise UserError(f"again={config.again} is not a run folder: it has no config.yaml (a run is what visionlora.train wrote).")
+    if "experiment" in overrides:
+        raise UserError(f"again={config.again} has settings of its own, and so has an experiment; name the keys that are to differ.")
+    saved, given = run.read_config(), OmegaConf.create(portable(config))
+    _refuse_what_is_not_taken(config, saved, overrides)
+    repeated = OmegaConf.create({**given, **{key: run.read_section(key) if key != "seed" else saved.get(key) for key in OWN}})
+    if "ckpt_path" not in overrides:
+        repeated.ckpt_path = saved.get("ckpt_path") if saved.get("ckpt_path") not in OF_THE_RUN else None
+    asked = config if "optim" in overrides else checked(TrainConfig, repeated)
+    usual = overrides["optim.lr"] is None if "optim.lr" in overrides else asked.optim.lr == usual_rate(asked.optim.name, asked.lora)
+    for key in overrides:
+        if key.split(".")[0] in OWN:
+            OmegaConf.update(repeated, key, OmegaConf.select(given, key), merge=False, force_add=True)
+    if usual:
+        repeated.optim.lr = None
+    return checked(TrainConfig, repeated)
+
+
+def _refuse_what_is_not_taken(config: TrainConfig, saved: DictConfig, overrides: Mapping[str, Any]) -> None:
+    """Nothing read from a folder is made an object, and a run from its start does not end as one that went on from its best epoch did."""
+    if saved.get("ckpt_path") == "best":
+        raise UserError(f"again={config.again} went on from its best checkpoint; no run from the start ends with the same figures.")
+    theirs = OmegaConf.to_container(saved).get("callbacks") or {}
+    others = [name for name, node in theirs.items() if node != config.callbacks.get(name)] if isinstance(theirs, dict) else []
+    if others and not any(key.split(".")[0] == "callbacks" for key in overrides):
+        raise UserError(
+            f"again={config.again} had callbacks.{others[0]}, which this command line has not or otherwise, and no class is made from a"
+            f" run's folder; give it (callbacks={others[0]} if it is one of conf/callbacks), or callbacks=default to do without."
+        )
+
+
+def repeated_run(config: TrainConfig) -> RunFolder | None:
+    """The run that ``config`` runs again without a change: its split, ranks, base and what its finders found hold for this one too."""
+    run = RunFolder(config.again) if config.again else None
+    return run if run is not None and same_run(config, run) else None
+
+
+def what_is_not_as_it_was(config: TrainConfig, now: Mapping[str, Any]) -> None:
+    """Say in one line in what versions, machine, base or pictures differ from those of the run that is run again, if in anything.
+
+    Args:
+        config: of the run that begins.
+        now: with what it is made, see ``provenance``.
+    """
+    if config.again is None:
+        return
+    run = RunFolder(config.again)
+    then = run.read_results()
+    if not same_run(config, run):  # another base or other pictures may be asked for
+        then = {key: value for key, value in then.items() if not key.startswith("fingerprint/")}
+    if not any(map(is_provenance, then)):
+        print(f"again={config.again}: it does not say with which versions and on what machine it ran.")
+    elif changed := differences(then, now):
+        print(f"again={config.again}: not as it was are {', '.join(changed)}; the figures may differ.")
+
+
+def same_run(config: TrainConfig, run: RunFolder) -> bool:
+    """Whether the run in the folder was asked for in the same words."""
+    if not run.config.is_file():
+        return False
+    ours, theirs = OmegaConf.create(portable(config)), run.read_config()
+    unimportant = [*NO_MATTER, *found_keys(theirs), *(["data.root"] if theirs.data.name in WITHOUT_FILES else [])]
+    for key in unimportant:
+        OmegaConf.update(theirs, key, OmegaConf.select(ours, key), force_add=True)
+    return all(ours.get(key) == theirs.get(key) for key in OWN)
+
+
 def found_keys(saved: DictConfig) -> list[str]:
     """Keys that a finder has set in the run's config: their values were not asked for."""
-    finders = {"data.batch_size": saved.trainer.get("batch_size") == "auto", "optim.lr": bool(saved.trainer.get("lr_find"))}
+    trainer = saved.get("trainer") or {}
+    finders = {"data.batch_size": trainer.get("batch_size") == "auto", "optim.lr": bool(trainer.get("lr_find"))}
     return [key for key, on in finders.items() if on]
 
 
@@ -62,9 +155,14 @@ def portable(config: TrainConfig) -> dict[str, Any]:
     values["data"]["root"] = str(Path(config.data.root).absolute())
     if config.model.weights is not None and not config.model.weights.startswith("pip:"):
         values["model"]["weights"] = str(Path(config.model.weights).absolute())
+    if config.ckpt_path is not None and config.ckpt_path not in OF_THE_RUN:
+        values["ckpt_path"] = str(Path(config.ckpt_path).absolute())
+    if config.again is not None:
+        values["again"] = str(Path(config.again).absolute())
     return values
 
 
-def _overridden() -> list[str]:
-    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    return [override.key_or_group for override in overrides]
+def _parsed(words: Sequence[str]) -> dict[str, Any]:
+    """Key or group of each override, with its value."""
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    return {override.key_or_group: override.value() for override in overrides}

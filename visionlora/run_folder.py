@@ -150,6 +150,8 @@ class RunFolder:
             raise UserError(f"{self.config} is not readable: {str(error).splitlines()[0]}") from None
         if not isinstance(loaded, DictConfig):
             raise UserError(f"{self.config} does not hold a config.")
+        if "${" in repr(OmegaConf.to_container(loaded, resolve=False)):  # a run writes values; this would read variables of ours
+            raise UserError(f"{self.config} is damaged: it refers to other values (${{…}}), which no run writes.")
         return loaded
 
     def read_split(self) -> dict[str, list[str]] | None:

@@ -22,6 +22,7 @@ from visionlora.command_config import SearchConfig, SpaceConfig
 from visionlora.config import TrainConfig, checked
 from visionlora.errors import UserError
 from visionlora.files import inside, replace_file
+from visionlora.resume import repeated_config
 from visionlora.rows import shown
 from visionlora.run_folder import RunFolder
 from visionlora.runs.claim import claimed
@@ -146,7 +147,7 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
     instance.clear()
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return checked(TrainConfig, hydra.compose("train", list(overrides)))
+            return repeated_config(checked(TrainConfig, hydra.compose("train", list(overrides))), overrides)
     finally:
         instance.hydra = outer
 

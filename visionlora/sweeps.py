@@ -17,13 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from visionlora.config import TrainConfig
 from visionlora.errors import UserError, did_you_mean
 from visionlora.launch import requeued
-from visionlora.resume import OWN, found_keys, portable
+from visionlora.resume import same_run
 from visionlora.run_folder import RunFolder
-
-WITHOUT_FILES = ("digits", "fake")
-"""Data that is read from no ``data.root``."""
-NO_MATTER = ("trainer.enable_progress_bar", "data.num_workers")
-"""Keys that another value of does not make it another run."""
 
 
 def expanded(arguments: Sequence[str], folder: Path) -> list[str]:
@@ -66,17 +61,6 @@ def _named(arguments: list[str]) -> list[str]:
 def sweeping() -> bool:
     """Whether this job is one of a multirun."""
     return bool(HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN)
-
-
-def same_run(config: TrainConfig, run: RunFolder) -> bool:
-    """Whether the run in the folder was asked for in the same words."""
-    if not run.config.is_file():
-        return False
-    ours, theirs = OmegaConf.create(portable(config)), run.read_config()
-    unimportant = [*NO_MATTER, *found_keys(theirs), *(["data.root"] if theirs.data.name in WITHOUT_FILES else [])]
-    for key in unimportant:
-        OmegaConf.update(theirs, key, OmegaConf.select(ours, key), force_add=True)
-    return all(ours.get(key) == theirs.get(key) for key in OWN)
 
 
 def continued(config: TrainConfig, folder: Path) -> TrainConfig | None:

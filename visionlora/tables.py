@@ -153,6 +153,10 @@ def print_ranking(ranked: Sequence[Configuration], metric: str, command: str, to
     console.print(table)
     if len(ranked) > top:
         console.print(f"and {len(ranked) - top} more (top={len(ranked)} prints all)", highlight=False)
+    from visionlora.reporting.runs import made_differently  # not above: it reads the files of many runs, and most commands look at one
+
+    if differs := made_differently([run for c in ranked for run in c.runs]):
+        console.print(differs, highlight=False, soft_wrap=True, markup=False)
     console.print(f"the best: {command}", highlight=False, soft_wrap=True, markup=False)
 
 

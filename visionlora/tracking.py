@@ -15,6 +15,7 @@ from visionlora.errors import UserError
 from visionlora.reporting.runs import flatten
 from visionlora.rows import is_number
 from visionlora.run_folder import RunFolder
+from visionlora.runs.provenance import is_provenance
 
 HOW_OFFLINE = {
     "WandbLogger": "log in with `wandb login`, or stay offline with logger.wandb.offline=true",
@@ -55,7 +56,7 @@ def closing(loggers: Sequence[Logger]) -> Iterator[None]:
 
 def end(loggers: Sequence[Logger], run: RunFolder, results: Mapping[str, Any], step: int) -> None:
     """Log the figures of ``results.json``, the run's pictures, and the adapter as an artifact (TensorBoard has none: where it is)."""
-    figures = {key: float(value) for key, value in results.items() if is_number(value)}
+    figures = {key: float(value) for key, value in results.items() if is_number(value) and not is_provenance(key)}
     pictures = sorted(run.path.glob("*.png"))
     for logger in loggers:
         try:

@@ -16,10 +16,12 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """Train as ``config`` says; returns the figures of ``results.json``."""
     # Imported here: the config has been checked by now, and torch takes seconds to import.
     from visionlora.launch import own_command_line, requeued_on_signal
-    from visionlora.resume import resumed_config
+    from visionlora.resume import repeated_config, resumed_config
     from visionlora.runs.claim import claimed
     from visionlora.sweeps import continued
 
+    words = HydraConfig.get().overrides.task
+    config = repeated_config(config, words)
     with claimed(RunFolder(folder)):
         left = continued(config, folder)
         if left is None:
@@ -27,7 +29,7 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
         config = resumed_config(left, folder)
         from visionlora.training import run
 
-        resumed = left.ckpt_path is not None and not any(word.startswith("ckpt_path=") for word in HydraConfig.get().overrides.task)
+        resumed = left.ckpt_path is not None and not any(word.startswith("ckpt_path=") for word in words)
         with requeued_on_signal(), own_command_line(folder, [f"ckpt_path={left.ckpt_path}"] if resumed else []):
             return run(config, folder)
 

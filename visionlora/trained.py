@@ -14,6 +14,7 @@ from visionlora.backbone.head import find_head
 from visionlora.backbone.info import BackboneInfo, info_of
 from visionlora.backbone.quantize import quantized
 from visionlora.common.finite import refuse_not_finite
+from visionlora.common.versions import package_version
 from visionlora.errors import UserError, did_you_mean
 from visionlora.lora import files
 from visionlora.lora.injection import is_norm
@@ -84,7 +85,7 @@ def _save(model: nn.Module, folder: Path, name: str, extra: Mapping[str, Any] | 
         "frozen_statistics": any(isinstance(module, FrozenStatistics) for module in model.modules()),
         "backbone": info.to_dict() if info else None,
         "quantized": "int8" if quantized(model) else None,
-        "versions": {package: _version(package) for package in ("visionlora", "torch", "torchvision", "timm")},
+        "versions": {package: package_version(package) or "unknown" for package in ("visionlora", "torch", "torchvision", "timm")},
     }
     head = find_head(model)
     whole = (*head, *(info.remade if info else ()))
@@ -153,12 +154,3 @@ def read_info(values: dict[str, Any], folder: str | Path) -> BackboneInfo:
 
 def _prefixes(modules: Iterable[str]) -> tuple[str, ...]:
     return tuple(module + "." for module in modules)
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a wheel unpacked beside another installation
-        return "unknown"

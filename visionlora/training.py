@@ -26,6 +26,7 @@ from visionlora.backbone.quantize import quantize
 from visionlora.baseline import BaselineData, NearestClassMean
 from visionlora.caching import cached
 from visionlora.callbacks import peak_memory_mib
+from visionlora.common.process_state import process_as_before
 from visionlora.config import ModelConfig, TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
@@ -38,10 +39,10 @@ from visionlora.lora.config import LayerRank
 from visionlora.lora.injection import adapter_parameters
 from visionlora.module import Classifier
 from visionlora.probe import probe_head
-from visionlora.quiet import quiet
-from visionlora.resume import portable
+from visionlora.resume import portable, repeated_run, what_is_not_as_it_was
 from visionlora.run_folder import RunFolder
 from visionlora.runs.checkpoints import checked_checkpoint
+from visionlora.runs.provenance import fingerprints, provenance
 from visionlora.tables import print_results, print_trained
 from visionlora.trained import save_adapter
 from visionlora.trainer import build_trainer, fit
@@ -50,8 +51,10 @@ BASELINE_PER_CLASS = 50
 """Training pictures a class from which the class means of ``test_before`` are taken."""
 
 
+@process_as_before()
 def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Train as ``config`` says and leave a run folder; ``more_callbacks`` beside those of the config.
+    """Train as ``config`` says and leave a run folder; ``more_callbacks`` beside those of the config. The process is left as it was,
+    its random states and settings of torch too.
 
     Returns:
         The figures of ``results.json``.
@@ -60,19 +63,19 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         UserError: a mistake in the config, the data, the weights or the checkpoint; nothing is half-written.
     """
     started = time.perf_counter()
-    quiet()
     run_folder = RunFolder(folder)
     checkpoint = find_checkpoint(config, run_folder)
     resuming = checkpoint is not None and checkpoint.resolve().parent == run_folder.checkpoints.resolve()
     if not resuming and not process_rank():
         run_folder.refuse_foreign()
+    known = run_folder if resuming else repeated_run(config)  # has decided already what a new run decides
     L.seed_everything(config.seed, verbose=False)
-    data = ImageData(config.data, config.seed, run_folder.read_split() if resuming else None)
-    model = build_backbone(config, data.classes, run_folder.read_base() if resuming else None)
+    data = ImageData(config.data, config.seed, known.read_split() if known else None)
+    model = build_backbone(config, data.classes, known.read_base() if known else None)
     info = info_of(model)
     assert info is not None
     info.preprocessing = data.prepare_for(info.preprocessing)
-    ranks = choose_ranks(config, model, data, run_folder.read_ranks() if resuming else None)
+    ranks = choose_ranks(config, model, data, known.read_ranks() if known else None)
     base = {} if info.reproducible or (resuming and run_folder.base.exists()) else base_state(model)  # as it was before quantising
     if config.model.quantize:
         if config.lora.method == "full":
@@ -85,12 +88,14 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
     elif config.model.checkpointing == "blocks":
         checkpoint_blocks(model)
     trainer, stopwatch = build_trainer(config, run_folder, checkpoint, "val" in data.parts, more_callbacks)
+    made_with = provenance() | {"precision": str(trainer.precision)} | fingerprints(info.fingerprint, data.parts)
     if not process_rank():  # everything has been checked; nothing has been written yet
         run_folder.go_on() if resuming else run_folder.begin()
-    found = {} if resuming else find(config, model, info.head, data, run_folder)
+    found = {} if known else find(config, model, info.head, data, run_folder)
     if trainer.is_global_zero:
         print_trained(report, info.spec.full_name)
-        tracking.begin(trainer.loggers, portable(config))
+        what_is_not_as_it_was(config, made_with)
+        tracking.begin(trainer.loggers, portable(config) | made_with)
         run_folder.write_config(portable(config))
         data.save_split(run_folder.split)
         if ranks:
@@ -122,12 +127,11 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         **found,
         "seconds/cache": caching,
         "memory/peak_mib": peak_memory_mib(),
-        "threads": torch.get_num_threads(),
         "epochs": trainer.current_epoch,
         "seed": config.seed,
         "model": info.spec.full_name,
         "method": config.lora.method,
-        "precision": str(trainer.precision),
+        **made_with,
     }
     if trainer.is_global_zero:
         results |= _leave(run_folder, module.model, results, started)
@@ -176,9 +180,10 @@ def choose_ranks(config: TrainConfig, model: nn.Module, data: ImageData, known: 
         return {name: LayerRank(int(r), float(alpha), explicit=True) for name, (r, alpha) in known.items()}
     looks = config.lora.allocate in ("importance", "shift")
     pictures = config.lora.allocate_batches * config.data.batch_size
-    loader = data.sample_dataloader(-(-pictures // len(data.classes))) if looks else ()
-    reference = data.reference_batches(Path(config.lora.reference), pictures) if config.lora.reference else ()
-    return allocate(model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference)
+    with torch.random.fork_rng(devices=[]):  # a run with known ranks does not look, and starts from the same factors
+        loader = data.sample_dataloader(-(-pictures // len(data.classes))) if looks else ()
+        reference = data.reference_batches(Path(config.lora.reference), pictures) if config.lora.reference else ()
+        return allocate(model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference)
 
 
 def spec_values(model: ModelConfig) -> dict[str, Any]:

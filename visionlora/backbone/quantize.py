@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterable
 
 from torch import nn
 
+from visionlora.common.quiet import hushed
 from visionlora.errors import UserError
 from visionlora.lora.frozen import dense, is_quantized
 
@@ -28,10 +28,8 @@ def quantize(model: nn.Module, head: Iterable[str] = ()) -> int:
         UserError: torchao is not installed, or the model has no such layer.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), hushed("torchao", "torch.utils._pytree"):
             warnings.simplefilter("ignore")
-            for noisy in ("torchao", "torch.utils._pytree"):
-                logging.getLogger(noisy).setLevel(logging.ERROR)
             from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:
         raise UserError(f'model.quantize=int8 needs torchao ({error}). Install it with: pip install "visionlora[quantize]"') from None

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 
 from visionlora.backbone.create import rebuild
+from visionlora.common.quiet import quiet
 from visionlora.config import DataConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
@@ -17,7 +18,6 @@ from visionlora.evaluation.outcome import Outcome, mcnemar, outcome
 from visionlora.files import folder_inside
 from visionlora.predictor import Predictor, load
 from visionlora.probe import probe_head
-from visionlora.quiet import quiet
 from visionlora.run_folder import RunFolder
 
 

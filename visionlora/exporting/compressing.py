@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from torch.nn.utils import prune
 from visionlora.adapting import merge
 from visionlora.backbone.quantize import dequantize
 from visionlora.command_config import CompressConfig
+from visionlora.common.quiet import hushed
 from visionlora.config import DataConfig, checked
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
@@ -121,9 +121,8 @@ def _quantized(model: Path, data: ImageData, number: int, target: Path) -> Path:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.batches, None)
 
-    logging.getLogger().setLevel(logging.ERROR)
     prepared = target.with_suffix(".prepared.onnx")
-    with redirect_stdout(StringIO()):
+    with redirect_stdout(StringIO()), hushed(""):
         quant_pre_process(model, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared, target, Pictures(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,

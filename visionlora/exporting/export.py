@@ -16,6 +16,7 @@ from torch import Tensor
 from visionlora.adapting import merge
 from visionlora.backbone.quantize import dequantize
 from visionlora.common.finite import refuse_not_finite
+from visionlora.common.quiet import quiet
 from visionlora.config import DataConfig, checked
 from visionlora.data.module import ImageData
 from visionlora.data.transforms import normalize
@@ -24,7 +25,6 @@ from visionlora.exporting.card import card
 from visionlora.exporting.formats import FORMATS, PREPROCESSING, preprocessing
 from visionlora.files import inside
 from visionlora.predictor import Predictor, load
-from visionlora.quiet import quiet
 from visionlora.run_folder import RunFolder
 
 TOLERANCE = 1e-4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from visionlora.backbone.info import BackboneInfo
+from visionlora.common.quiet import hushed
 from visionlora.errors import UserError
 
 WEIGHTS, TORCH_WEIGHTS, ONNX, PROGRAM = "model.safetensors", "model.pt", "model.onnx", "model.pt2"
@@ -127,12 +127,10 @@ def _write_onnx(model: nn.Module, info: BackboneInfo, example: Tensor, folder: P
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise _missing(error) from None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), hushed("onnxscript", "onnx_ir"):
         warnings.simplefilter("ignore")
         shapes = ({0: torch.export.Dim("batch", min=1, max=4096)},)
         names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
-        for chatty in ("onnxscript", "onnx_ir"):
-            logging.getLogger(chatty).setLevel(logging.ERROR)
         torch.onnx.export(model, (example,), folder / ONNX, dynamo=True, external_data=False, verbose=False, dynamic_shapes=shapes, **names)
     written = onnx.load(folder / ONNX)
     for key, value in preprocessing(info).items():

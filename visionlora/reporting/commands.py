@@ -13,9 +13,8 @@ from omegaconf import OmegaConf
 
 from visionlora.config import TrainConfig, checked
 from visionlora.reporting.runs import flatten
-from visionlora.resume import OWN, portable
+from visionlora.resume import NO_MATTER, OWN, WITHOUT_FILES, portable
 from visionlora.rows import shown
-from visionlora.sweeps import NO_MATTER, WITHOUT_FILES
 
 GROUPS = ("model", "data", "lora", "optim", "trainer")
 

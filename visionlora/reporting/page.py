@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from visionlora.errors import UserError
-from visionlora.reporting.runs import Configuration, Summary, higher_is_better, is_share
+from visionlora.reporting.runs import Configuration, Summary, higher_is_better, is_share, made_differently
 from visionlora.rows import is_number, shown
 
 try:
@@ -226,4 +226,4 @@ def _note(ranked: Sequence[Configuration], metric: str) -> str:
         parts.append("Bars are 95 % intervals of the mean over seeds (Student's t).")
     if metric.startswith("test/") and len(ranked) > 1:
         parts.append("Ranked on the test set, the best is a little too good: choose by validation (data.val_fraction) where you can.")
-    return " ".join(parts)
+    return " ".join([*parts, made_differently([run for c in ranked for run in c.runs])]).strip()

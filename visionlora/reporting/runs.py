@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ import yaml
 
 from visionlora.errors import UserError, did_you_mean
 from visionlora.figures import read_metrics
-from visionlora.resume import OWN
+from visionlora.resume import NO_MATTER, OWN, WITHOUT_FILES
 from visionlora.rows import is_number, shown
-from visionlora.sweeps import NO_MATTER, WITHOUT_FILES
+from visionlora.runs import provenance
 
 Curve = tuple[list[float], list[float]]
 NO_CONFIGURATION = (*NO_MATTER, "seed")
@@ -25,6 +26,8 @@ WITHOUT_ADAPTERS = ("lora.method", "lora.train_head", "lora.train_norm", "lora.t
 """What counts of ``lora`` for a probe and full fine-tuning."""
 VALUES = ("lora.targets",)
 """Keys of which a mapping is the value."""
+VALUES_SHOWN = 4
+"""Values of a version or machine that a sentence names."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it is compiled in
 
 
@@ -124,8 +127,21 @@ def read_run(folder: Path) -> Run:
 
 
 def as_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Path, config and figures of every run."""
-    return [{"path": str(run.path), **run.config, **run.results} for run in runs]
+    """Path, config and figures of every run; of versions and machine what differs among them."""
+    keys = dict.fromkeys(key for run in runs for key in run.results)
+    alike = {key for key in keys if provenance.is_provenance(key) and len({shown(run.results.get(key)) for run in runs}) == 1}
+    return [{"path": str(run.path), **run.config, **{k: v for k, v in run.results.items() if k not in alike}} for run in runs]
+
+
+def made_differently(runs: Sequence[Run]) -> str:
+    """Versions, machine and settings in which the runs differ, with how many have each value; ``""`` where they are alike."""
+    parts = []
+    for key in dict.fromkeys(key for run in runs for key in run.results if provenance.is_about_the_machine(key)):
+        found = Counter(shown(run.results[key]) for run in runs if key in run.results)
+        if len(found) > 1:
+            values = [f"{value} ({count})" for value, count in found.most_common(VALUES_SHOWN)]
+            parts.append(f"{key} {', '.join(values)}{', …' * (len(found) > VALUES_SHOWN)}")
+    return f"The runs were not all made alike: {'; '.join(parts)}." if parts else ""
 
 
 def configurations(runs: Sequence[Run]) -> list[Configuration]:
@@ -148,7 +164,7 @@ def ranking_metric(runs: Sequence[Run], asked: str | None) -> str:
     """
     if asked is None:
         return "val/top1" if all("val/top1" in run.results for run in runs) else "test/top1"
-    known = sorted({key for run in runs for key, value in run.results.items() if is_number(value)})
+    known = sorted({key for run in runs for key, value in run.results.items() if is_number(value) and not provenance.is_provenance(key)})
     if asked not in known:
         raise UserError(f"metric={asked}: no run has it; there are {', '.join(known)}.{did_you_mean(asked, known)}")
     return asked
