@@ -114,8 +114,14 @@ def batches(
 ) -> Iterator[tuple[list[str], list[Tensor | str]]]:
     """Names and prepared pictures, a batch at a time; what cannot be read is its error instead."""
     prepared = _Prepared(predictor, pictures)
-    loader = DataLoader(prepared, batch_size=batch_size, num_workers=num_workers, collate_fn=_unzipped, worker_init_fn=worker_ending())
-    yield from loader
+    yield from DataLoader(
+        prepared,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_unzipped,
+        worker_init_fn=worker_ending(),
+        generator=torch.Generator(),  # else it draws from the global one
+    )
 
 
 class _Prepared(Dataset[tuple[str, Tensor | str]]):

@@ -80,7 +80,7 @@ def repeated_config(config: TrainConfig, words: Sequence[str]) -> TrainConfig:
         raise UserError(f"again={config.again} has settings of its own, and so has an experiment; name the keys that are to differ.")
     saved, given = run.read_config(), OmegaConf.create(portable(config))
     _refuse_what_is_not_taken(config, saved, overrides)
-    repeated = OmegaConf.create({**given, **{key: run.read_section(key) if key != "seed" else saved.get(key) for key in OWN}})
+    repeated = OmegaConf.create({**portable(config), **{key: run.read_section(key) if key != "seed" else saved.get(key) for key in OWN}})
     if "ckpt_path" not in overrides:
         repeated.ckpt_path = saved.get("ckpt_path") if saved.get("ckpt_path") not in OF_THE_RUN else None
     asked = config if "optim" in overrides else checked(TrainConfig, repeated)
@@ -97,8 +97,8 @@ def _refuse_what_is_not_taken(config: TrainConfig, saved: DictConfig, overrides:
     """Nothing read from a folder is made an object, and a run from its start does not end as one that went on from its best epoch did."""
     if saved.get("ckpt_path") == "best":
         raise UserError(f"again={config.again} went on from its best checkpoint; no run from the start ends with the same figures.")
-    theirs = OmegaConf.to_container(saved).get("callbacks") or {}
-    others = [name for name, node in theirs.items() if node != config.callbacks.get(name)] if isinstance(theirs, dict) else []
+    theirs = saved.get("callbacks")
+    others = [name for name in theirs if theirs[name] != config.callbacks.get(name)] if isinstance(theirs, DictConfig) else []
     if others and not any(key.split(".")[0] == "callbacks" for key in overrides):
         raise UserError(
             f"again={config.again} had callbacks.{others[0]}, which this command line has not or otherwise, and no class is made from a"

@@ -130,7 +130,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
         if lacking:
             raise UserError(f"{folder}: the file lacks {lacking[0]}, which was trained whole; it is incomplete.")
     num_classes = other.spec.num_classes if info and made_for else None
-    with new_task(model, name, num_classes, read.others):
+    with torch.random.fork_rng(devices=[]), new_task(model, name, num_classes, read.others):  # the factors are replaced
         files.attach(model, read, find_head(model), info.remade if info else (), name)
     info = info_of(model)
     if info and made_for:

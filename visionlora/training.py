@@ -180,10 +180,9 @@ def choose_ranks(config: TrainConfig, model: nn.Module, data: ImageData, known: 
         return {name: LayerRank(int(r), float(alpha), explicit=True) for name, (r, alpha) in known.items()}
     looks = config.lora.allocate in ("importance", "shift")
     pictures = config.lora.allocate_batches * config.data.batch_size
-    with torch.random.fork_rng(devices=[]):  # a run with known ranks does not look, and starts from the same factors
-        loader = data.sample_dataloader(-(-pictures // len(data.classes))) if looks else ()
-        reference = data.reference_batches(Path(config.lora.reference), pictures) if config.lora.reference else ()
-        return allocate(model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference)
+    loader = data.sample_dataloader(-(-pictures // len(data.classes))) if looks else ()
+    reference = data.reference_batches(Path(config.lora.reference), pictures) if config.lora.reference else ()
+    return allocate(model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference)
 
 
 def spec_values(model: ModelConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from visionlora.backbone import timm_models, torchvision_models
@@ -66,12 +67,13 @@ def build(spec: BackboneSpec, state: dict[str, Tensor] | None = None) -> nn.Modu
 
 
 def rebuild(info: BackboneInfo, state: dict[str, Tensor] | None = None) -> nn.Module:
-    """Build the base ``info`` describes again, from ``state`` where its weights cannot be had by name.
+    """Build the base ``info`` describes again, from ``state`` where its weights cannot be had by name; random states are as before.
 
     Raises:
         UserError: the weights are not the ones ``info`` was made with.
     """
-    model = build(info.spec, state)
+    with torch.random.fork_rng(devices=[]):  # what is drawn at random is replaced
+        model = build(info.spec, state)
     found = _fingerprint(model, info)
     if found != info.fingerprint:
         raise UserError(

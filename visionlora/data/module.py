@@ -162,11 +162,12 @@ class ImageData(L.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=worker_ending(),
+            generator=torch.Generator(),  # else each epoch draws from the global one
             drop_last=sampler.shuffle and len(sampler) % batch_size == 1 < len(sampler),  # as EpochBatches
         )
 
     def _batches(self, dataset: Dataset[Any], sampler: EpochSampler) -> DataLoader[Any]:
-        return LateLoader(dataset, sampler=EpochBatches(sampler, self.batch_size), batch_size=None)
+        return LateLoader(dataset, sampler=EpochBatches(sampler, self.batch_size), batch_size=None, generator=torch.Generator())
 
     def _workers(self, pictures: Pictures) -> int:
         if self.config.num_workers is not None:

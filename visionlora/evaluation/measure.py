@@ -10,7 +10,7 @@ import lightning as L
 import torch
 
 from visionlora.backbone.create import rebuild
-from visionlora.common.quiet import quiet
+from visionlora.common.process_state import process_as_before
 from visionlora.config import DataConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
@@ -39,6 +39,7 @@ class Compared:
         return len(self.outcome.labels) / max(self.outcome.seconds, 1e-9)
 
 
+@process_as_before()
 def open_run(run: RunFolder, config: DataConfig, own_data: bool = True) -> tuple[Predictor, ImageData]:
     """The run's model in float32, and data prepared for it.
 
@@ -50,7 +51,6 @@ def open_run(run: RunFolder, config: DataConfig, own_data: bool = True) -> tuple
     Raises:
         UserError: the data is not there, or has other classes.
     """
-    quiet()
     predictor = load(run.path)
     data = ImageData(config, record=run.read_split() if own_data else None)
     if data.classes != predictor.classes:
@@ -63,6 +63,7 @@ def open_run(run: RunFolder, config: DataConfig, own_data: bool = True) -> tuple
     return predictor, data
 
 
+@process_as_before()
 def probe(run: RunFolder, data: ImageData) -> Predictor:
     """The untouched backbone of the run with the logistic regression of its features as head.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from visionlora.adapting import merge
 from visionlora.backbone.quantize import dequantize
 from visionlora.common.finite import refuse_not_finite
-from visionlora.common.quiet import quiet
+from visionlora.common.process_state import process_as_before
 from visionlora.config import DataConfig, checked
 from visionlora.data.module import ImageData
 from visionlora.data.transforms import normalize
@@ -43,6 +43,7 @@ class Exported(NamedTuple):
     pictures: str
 
 
+@process_as_before()
 def export(run: RunFolder, formats: Sequence[str], output: Path | None, overwrite: bool = False) -> list[Exported]:
     """Write a merged copy of the run's model in each format, read it back by its own runtime, and compare.
 
@@ -55,7 +56,6 @@ def export(run: RunFolder, formats: Sequence[str], output: Path | None, overwrit
     Raises:
         UserError: a folder is there, a package is missing, a format cannot hold the model, or what was read back disagrees.
     """
-    quiet()
     folder = output or run.path / "export"
     if folder.is_file():
         raise UserError(f"output={folder} is a file; name a folder.")
