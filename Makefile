@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
+QUICK  ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-slow test-faults lint types check test-families bench bench-accuracy bench-adapters docs test-notebooks clean
@@ -38,7 +39,8 @@ lint: $(STAMP) ## ruff: rules and format
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
-check: test lint types ## what CI runs
+check: test lint types docs ## what CI runs
+	$(MAKE) test-notebooks QUICK=1
 
 test-families: $(STAMP) ## every family of timm and torchvision, ours beside PEFT's: docs/families.md (an hour)
 	$(BIN)/python benchmarks/families.py --afresh $(ARGS)
@@ -60,11 +62,10 @@ bench-accuracy: $(STAMP) ## the CIFAR-10 table of the README; ARGS="--root DIR [
 
 docs: $(STAMP) ## build the documentation, strictly, to build/site
 	$(BIN)/python docs/reference.py
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-test-notebooks: $(STAMP) ## run the notebooks
-	$(BIN)/python -m pytest -m notebooks $(ARGS)
+test-notebooks: $(STAMP) ## run the notebooks; QUICK=1: with a few pictures and steps, to see that they run
+	$(if $(QUICK),VISIONLORA_NOTEBOOKS=quick) $(BIN)/python -m pytest -m notebooks $(if $(QUICK),-n 2) $(ARGS)
 
 clean: ## remove the environment and caches, not the runs
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -98,7 +98,8 @@ def _refuse_what_is_not_taken(config: TrainConfig, saved: DictConfig, overrides:
     if saved.get("ckpt_path") == "best":
         raise UserError(f"again={config.again} went on from its best checkpoint; no run from the start ends with the same figures.")
     theirs = saved.get("callbacks")
-    others = [name for name in theirs if theirs[name] != config.callbacks.get(name)] if isinstance(theirs, DictConfig) else []
+    named = {str(name): node for name, node in theirs.items()} if isinstance(theirs, DictConfig) else {}
+    others = [name for name, node in named.items() if node != config.callbacks.get(name)]
     if others and not any(key.split(".")[0] == "callbacks" for key in overrides):
         raise UserError(
             f"again={config.again} had callbacks.{others[0]}, which this command line has not or otherwise, and no class is made from a"
