@@ -24,6 +24,8 @@ from PIL import Image
 from visionlora.app import conf_dir, slug
 from visionlora.config import TrainConfig, checked
 
+pytest_plugins = ("faults.fixtures",)
+
 torch.set_num_threads(1)  # two test processes on two cores
 
 QUICK = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -36,11 +38,19 @@ QUIET = ("callbacks=none", "trainer.enable_progress_bar=false")
 
 
 def command(
-    module: str, *overrides: str, cwd: Path | None = None, env: dict[str, str] | None = None, timeout: float = 240, fresh: bool = False
+    module: str,
+    *overrides: str,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+    timeout: float = 240,
+    fresh: bool = False,
+    limit: int | None = None,
+    stdout: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """``python -m visionlora.MODULE OVERRIDES``, finished: in a process of its own, forked from one that has imported torch already.
 
-    With ``env`` or ``fresh`` it is a new interpreter.
+    With ``env`` or ``fresh`` it is a new interpreter. ``limit`` is the largest size of a file, as of ``ulimit -f``; ``stdout`` a file
+    for what it prints.
     """
     call = [sys.executable, "-m", f"visionlora.{module}", *overrides]
     if env or fresh:
@@ -48,7 +58,7 @@ def command(
         return subprocess.run(call, capture_output=True, text=True, cwd=cwd, timeout=timeout, env=given)
     with tempfile.TemporaryDirectory() as folder:
         streams = Path(folder, "stdout"), Path(folder, "stderr")
-        process = FORKS.Process(target=_as_main, args=(module, overrides, cwd or Path.cwd(), streams))
+        process = FORKS.Process(target=_as_main, args=(module, overrides, cwd or Path.cwd(), streams, limit, stdout))
         process.start()
         process.join(timeout)
         if process.is_alive():
@@ -57,9 +67,15 @@ def command(
         return subprocess.CompletedProcess(call, process.exitcode or 0, *(stream.read_text() for stream in streams))
 
 
-def _as_main(module: str, overrides: tuple[str, ...], cwd: Path, streams: tuple[Path, Path]) -> None:
+def _as_main(module: str, overrides: tuple[str, ...], cwd: Path, streams: tuple[Path, Path], limit: int | None, stdout: str | None) -> None:
     for stream, number in zip(streams, (1, 2), strict=True):
         os.dup2(os.open(stream, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    if stdout is not None:
+        os.dup2(os.open(stdout, os.O_WRONLY), 1)
+    if limit is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     os.chdir(cwd)
     as_started_afresh()
     sys.argv = [f"visionlora.{module}", *overrides]

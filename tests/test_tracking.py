@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import QUIET, TINY, command, results
+from lightning.pytorch.loggers import Logger
+
+from visionlora import tracking
 
 ONE = (*TINY, *QUIET, "trainer.max_epochs=1")
 
@@ -68,3 +73,25 @@ def test_not_logged_in(tmp_path: Path) -> None:
     assert "logger.wandb.offline=true" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_tracker_that_fails_is_told_once_and_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(Logger):
+        name = version = None
+        calls = 0
+
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            self.calls += 1
+            raise ValueError("cannot be logged") from OSError(errno.ENOSPC, "No space left on device")
+
+    logger = Broken()
+    tracking.begin([logger], {})
+    for _ in range(2):
+        logger.log_metrics({})
+    logger.finalize("success")
+    assert logger.calls == 1
+    said = capsys.readouterr().err
+    assert said == "Broken is left out from here on, the run goes on: No space left on device: the disk is full; make room.\n"

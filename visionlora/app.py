@@ -20,8 +20,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from visionlora.common.disk import disk_trouble
-from visionlora.common.processes import TERMINATED, Termination, end_with, end_with_starter
+from visionlora.common.disk import STANDS, disk_trouble, quiet_threads
+from visionlora.common.processes import TERMINATED, Termination, end_at_once, end_with, end_with_starter
 from visionlora.common.quiet import quiet
 from visionlora.config import checked
 from visionlora.errors import UserError, did_you_mean
@@ -56,8 +56,9 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, not to Hydra's own printing
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    quiet_threads()
     Termination.handle()
-    end_with_starter()
+    started = end_with_starter()
     failed: list[Path] = []
     command_process = os.getpid()
 
@@ -70,34 +71,28 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
             RunFolder(folder).error.unlink(missing_ok=True)
         try:
             return task(checked(schema, composed), folder)
-        except UserError as error:  # told here: Hydra would put lines of its own before it, and drop the rest of a multirun
-            _tell(str(error))
-            failed.append(folder)
-            if not sweeping():
-                _remove_if_unused(folder, f"{HydraConfig.get().job.name}.log")
-            elif not RunFolder(folder).finished:  # what is there may be another run
-                _note(folder, str(error))
         except KeyboardInterrupt:
             if not sweeping():
                 raise
             raise KeyboardInterrupt(f"; the same command with hydra.sweep.dir={HydraConfig.get().sweep.dir} goes on") from None
         except Exception as error:
-            if not sweeping():
-                raise
-            if trouble := disk_trouble(error):
-                _tell(trouble)
+            if sentence := _sentence(error):  # told here: Hydra would put lines of its own before it, and drop the rest of a multirun
+                _tell(sentence)
                 failed.append(folder)
+                if not sweeping():
+                    _remove_if_unused(folder, f"{HydraConfig.get().job.name}.log")
+                elif not RunFolder(folder).finished:  # what is there may be another run
+                    _note(folder, sentence)
+            elif not sweeping():
+                raise
             else:  # a fault of ours: the other jobs of a sweep go on
                 traceback.print_exc()
-            _note(folder, trouble or f"{type(error).__name__}: {error}")
+                _note(folder, f"{type(error).__name__}: {error}")
         return None
 
     try:
         sys.argv[1:] = expanded(sys.argv[1:], conf_dir() / "sweep")
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
-    except UserError as error:
-        _tell(str(error))
-        sys.exit(USER_ERROR)
     except (HydraException, OmegaConfBaseException) as error:
         _tell(explain(error, name))
         sys.exit(USER_ERROR)
@@ -108,12 +103,22 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
         print(" ".join([word, *map(str, interrupt.args)]).replace(" ;", ";") + ".", file=sys.stderr)
         sys.exit(TERMINATED if Termination.asked else INTERRUPTED)
     except Exception as error:
-        if not (trouble := disk_trouble(error)):
+        if not (sentence := _sentence(error)):
             raise
-        _tell(trouble)
+        _tell(sentence)
         sys.exit(USER_ERROR)
     if failed or SweepSummary.failed:
         sys.exit(USER_ERROR)
+    if started:
+        end_at_once()
+
+
+def _sentence(error: Exception) -> str:
+    """What is told of a user's mistake or an error of the disk; ``""`` for a fault of ours, which is shown whole."""
+    if isinstance(error, UserError):
+        return str(error)
+    trouble = disk_trouble(error)
+    return trouble and f"{trouble} {STANDS}"
 
 
 def explain(error: Exception, config_name: str) -> str:

@@ -20,6 +20,7 @@ from visionlora.config import DataConfig, TrainConfig
 from visionlora.data.batches import CachedFeatures
 from visionlora.data.module import Batch, ImageData
 from visionlora.errors import UserError
+from visionlora.files import naming
 from visionlora.front import Front
 from visionlora.tables import console
 
@@ -157,9 +158,10 @@ def _place(where: str, size: int) -> str:
     if where == "auto":
         where = "memory" if size < SHARE * memory else "disk" if size < SHARE * disk else ""
         if not where:
-            raise UserError(f"{size / 2**30:.1f} GiB of features are more than a quarter of the free memory and of the free disk")
+            raise UserError(f"{size / 2**20:,.0f} MiB of features are more than a quarter of the free memory and of the free disk")
     if size > (memory if where == "memory" else disk):
-        raise UserError(f"{size / 2**30:.1f} GiB of features do not fit; set data.cache_views lower")
+        place = "memory" if where == "memory" else f"{tempfile.gettempdir()} (set TMPDIR for another disk)"
+        raise UserError(f"{size / 2**20:,.0f} MiB of features do not fit in {place}; set data.cache_views lower")
     return where
 
 
@@ -175,4 +177,7 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype, file: str | None) -> Tenso
     if file is None:
         return torch.empty(shape, dtype=dtype)
     count = torch.Size(shape).numel()
+    with naming(Path(file)), open(file, "wb") as stream:  # all of it now: a page that finds no room later ends the process without a word
+        if reserve := getattr(os, "posix_fallocate", None):
+            reserve(stream.fileno(), 0, count * dtype.itemsize)
     return torch.from_file(file, shared=True, size=count, dtype=dtype).view(shape)

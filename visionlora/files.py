@@ -8,6 +8,7 @@ import io
 import os
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,17 +37,49 @@ def replace_file(path: Path, content: bytes) -> None:
 def write_beside(path: Path, content: bytes) -> Path:
     """Write ``content`` to a new file in the folder of ``path`` and wait until the disk has it; returns the new file."""
     part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
-    file = os.open(part, _NEW_FILE, 0o666)
-    try:
-        with open(file, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
+    with naming(path):
+        file = os.open(part, _NEW_FILE, 0o666)
+        try:
+            with open(file, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
     return part
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, an error of the disk tells ``path``: by itself, one in a ``write`` does not say of which file, and so of which disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = os.fspath(path), None
+        raise
+
+
+@contextlib.contextmanager
+def library_writing(folder: Path) -> Iterator[None]:
+    """Inside, libraries write below ``folder`` by code of their own, whose errors may not say what is wrong with the disk.
+
+    Raises:
+        OSError: one of them failed, and the folder does not take a file.
+    """
+    try:
+        with naming(folder):
+            yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        try:
+            write_beside(folder / "probe", bytes(2**20)).unlink()
+        except OSError as trouble:
+            trouble.filename = os.fspath(folder)
+            raise trouble from error
+        raise
 
 
 def put_in_place(part: Path, path: Path) -> None:
@@ -57,7 +90,8 @@ def put_in_place(part: Path, path: Path) -> None:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
-    _sync_folder(path.parent)
+    with naming(path):
+        _sync_folder(path.parent)
 
 
 def remove_parts(*folders: Path) -> None:

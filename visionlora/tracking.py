@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import matplotlib.image
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from visionlora.common.disk import disk_trouble
 from visionlora.errors import UserError
 from visionlora.reporting.runs import flatten
 from visionlora.rows import is_number
 from visionlora.run_folder import RunFolder
+from visionlora.runs.metrics import RunLogger
 from visionlora.runs.provenance import is_provenance
 
 HOW_OFFLINE = {
     "WandbLogger": "log in with `wandb login`, or stay offline with logger.wandb.offline=true",
     "MLFlowLogger": "see that logger.mlflow.tracking_uri can be reached",
 }
+CALLS = ("log_metrics", "log_hyperparams", "log_graph", "save", "after_save_checkpoint", "finalize")
+"""What Lightning asks of a logger while it trains."""
+_LEFT_OUT: WeakSet[Logger] = WeakSet()
+"""Those that have failed."""
 
 
 def begin(loggers: Sequence[Logger], config: Mapping[str, Any]) -> None:
-    """Log the resolved config as hyperparameters.
+    """Log the resolved config as hyperparameters. A tracker that fails later stops no run: it is told, and left out from there on.
 
     Raises:
         UserError: a tracker cannot be reached; nothing has been trained yet.
@@ -33,8 +41,34 @@ def begin(loggers: Sequence[Logger], config: Mapping[str, Any]) -> None:
         try:
             logger.log_hyperparams(flatten(config))
         except Exception as error:  # each tracker has its own
-            name, reason = type(logger).__name__, " ".join(str(error).split()).rstrip(".")
-            raise UserError(f"{name} cannot be used: {reason[:300]}; {HOW_OFFLINE.get(name, 'leave it out of logger')}.") from None
+            name = type(logger).__name__
+            raise UserError(f"{name} cannot be used: {_reason(error)}; {HOW_OFFLINE.get(name, 'leave it out of logger')}.") from None
+        if not isinstance(logger, RunLogger):  # the run's own metrics.csv is a part of the run
+            _forgive(logger)
+
+
+def _forgive(logger: Logger) -> None:
+    """Let none of the calls that Lightning makes raise an error; after the first one they do nothing."""
+
+    def forgiven(call: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(call)
+        def attempt(*args: Any, **kwargs: Any) -> None:
+            if logger in _LEFT_OUT:
+                return
+            try:
+                call(*args, **kwargs)
+            except Exception as error:  # a disk that is full, a server that is gone
+                _LEFT_OUT.add(logger)
+                print(f"{type(logger).__name__} is left out from here on, the run goes on: {_reason(error)}.", file=sys.stderr)
+
+        return attempt
+
+    for name in CALLS:
+        setattr(logger, name, forgiven(getattr(logger, name)))
+
+
+def _reason(error: Exception) -> str:
+    return (disk_trouble(error) or " ".join(str(error).split())[:300]).rstrip(".")
 
 
 @contextlib.contextmanager
@@ -59,12 +93,12 @@ def end(loggers: Sequence[Logger], run: RunFolder, results: Mapping[str, Any], s
     figures = {key: float(value) for key, value in results.items() if is_number(value) and not is_provenance(key)}
     pictures = sorted(run.path.glob("*.png"))
     for logger in loggers:
+        if logger in _LEFT_OUT:
+            continue
         try:
             _end(logger, run, results, figures, pictures, step)
         except Exception as error:  # the run itself is finished and written
-            print(
-                f"{type(logger).__name__} did not take the figures and the adapter: {' '.join(str(error).split())[:300]}", file=sys.stderr
-            )
+            print(f"{type(logger).__name__} did not take the figures and the adapter: {_reason(error)}.", file=sys.stderr)
 
 
 def _end(

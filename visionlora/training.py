@@ -26,6 +26,7 @@ from visionlora.backbone.quantize import quantize
 from visionlora.baseline import BaselineData, NearestClassMean
 from visionlora.caching import cached
 from visionlora.callbacks import peak_memory_mib
+from visionlora.common.disk import disk_trouble
 from visionlora.common.process_state import process_as_before
 from visionlora.config import ModelConfig, TrainConfig
 from visionlora.data.module import ImageData
@@ -104,7 +105,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
             run_folder.write_base(base)
     del base  # it may be all that keeps the dense weights of a quantised model
     card = {"backbone": info.spec.full_name, "fingerprint": info.fingerprint}
-    with tracking.closing(trainer.loggers), interruptible(trainer, run_folder):
+    with tracking.closing(trainer.loggers), resumable(trainer, run_folder):
         before = measure_before(trainer, model, info, data)
         if config.model.head_init == "probe" and (checkpoint is None or not config.lora.train_head):  # then it is in no checkpoint
             probe_head(trainer, model, info.head[0], data)
@@ -134,7 +135,8 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         **made_with,
     }
     if trainer.is_global_zero:
-        results |= _leave(run_folder, module.model, results, started)
+        with resumable(trainer, run_folder):
+            results |= _leave(run_folder, module.model, results, started)
         tracking.end(trainer.loggers, run_folder, results, trainer.global_step)
         print_results(results, folder)
     return results
@@ -226,18 +228,29 @@ def measure_after(trainer: L.Trainer, module: Classifier, data: ImageData, run_f
 
 
 @contextlib.contextmanager
-def interruptible(trainer: L.Trainer, run_folder: RunFolder) -> Iterator[None]:
-    """Ctrl-C inside ends in ``KeyboardInterrupt`` with a word on how to go on; Lightning has put everything in order by then."""
+def resumable(trainer: L.Trainer, run_folder: RunFolder) -> Iterator[None]:
+    """Inside, Ctrl-C ends in ``KeyboardInterrupt`` (Lightning has put everything in order by then) and an error of the disk in
+    ``UserError``, both with a word on how to go on.
+    """
     try:
         yield
     except SystemExit:
         if not trainer.interrupted:
             raise
-        stands = run_folder.last.is_file()
-        how = (
-            f"go on with: ckpt_path=last hydra.run.dir={run_folder.path}" if stands else "no epoch was finished, so there is no checkpoint"
-        )
-        raise KeyboardInterrupt(f"in epoch {trainer.current_epoch + 1}; {how}") from None
+        raise KeyboardInterrupt(f"in epoch {trainer.current_epoch + 1}; {_how_to_go_on(run_folder)}") from None
+    except Exception as error:
+        if not (trouble := disk_trouble(error)):
+            raise
+        how = _how_to_go_on(run_folder)
+        raise UserError(f"{trouble} {how[0].upper()}{how[1:]}.") from error
+
+
+def _how_to_go_on(run_folder: RunFolder) -> str:
+    if not run_folder.path.is_dir():
+        return "go on with the folder where it is now, if it was moved: ckpt_path=last hydra.run.dir=THERE"
+    if run_folder.resumable:
+        return f"go on with: ckpt_path=last hydra.run.dir={run_folder.path}"
+    return "no epoch was finished, so there is no checkpoint"
 
 
 def _leave(run_folder: RunFolder, model: nn.Module, results: dict[str, Any], started: float) -> dict[str, Any]:
@@ -247,7 +260,7 @@ def _leave(run_folder: RunFolder, model: nn.Module, results: dict[str, Any], sta
         "bytes/adapter": sum(path.stat().st_size for path in run_folder.adapter.glob("*.safetensors")),
         "seconds/total": time.perf_counter() - started,
     }
-    run_folder.write_results(results | more)
     if run_folder.metrics.is_file():
         learning_curves(run_folder, results)
+    run_folder.write_results(results | more)  # last: where it is, nothing is missing
     return more

@@ -6,6 +6,7 @@ import csv
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -57,10 +58,13 @@ class Killed:
         folder: the run folder; its changes are counted.
         at: the change before which the process kills itself; ``None`` for never.
         env: more of its environment.
+        notes: folder for its streams; beside the run folder when left out.
     """
 
-    def __init__(self, call: list[str], folder: Path, at: int | None = None, env: dict[str, str] | None = None) -> None:
-        self.folder, self.notes = folder, folder.with_name(f"{folder.name}-notes")
+    def __init__(
+        self, call: list[str], folder: Path, at: int | None = None, env: dict[str, str] | None = None, notes: Path | None = None
+    ) -> None:
+        self.folder, self.notes = folder, notes or folder.with_name(f"{folder.name}-notes")
         self.notes.mkdir(parents=True, exist_ok=True)
         (self.notes / "changes").unlink(missing_ok=True)
         self.process: BaseProcess = FORKS.Process(target=_train, args=(call, folder, self.notes, at, env or {}))
@@ -83,6 +87,11 @@ class Killed:
         assert self.process.exitcode is not None
         return self.process.exitcode
 
+    def done(self) -> subprocess.CompletedProcess[str]:
+        """The run at its end, as ``conftest.command`` gives it."""
+        code = self.wait()
+        return subprocess.CompletedProcess([], code, (self.notes / "stdout").read_text(), self.stderr)
+
     @property
     def stderr(self) -> str:
         return (self.notes / "stderr").read_text()
@@ -95,12 +104,12 @@ class Killed:
     def left_alive(self, seconds: float = 3) -> list[int]:
         """Processes that the run has started and that are there after so many seconds still."""
         deadline = time.monotonic() + seconds
-        while (alive := _session(self.process.pid)) and time.monotonic() < deadline:
+        while (alive := session(self.process.pid)) and time.monotonic() < deadline:
             time.sleep(0.05)
         return alive
 
 
-def _session(leader: int | None) -> list[int]:
+def session(leader: int | None) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import QUIET, command
+from faults.fixtures import Reference
 from faults.killing import CASES, TWO_PROCESSES, Case, Killed, differences, go_on
 
 pytestmark = pytest.mark.faults
@@ -19,52 +19,6 @@ Recorder = Callable[[str, object], None]
 MOMENTS = 108
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 TRIES = [(number, list(CASES)[number % len(CASES)], SIGNALS[number // len(CASES) % len(SIGNALS)]) for number in range(MOMENTS)]
-
-
-class Reference:
-    """The uninterrupted run of a case: its folder, what it did to it, and how long it took."""
-
-    def __init__(self, case: Case, folder: Path, root: Path) -> None:
-        started = time.monotonic()
-        whole = Killed(case.command_line(folder, root), folder)
-        assert whole.wait() == 0, whole.stderr
-        self.folder, self.changes, self.seconds = folder, whole.changes, time.monotonic() - started
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of random pictures."""
-    import numpy as np
-    from PIL import Image
-
-    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for part, count in (("train", 40), ("test", 8)):
-        for number, name in enumerate(("cat", "dog", "owl")):
-            (folder / part / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = draw.integers(0, 90, (40, 44, 3)) + 70 * number
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / part / name / f"{i}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Callable[[Case], Reference]:
-    """Each case's uninterrupted run, made when first asked for."""
-    made: dict[Case, Reference] = {}
-
-    def of(case: Case) -> Reference:
-        if case not in made:
-            made[case] = Reference(case, tmp_path_factory.mktemp("whole") / "run", root)
-        return made[case]
-
-    return of
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A run folder that is gone after the test: hundreds of them would fill a disk."""
-    yield tmp_path / "run"
-    shutil.rmtree(tmp_path)
 
 
 @pytest.mark.parametrize(("number", "name", "by"), TRIES, ids=[f"{n}-{name}-{by.name}" for n, name, by in TRIES])

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import threading
+from typing import Any
 
+STANDS = "What was written before stands; the same command can be run again."
+_SHARED_MEMORY = ("out of shared memory", "allocate shared memory", "open shared memory")
+"""How torch's messages begin where the processes that open pictures cannot hand them over."""
+_NO_SHARED_MEMORY = "the shared memory (/dev/shm) is full; give it more room (docker run --shm-size=1g), or set data.num_workers=0"
 _WHY = {
     errno.ENOSPC: "the disk is full; make room",
     errno.EDQUOT: "your quota of the disk is used up; make room",
@@ -27,19 +34,33 @@ _WHY = {
 
 
 def disk_trouble(error: BaseException) -> str:
-    """What a user can do about an error of the disk, as one sentence; ``""`` for any other error.
+    """What a user can do about an error of the disk or of the shared memory, in a sentence; ``""`` for any other error.
 
     Libraries pass such errors on inside others of their own, which are looked through.
     """
+    text = str(error)
+    if any(sign in text for sign in _SHARED_MEMORY):
+        return f"{_NO_SHARED_MEMORY}."
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:
         if isinstance(found, OSError) and found.errno in _WHY:
             path = found.filename2 or found.filename
-            where = path if isinstance(path, str) else "the files of this command"
-            return f"{where}: {_WHY[found.errno]}. What was written before stands; the same command can be run again."
+            where = os.fspath(path) if isinstance(path, str | os.PathLike) else found.strerror or "a file"
+            return f"{where}: {_WHY[found.errno]}."
         seen.add(id(found))
         found = found.__cause__
-    if "No space left on device" in str(error):  # libraries that write by code of their own
-        return f"{_WHY[errno.ENOSPC]}. What was written before stands; the same command can be run again."
+    if os.strerror(errno.ENOSPC) in text:  # libraries that write by code of their own
+        return f"{_WHY[errno.ENOSPC]}."
     return ""
+
+
+def quiet_threads() -> None:
+    """Print no traceback of a thread that the disk stopped, such as a tracker's: whoever it writes for is told of the error."""
+    otherwise = threading.excepthook
+
+    def hook(arguments: Any) -> None:
+        if arguments.exc_value is None or not disk_trouble(arguments.exc_value):
+            otherwise(arguments)
+
+    threading.excepthook = hook

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,11 +34,35 @@ def end_with(parent: int) -> None:
         threading.Thread(target=watch, name="ends with its parent", daemon=True).start()
 
 
-def end_with_starter() -> None:
-    """``end_with`` whoever is named in the environment, if anybody is."""
+def end_with_starter() -> bool:
+    """``end_with`` whoever is named in the environment; returns whether that is the process which has started this one.
+
+    It may be gone already: then nobody is left to work with, and this process ends.
+    """
     starter = os.environ.get(STARTED_BY, "")
-    if starter.isdecimal() and int(starter) != os.getpid():
-        end_with(int(starter))
+    if not starter.isdecimal() or int(starter) == os.getpid():
+        return False
+    if "LOCAL_RANK" in os.environ and os.name == "posix" and not _alive(int(starter)):  # Lightning sets it for those that it starts
+        os._exit(TERMINATED)
+    end_with(int(starter))
+    return os.getppid() == int(starter)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def end_at_once() -> None:
+    """End this process without taking the interpreter down, which takes seconds in which no thread looks after the parent any more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def worker_ending() -> Callable[[int], None]:

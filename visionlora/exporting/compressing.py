@@ -29,7 +29,7 @@ from visionlora.errors import UserError
 from visionlora.evaluation.measure import open_run
 from visionlora.evaluation.outcome import Outcome
 from visionlora.exporting.formats import FORMATS, ONNX
-from visionlora.files import folder_inside, inside, replace_file
+from visionlora.files import folder_inside, inside, library_writing, replace_file
 from visionlora.predictor import Predictor, load
 from visionlora.run_folder import RunFolder
 
@@ -74,7 +74,7 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
     predictor.model.cpu()
     folder = folder_inside(run.path, "compress")
     example = next(_batches(data, config.split))[0][:2]
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as place:
+    with library_writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".") as place:
         float_ = _exported(predictor, predictor.model, example, Path(place) / "float")
         files = {"float32": float_, "int8": _quantized(float_, data, config.calibration, Path(place) / INT8)}
         for share in sorted(set(config.prune)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from visionlora.data.transforms import normalize
 from visionlora.errors import UserError
 from visionlora.exporting.card import card
 from visionlora.exporting.formats import FORMATS, PREPROCESSING, preprocessing
-from visionlora.files import inside
+from visionlora.files import inside, library_writing
 from visionlora.predictor import Predictor, load
 from visionlora.run_folder import RunFolder
 
@@ -94,7 +93,7 @@ def _one(run: RunFolder, name: str, folder: Path, images: Tensor, wanted: Tensor
     merge(model, keep=False)
     dequantize(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as place:
+    with library_writing(folder.parent), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as place:
         part = Path(place) / name
         part.mkdir()
         format_.write(model, info, images[:2], part)
@@ -108,6 +107,6 @@ def _one(run: RunFolder, name: str, folder: Path, images: Tensor, wanted: Tensor
         (part / PREPROCESSING).write_text(json.dumps(preprocessing(info), indent=2))
         (part / "README.md").write_text(card(run, info, name, format_.how(info)))
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(Path(place) / "before")
         part.rename(folder)
     return Exported(name, folder, sum(path.stat().st_size for path in folder.iterdir()), difference, what)

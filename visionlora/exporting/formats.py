@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from visionlora.backbone.info import BackboneInfo
 from visionlora.common.quiet import hushed
 from visionlora.errors import UserError
+from visionlora.files import replace_file
 
 WEIGHTS, TORCH_WEIGHTS, ONNX, PROGRAM = "model.safetensors", "model.pt", "model.onnx", "model.pt2"
 PREPROCESSING = "preprocessing.json"
@@ -85,7 +87,9 @@ def _write_torchvision(model: nn.Module, info: BackboneInfo, example: Tensor, fo
     if info.spec.in_chans != 3:
         raise UserError("torchvision builds its models for three channels; take format=state_dict, onnx or pt2.")
     _arguments(info)
-    torch.save(_plain_state(model), folder / TORCH_WEIGHTS)
+    buffer = io.BytesIO()  # not the file: where that finds no room, torch's writer ends the process
+    torch.save(_plain_state(model), buffer)
+    replace_file(folder / TORCH_WEIGHTS, buffer.getvalue())
 
 
 def _read_torchvision(folder: Path, info: BackboneInfo) -> Logits:
@@ -152,7 +156,9 @@ def _read_onnx(folder: Path, info: BackboneInfo) -> Logits:
 def _write_program(model: nn.Module, info: BackboneInfo, example: Tensor, folder: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-    torch.export.save(program, folder / PROGRAM, extra_files={PREPROCESSING: json.dumps(preprocessing(info))})
+    buffer = io.BytesIO()  # as above
+    torch.export.save(program, buffer, extra_files={PREPROCESSING: json.dumps(preprocessing(info))})
+    replace_file(folder / PROGRAM, buffer.getvalue())
 
 
 def _read_program(folder: Path, info: BackboneInfo) -> Logits:

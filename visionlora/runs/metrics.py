@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
 
-from visionlora.files import inside, replace_file
+from visionlora.files import inside, naming, replace_file
 from visionlora.launch import process_rank
 from visionlora.run_folder import RunFolder
 
@@ -46,6 +46,7 @@ class MetricsFile:
         self.run, self.metrics = run, list(rows)
         self._columns: list[str] = []
         self._written: list[Row] = []
+        self._appendable = False  # the file holds what has been written, and nothing else
 
     def log_metrics(self, metrics: Row, step: int) -> None:
         """Take in a row."""
@@ -57,12 +58,13 @@ class MetricsFile:
             return
         path = inside(self.run.path, self.run.metrics.name)
         columns = sorted({*self._columns, *(key for row in self.metrics for key in row)})
-        if columns == self._columns:
-            with open(os.open(path, _APPEND, 0o666), "wb") as file:
+        appendable, self._appendable = self._appendable and columns == self._columns, False  # a full disk may take a part of a row
+        if appendable:
+            with naming(path), open(os.open(path, _APPEND, 0o666), "wb") as file:
                 file.write(_text(self.metrics, columns, heading=False))
         else:  # also at first: a resumed run drops what came after its checkpoint
             replace_file(path, _text([*self._written, *self.metrics], columns, heading=True))
-        self._columns = columns
+        self._columns, self._appendable = columns, True
         self._written += self.metrics
         self.metrics = []
 
