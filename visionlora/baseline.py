@@ -69,6 +69,8 @@ class NearestClassMean(L.LightningModule):
             self.totals += torch.cat([one_hot.T @ features, one_hot.sum(0)[:, None], one_hot.T @ features.square().sum(1, keepdim=True)], 1)
 
     def on_validation_epoch_end(self) -> None:
+        if isinstance(self.totals, int):  # none of the sample can be read
+            return
         gathered: Any = self.all_gather(self.totals)
         totals: Tensor = gathered.sum(0) if self.trainer.world_size > 1 else gathered
         sums, counts, squares = totals[:, :-2], totals[:, -2:-1], totals[:, -1:]

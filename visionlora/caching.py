@@ -65,7 +65,10 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
             for view in range(shown):
                 collector = Collector(front, bank[view])
                 trainer.predict(collector, ViewData(data, part, view if part == "train" else None), return_predictions=False)
-            data.cached[part] = CachedFeatures(bank, data.parts[part].labels)
+                data.leave_out(part)  # every picture has been opened by now
+                if collector.done != len(data.parts[part]):
+                    raise UserError(f"pictures of the {part} part changed while they were read: some could be read at times; start again.")
+            data.cached[part] = CachedFeatures(bank[:, : len(data.parts[part])], data.parts[part].labels)
         try:
             yield front
         finally:

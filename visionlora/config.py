@@ -62,6 +62,7 @@ class DataConfig:
     test_fraction: float = 0.2
     split_seed: int = 0
     per_class: int | None = None
+    max_bad: float = 0.01
     download: bool = True
     hflip: float = 0.5
     crop_scale: list[float] | None = None
@@ -85,8 +86,8 @@ class DataConfig:
             at_least("data.num_workers", self.num_workers, 0)
         if self.image_size is not None:
             at_least("data.image_size", self.image_size, 8)
-        for key in ("val_fraction", "test_fraction", "hflip", "random_erasing"):
-            fraction(f"data.{key}", getattr(self, key), one=key in ("hflip", "random_erasing"))
+        for key in ("val_fraction", "test_fraction", "hflip", "random_erasing", "max_bad"):
+            fraction(f"data.{key}", getattr(self, key), one=key in ("hflip", "random_erasing", "max_bad"))
         at_least("data.randaugment", self.randaugment, 0)
         at_least("data.color_jitter", self.color_jitter, 0)
         scale = self.crop_scale

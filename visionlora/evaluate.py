@@ -27,7 +27,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     from visionlora.evaluation import measure
     from visionlora.evaluation.figures import save_all
     from visionlora.evaluation.outcome import outcome, temperature_of
-    from visionlora.tables import print_classes, print_comparison, print_metrics
+    from visionlora.tables import print_classes, print_comparison, print_metrics, say_left_out
 
     own_data = config.data is None
     what = config.split if config.data is None else f"{config.split}_{config.data['name']}"  # the run's own evaluation stays
@@ -46,6 +46,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
             metrics |= {"temperature": temperature, f"{config.split}/ece_scaled": found.scaled(temperature).calibration_error()}
         replace_file(inside(run.path, f"evaluation_{what}.json"), json.dumps(metrics, indent=2).encode())
         print_metrics(metrics, f"{run.path}, {what}")
+        say_left_out(found.unreadable)
         print_classes(found)
         if config.figures:
             pictures = measure.folder_of(run, what)

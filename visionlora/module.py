@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from visionlora.backbone.freeze import FrozenStatistics, has_statistics
+from visionlora.backbone.head import example_batch
 from visionlora.backbone.weights import as_of
 from visionlora.common.finite import all_finite, first_not_finite
 from visionlora.config import OptimConfig
@@ -113,6 +115,8 @@ class Classifier(L.LightningModule):
         # Dropout and the like are a function of seed, epoch, step and process: a resumed run goes on as the uninterrupted one.
         torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
         images, labels = batch
+        if not len(labels) or (len(labels) == 1 and self._one_is_too_few()):
+            return self._without_pictures()
         loss: Tensor = self.criterion(self(images).float(), labels)
         if not all_finite(loss.detach()):
             raise self._diverged(images, batch_idx, float(loss))
@@ -120,6 +124,21 @@ class Classifier(L.LightningModule):
         self.train_loss.update(loss.detach(), weight=len(labels))
         penalty = regularization(self.model, self.lora_config)
         return loss if penalty is None else loss + penalty
+
+    def _one_is_too_few(self) -> bool:
+        """Whether a batch of one picture cannot be taken: batch-norm in train mode needs two. What is left out may have shrunk it to one."""
+        data = getattr(self.trainer, "datamodule", None)
+        moving = any(has_statistics(module) and not isinstance(module, FrozenStatistics) for module in self.model.modules())
+        return moving and isinstance(data, ImageData) and data.batch_size > 1
+
+    def _without_pictures(self) -> Tensor:
+        """The loss of a batch whose pictures were left out: it moves nothing, and is made by the model all the same, as other processes
+        wait for its gradients. In eval mode, so that statistics do not move either.
+        """
+        self.model.eval()
+        nothing: Tensor = 0.0 * self(example_batch(self.model)).float().sum()
+        self.model.train()
+        return nothing
 
     def _diverged(self, images: Tensor | Features, batch_idx: int, loss: float) -> UserError:
         """The sentence that ends a training whose loss is not a number any more."""
@@ -144,6 +163,8 @@ class Classifier(L.LightningModule):
                 )
         loss = self.train_loss.compute()
         self.train_loss.reset()
+        if not all_finite(loss):  # no picture was left in the whole epoch
+            return
         self.log("train/loss", loss, logger=False)  # for callbacks
         # Lightning would write it down after the checkpoint: an interruption in between would lose the row.
         for logger in self.loggers:
@@ -184,6 +205,8 @@ class Classifier(L.LightningModule):
 
     def _evaluate(self, part: str, batch: Batch) -> None:
         images, labels = batch
+        if not len(labels):
+            return
         logits = self(images)
         if not all_finite(logits):
             raise UserError(f"the logits of a {part} batch are not finite (nan or infinity): the training diverged. {CURE}")

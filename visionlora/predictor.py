@@ -18,7 +18,7 @@ from visionlora.backbone.info import BackboneInfo, Preprocessing
 from visionlora.backbone.quantize import quantize
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.processes import worker_ending
-from visionlora.data.pictures import open_picture, to_mode
+from visionlora.data.opening import open_picture, to_mode
 from visionlora.data.transforms import eval_transform, normalize
 from visionlora.errors import UserError
 from visionlora.lora.files import CARD, AdapterFiles

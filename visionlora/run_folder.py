@@ -26,6 +26,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.csv"
         self.split = self.path / "split.json"
         self.ranks = self.path / "ranks.json"
+        self.bad_files = self.path / "bad_files.csv"
         self.base = self.path / "base.safetensors"
         self.adapter = self.path / "adapter"
         self.checkpoints = self.path / "checkpoints"
@@ -101,8 +102,7 @@ class RunFolder:
         if self.marker.exists():
             for path in (*self._attempted, self.best):
                 path.unlink(missing_ok=True)
-        else:
-            self._mark()
+        self.mark()
 
     def go_on(self) -> None:
         """Mark the folder of a run that an earlier version began, and remove what a process that was killed while writing has left.
@@ -112,8 +112,7 @@ class RunFolder:
         """
         self.refuse_links()
         remove_parts(self.path, self.checkpoints, self.adapter)
-        if not self.marker.exists():
-            self._mark()
+        self.mark()
 
     def refuse_links(self) -> None:
         """See that everything the run writes stays in its folder.
@@ -129,11 +128,13 @@ class RunFolder:
 
     @property
     def _attempted(self) -> tuple[Path, ...]:
-        return (self.config, self.base, self.split, self.ranks, self.metrics, self.curves, self.rates)
+        return (self.config, self.base, self.split, self.ranks, self.metrics, self.curves, self.rates, self.bad_files)
 
-    def _mark(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.marker.touch(exist_ok=False)
+    def mark(self) -> None:
+        """Mark the folder as a run's, where it is not."""
+        if not self.marker.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.marker.touch(exist_ok=False)
 
     def read_section(self, name: str) -> DictConfig:
         """One section of the resolved config."""

@@ -13,6 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from optuna import Study
 
+    from visionlora.data.pictures import Unreadable
     from visionlora.evaluation.measure import Compared
     from visionlora.evaluation.outcome import Outcome
     from visionlora.exporting.compressing import Compressed
@@ -166,8 +167,17 @@ def print_metrics(metrics: Mapping[str, float], title: str) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     for key, value in metrics.items():
-        table.add_row(key, f"{value:.4f}")
+        table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
     console.print(table)
+
+
+def say_left_out(unreadable: Unreadable) -> None:
+    """How many pictures could not be read, and the first of them."""
+    from visionlora.data.pictures import left_out
+
+    if unreadable:
+        said = f"left out, as they cannot be read, were {len(unreadable)}: {left_out(unreadable)}"
+        console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 WORST = 10

@@ -42,6 +42,7 @@ from visionlora.module import Classifier
 from visionlora.probe import probe_head
 from visionlora.resume import portable, repeated_run, what_is_not_as_it_was
 from visionlora.run_folder import RunFolder
+from visionlora.runs.bad_files import BadFiles
 from visionlora.runs.checkpoints import checked_checkpoint
 from visionlora.runs.provenance import fingerprints, provenance
 from visionlora.tables import print_results, print_trained
@@ -75,7 +76,11 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
     model = build_backbone(config, data.classes, known.read_base() if known else None)
     info = info_of(model)
     assert info is not None
-    info.preprocessing = data.prepare_for(info.preprocessing)
+    info.preprocessing = data.prepare_for(info.preprocessing, check=True)
+    bad_files = BadFiles(run_folder, data, config.data.max_bad)
+    if resuming:
+        bad_files.recall()
+    bad_files.look()
     ranks = choose_ranks(config, model, data, known.read_ranks() if known else None)
     base = {} if info.reproducible or (resuming and run_folder.base.exists()) else base_state(model)  # as it was before quantising
     if config.model.quantize:
@@ -88,7 +93,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         checkpoint_lightly(model)
     elif config.model.checkpointing == "blocks":
         checkpoint_blocks(model)
-    trainer, stopwatch = build_trainer(config, run_folder, checkpoint, "val" in data.parts, more_callbacks)
+    trainer, stopwatch = build_trainer(config, run_folder, checkpoint, "val" in data.parts, (*more_callbacks, bad_files))
     made_with = provenance() | {"precision": str(trainer.precision)} | fingerprints(info.fingerprint, data.parts)
     if not process_rank():  # everything has been checked; nothing has been written yet
         run_folder.go_on() if resuming else run_folder.begin()
@@ -103,6 +108,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
             run_folder.write_ranks({name: [rank.r, rank.alpha] for name, rank in ranks.items()})
         if base:
             run_folder.write_base(base)
+        bad_files.settle()
     del base  # it may be all that keeps the dense weights of a quantised model
     card = {"backbone": info.spec.full_name, "fingerprint": info.fingerprint}
     with tracking.closing(trainer.loggers), resumable(trainer, run_folder):
@@ -127,6 +133,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         **timing,
         **found,
         "seconds/cache": caching,
+        "data/unreadable": len(data.unreadable),
         "memory/peak_mib": peak_memory_mib(),
         "epochs": trainer.current_epoch,
         "seed": config.seed,

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-import visionlora as vl
 from visionlora.backbone.info import Preprocessing
 from visionlora.config import DataConfig
 from visionlora.data.batches import EpochBatches, MemoryPictures
@@ -83,19 +82,36 @@ def test_small_files_of_one_size_are_read_once(tmp_path: Path) -> None:
         Image.fromarray(np.full((20, 24, 3), 50 * number, np.uint8)).save(tmp_path / f"{number}.png")
     paths = sorted(tmp_path.glob("*.png"))
     files = Pictures([0, 1, 0, 1], [p.name for p in paths], paths)
-    held = into_memory(files, 3)
+    held = into_memory(files, 3, {})
     assert held.in_memory
     assert not held.paths
     assert held.names == files.names
     assert all(np.array_equal(np.asarray(held.open(i, 3)), np.asarray(files.open(i, 3))) for i in range(4))
     Image.new("RGB", (9, 9)).save(paths[2])
-    assert not into_memory(files, 3).in_memory
+    assert not into_memory(files, 3, {}).in_memory
     Image.new("RGB", (65, 65)).save(paths[0])
-    assert not into_memory(files, 3).in_memory
-    paths[1].write_bytes(b"no picture")
-    Image.new("RGB", (9, 9)).save(paths[0])
-    with pytest.raises(vl.UserError, match=r"1\.png"):
-        into_memory(files, 3)
+    assert not into_memory(files, 3, {}).in_memory
+    for path in (paths[0], paths[2]):
+        Image.new("RGB", (2, 20)).save(path)  # as a batch it would be resized to ten times its length
+    assert not into_memory(files.subset([0, 2]), 3, {}).in_memory
+
+
+@pytest.mark.parametrize("bad", [(0,), (1, 3), (0, 1, 2, 3)])
+def test_what_cannot_be_read_is_not_in_memory(bad: tuple[int, ...], tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, path in enumerate(paths):
+        Image.fromarray(np.full((8, 8, 3), 50 * number, np.uint8)).save(path)
+        if number in bad:
+            path.write_bytes(path.read_bytes()[:-30])
+    unreadable: dict[str, str] = {}
+    held = into_memory(Pictures([0, 1, 2, 3], list("abcd"), paths), 3, unreadable)
+    assert sorted(unreadable) == ["abcd"[i] for i in bad]
+    if len(bad) < 4:
+        good = [i for i in range(4) if i not in bad]
+        assert held.in_memory
+        assert held.labels == good
+        assert held.names == ["abcd"[i] for i in good]
+        assert held.arrays[:, 0, 0, 0].tolist() == [50 * i for i in good]  # type: ignore[index]
 
 
 def test_loaders_of_memory_and_files_give_the_same_batches(tmp_path: Path) -> None:

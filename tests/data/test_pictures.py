@@ -10,7 +10,7 @@ from PIL import Image
 
 from visionlora.backbone.info import Preprocessing
 from visionlora.config import DataConfig
-from visionlora.data.pictures import open_picture
+from visionlora.data.opening import open_picture
 from visionlora.data.transforms import eval_transform, train_transform
 
 WANTED = Preprocessing(image_size=64, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=0.875)

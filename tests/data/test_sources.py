@@ -14,7 +14,6 @@ from PIL import Image
 from visionlora import UserError
 from visionlora.config import DataConfig
 from visionlora.data.module import ImageData
-from visionlora.data.pictures import open_picture
 from visionlora.data.sources import load_source
 from visionlora.data.split import complete, recorded
 
@@ -136,43 +135,6 @@ def test_digits_and_fake() -> None:
     assert fake.parts["test"].labels == [0, 1, 2] * 5
 
 
-MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "I;16", "I", "F"]
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("mode", MODES)
-def test_every_kind_of_picture_is_read(mode: str, channels: int, tmp_path: Path) -> None:
-    path = tmp_path / f"picture.{'tiff' if mode in ('CMYK', 'F', 'I', 'PA') else 'png'}"
-    image = (
-        Image.fromarray((np.arange(64).reshape(8, 8) * 1000).astype(np.uint16))
-        if mode == "I;16"
-        else Image.new("RGB", (8, 8), (200, 100, 50))
-    )
-    if mode != "I;16":
-        image = image.convert("L").convert(mode) if mode in ("I", "F") else image.convert(mode) if mode != "PA" else image.convert("P")
-    image.save(path)
-    opened = open_picture(path, channels)
-    assert len(opened.getbands()) == channels
-    if mode == "I;16":
-        assert np.asarray(opened.convert("L")).max() == 63000 >> 8  # not clipped at 255
-
-
-def test_turned_by_exif(tmp_path: Path) -> None:
-    image = Image.new("RGB", (8, 4))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "a.jpg", exif=exif)
-    assert open_picture(tmp_path / "a.jpg", 3).size == (4, 8)
-
-
-@pytest.mark.parametrize("content", [b"", b"no picture"])
-def test_unreadable_pictures_are_named(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot read the picture .*a\.jpg"):
-        open_picture(path, 3)
-
-
 def test_complete_names_the_class_that_is_too_small(class_folders: Folders) -> None:
     config = DataConfig("imagefolder", str(class_folders(train={"cat": 1, "dog": 30})))
     with pytest.raises(UserError, match=r"class 'cat' has 1.*data\.test_fraction"):
@@ -189,3 +151,23 @@ def test_so_many_pictures_a_class_drawn_by_the_seed_and_on_record(class_folders:
     assert recorded(load_source(few.config), few.record)["train"].names == few.parts["train"].names
     with pytest.raises(UserError, match="class 'cat' has 10 training pictures"):
         data(folder, per_class=11, val_fraction=0.0)
+
+
+def test_every_format_that_is_read_is_found_and_the_rest_is_told(class_folders: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    root = class_folders(train=TWO, test=TWO)
+    for name in ("a.gif", "b.jfif", "c.jp2", "d.AVIF", "e.webp", "f.tga"):
+        Image.new("RGB", (16, 16), "red").save(root / "train" / "cat" / name, format="jpeg" if name == "b.jfif" else None)
+    for name in ("g.heic", "h.heic", "i.txt", "j", ".DS_Store", "._a.jpg"):
+        (root / "train" / "dog" / name).write_bytes(b"of another kind")
+    loaded = load_source(DataConfig("imagefolder", str(root)))
+    assert len(loaded.parts["train"]) == 36
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"data.root={root}" in said
+    for part in ("2 .heic", "1 .txt", "1 without an ending", "2 hidden"):
+        assert part in said
+    for path in (root / "train" / "cat").iterdir():
+        path.unlink()
+    (root / "train" / "cat" / "a.heic").touch()
+    with pytest.raises(UserError, match=r"cat has no pictures that can be read \(.*3 \.heic.* are none\)"):
+        load_source(DataConfig("imagefolder", str(root)))

@@ -4,34 +4,62 @@ any number of processes, and after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from visionlora.data.pictures import Pictures
+from visionlora.data.opening import UnreadableError
+from visionlora.data.pictures import Pictures, Unreadable
 from visionlora.data.transforms import Transform
 
 
-class TransformedPictures(Dataset[tuple[Tensor, int]]):
-    """``(uint8 (C, H, W), label)`` for an item ``(index, seed)`` of the sampler, or for an index alone (Lightning's own samplers)."""
+class LeftOut(NamedTuple):
+    """What stands in the place of a picture that cannot be read."""
 
-    def __init__(self, pictures: Pictures, transform: Transform, channels: int) -> None:
+    place: int
+    why: str
+
+
+class TransformedPictures(Dataset[tuple[Tensor, int] | LeftOut]):
+    """``(uint8 (C, H, W), label)`` for an item ``(index, seed)`` of the sampler, or for an index alone (Lightning's own samplers).
+
+    Args:
+        pictures: to be opened.
+        transform: to a tensor.
+        channels: of the pictures.
+        unreadable: those that cannot be read are noted here, by the process that consumes the batches.
+    """
+
+    def __init__(self, pictures: Pictures, transform: Transform, channels: int, unreadable: Unreadable | None = None) -> None:
         self.pictures, self.transform, self.channels = pictures, transform, channels
+        self.unreadable: Unreadable = {} if unreadable is None else unreadable
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, item: tuple[int, int] | int) -> tuple[Tensor, int]:
+    def __getitem__(self, item: tuple[int, int] | int) -> tuple[Tensor, int] | LeftOut:
         index, seed = item if isinstance(item, tuple) else (item, item)
-        image = self.pictures.open(index, self.channels, self.transform.detail)
+        try:
+            image = self.pictures.open(index, self.channels, self.transform.detail)
+        except UnreadableError as error:
+            return LeftOut(index, error.why)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self.transform(image), self.pictures.labels[index]
+
+    def batch(self, items: Sequence[tuple[Tensor, int] | LeftOut]) -> tuple[Tensor, Tensor, list[LeftOut]]:
+        """``(uint8 (N, C, H, W), labels (N,), left out)``; N is smaller by what could not be read, and may be 0."""
+        left_out = [item for item in items if isinstance(item, LeftOut)]
+        shown = [item for item in items if not isinstance(item, LeftOut)]
+        if not shown:
+            return torch.empty(0, self.channels, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), left_out
+        images, labels = default_collate(shown)
+        return images, labels, left_out
 
 
 class LateLoader(DataLoader[Any]):
@@ -43,6 +71,24 @@ class LateLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         yield from super().__iter__()
+
+
+class FileLoader(LateLoader):
+    """Batches ``(images, labels)`` of a ``TransformedPictures``; what cannot be read is left out, noted, and replaced by nothing.
+
+    Which pictures are asked for together is settled before any is opened: whatever was left out before, in this process or in the one
+    that a resumed run goes on from, the batches are the same. In training a batch of none is a batch all the same: every process makes as
+    many steps as it has planned. Elsewhere it does not come.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        dataset: Any = self.dataset
+        training = getattr(self.sampler, "shuffle", True)
+        for images, labels, left_out in super().__iter__():
+            for place, why in left_out:
+                dataset.unreadable[dataset.pictures.names[place]] = why
+            if training or len(labels):
+                yield images, labels
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

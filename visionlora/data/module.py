@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,8 @@ from visionlora.backbone.info import Preprocessing
 from visionlora.common.processes import worker_ending
 from visionlora.config import DataConfig
 from visionlora.data.batches import CachedFeatures, EpochBatches, Features, MemoryPictures
-from visionlora.data.loading import EpochSampler, LateLoader, OneView, TransformedPictures
-from visionlora.data.pictures import Pictures, find_pictures, into_memory
+from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedPictures
+from visionlora.data.pictures import Pictures, Unreadable, checked, find_pictures, into_memory
 from visionlora.data.sources import load_source
 from visionlora.data.split import complete, recorded
 from visionlora.data.transforms import (
@@ -58,12 +59,17 @@ class ImageData(L.LightningDataModule):
             self.parts, self.record = recorded(source, record), dict(record)
         else:
             self.parts, self.record = complete(source, config)
+        self.names = {part: pictures.names for part, pictures in self.parts.items()}  # of all, readable or not
+        self.unreadable: Unreadable = {}  # what has been found so far
         self.batch_size = config.batch_size  # an attribute: Lightning's finder changes it
         self.preprocessing: Preprocessing | None = None
         self.cached: dict[str, CachedFeatures] = {}
 
-    def prepare_for(self, preprocessing: Preprocessing) -> Preprocessing:
+    def prepare_for(self, preprocessing: Preprocessing, check: bool = False) -> Preprocessing:
         """Take over what the backbone wants; returns it as this data will be prepared.
+
+        Pictures that cannot be read are noted and left out: at once where they are few and small enough to be kept in memory or,
+        with ``check``, to be decoded all; else when their turn comes.
 
         Raises:
             UserError: pictures cannot be read or augmented with that many channels.
@@ -71,8 +77,27 @@ class ImageData(L.LightningDataModule):
         self.preprocessing = for_data(preprocessing, self.config)
         self._train_transform = train_transform(self.preprocessing, self.config)
         self._train_batch_transform = train_batch_transform(self.preprocessing, self.config)
-        self.parts = {part: into_memory(pictures, self.preprocessing.channels) for part, pictures in self.parts.items()}
+        channels, detail = self.preprocessing.channels, eval_transform(self.preprocessing).detail
+        for part, pictures in self.parts.items():
+            held = into_memory(pictures, channels, self.unreadable)
+            self.parts[part] = checked(held, channels, detail, self.unreadable) if check else held
         return self.preprocessing
+
+    def readable(self, part: str) -> Pictures:
+        """The pictures of a part but those that have been found to be unreadable."""
+        return self.parts[part].without(self.unreadable)
+
+    def unreadable_in(self, part: str) -> Unreadable:
+        """The pictures of a part that have been found to be unreadable, and why."""
+        return {name: self.unreadable[name] for name in self.names[part] if name in self.unreadable}
+
+    def leave_out(self, part: str) -> None:
+        """From now on, batches are made up of ``readable(part)``: for where a resumed run has found the same by the same moment."""
+        self.parts[part] = self.readable(part)
+
+    def try_again(self, pictures: Pictures) -> None:
+        """Open these, and note which cannot be read."""
+        checked(pictures, self._ready().channels, eval_transform(self._ready()).detail, self.unreadable, most=None)
 
     def names_of(self, epoch: int, batch_idx: int) -> list[str]:
         """What tells the pictures of this process's training batch from others: paths below the root, or positions."""
@@ -125,12 +150,19 @@ class ImageData(L.LightningDataModule):
         """Up to ``most`` pictures below a folder, evenly spread over it, prepared as for evaluation; their labels are all 0.
 
         Raises:
-            UserError: there are none.
+            UserError: there are none that can be read.
         """
         paths = find_pictures(folder, "lora.reference")
         paths = paths[:: max(len(paths) // most, 1)][:most]
-        loader = self._eval_loader(Pictures([0] * len(paths), [str(p) for p in paths], paths))
-        return [self.on_after_batch_transfer(batch, 0) for batch in loader]
+        unreadable: Unreadable = {}
+        loader = self._eval_loader(Pictures([0] * len(paths), [str(p) for p in paths], paths), unreadable)
+        batches = [self.on_after_batch_transfer(batch, 0) for batch in loader]
+        if unreadable:
+            said = f"lora.reference={folder}: {len(unreadable)} of {len(paths)} pictures cannot be read, {next(iter(unreadable))} for one"
+            if not batches:
+                raise UserError(f"{said}.")
+            print(f"{said}; they are left out.", file=sys.stderr)
+        return batches
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, labels = batch
@@ -144,20 +176,29 @@ class ImageData(L.LightningDataModule):
     def _train_loader(self, sampler: EpochSampler) -> DataLoader[Any]:
         return self._loader(self.parts["train"], self._train_transform, self._train_batch_transform, sampler)
 
-    def _eval_loader(self, pictures: Pictures) -> DataLoader[Any]:
-        ready = self._ready()
-        return self._loader(pictures, eval_transform(ready), eval_batch_transform(ready), EpochSampler(len(pictures), self.seed, False))
+    def _eval_loader(self, pictures: Pictures, unreadable: Unreadable | None = None) -> DataLoader[Any]:
+        ready, sampler = self._ready(), EpochSampler(len(pictures), self.seed, False)
+        return self._loader(pictures, eval_transform(ready), eval_batch_transform(ready), sampler, unreadable)
 
-    def _loader(self, pictures: Pictures, each: Transform, batched: BatchTransform | None, sampler: EpochSampler) -> DataLoader[Any]:
+    def _loader(
+        self,
+        pictures: Pictures,
+        each: Transform,
+        batched: BatchTransform | None,
+        sampler: EpochSampler,
+        unreadable: Unreadable | None = None,
+    ) -> DataLoader[Any]:
         channels, workers = self._ready().channels, self._workers(pictures)
         overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning then puts a sampler of pictures in
         # Pillow resizes transparent pictures in a way of its own.
         if pictures.in_memory and batched is not None and channels != 4 and not overfits:
             return self._batches(MemoryPictures(pictures, batched, channels), sampler)
         batch_size = self.batch_size
-        return LateLoader(
-            TransformedPictures(pictures, each, channels),
+        dataset = TransformedPictures(pictures, each, channels, self.unreadable if unreadable is None else unreadable)
+        return FileLoader(
+            dataset,
             batch_size=batch_size,
+            collate_fn=dataset.batch,
             sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,

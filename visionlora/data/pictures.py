@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -10,13 +11,21 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from PIL import Image, ImageOps
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from PIL import Image
 
+from visionlora.data.opening import UnreadableError, extensions, open_picture, to_mode
 from visionlora.errors import UserError
+from visionlora.launch import process_rank
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-"""Number of channels -> PIL's mode."""
+Unreadable = dict[str, str]
+"""Name of a picture -> why it cannot be read."""
+
+
+def left_out(unreadable: Unreadable, most: int = 10) -> str:
+    """The first of the unreadable pictures in words, with the reasons."""
+    names = sorted(unreadable)
+    shown = "; ".join(f"{name} ({unreadable[name]})" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,16 @@ class Pictures:
         """Picture ``index`` with ``channels`` channels (1, 3 or 4); ``detail`` as for ``open_picture``.
 
         Raises:
-            UserError: the file cannot be read as a picture.
+            UnreadableError: the file cannot be read as a picture.
         """
         if self.arrays is not None:
             return to_mode(Image.fromarray(self.arrays[index]), channels)
         return open_picture(self.paths[index], channels, detail)
+
+    def without(self, unreadable: Unreadable) -> Self:
+        """The pictures that are not among the unreadable ones."""
+        kept = [index for index, name in enumerate(self.names) if name not in unreadable] if unreadable else self.labels
+        return self if len(kept) == len(self) else self.subset(kept)
 
     def subset(self, indices: Sequence[int]) -> Self:
         """The pictures at ``indices``, in that order."""
@@ -70,62 +84,83 @@ class Pictures:
 
 SMALL = 64
 """Pixels a side up to which files of one size are read once and kept in memory."""
+LONG = 8
+"""Times as long as wide that they are at most: as a batch they are resized before the middle is cut out."""
 KEPT = 2**30
 """Bytes that such files may take."""
+CHECKED = 2**25
+"""Bytes of files up to which all of them are decoded before a training, to find what cannot be read at once: a second or two."""
 
 
-def into_memory(pictures: Pictures, channels: int) -> Pictures:
+def into_memory(pictures: Pictures, channels: int, unreadable: Unreadable) -> Pictures:
     """The same pictures in memory as uint8, where they are files of one small size; else as they are.
 
-    Raises:
-        UserError: a file cannot be read as a picture.
+    What cannot be read is left out of those in memory, and noted in ``unreadable``.
     """
-    if pictures.in_memory or not pictures.paths:
+    if pictures.in_memory:
         return pictures
-    first = open_picture(pictures.paths[0], channels)
-    if max(first.size) > SMALL or len(pictures) * first.width * first.height * channels > KEPT:
+    pending = iter(range(len(pictures)))
+    first = next((image for index in pending if (image := _opened(pictures, index, channels, None, unreadable))), None)
+    if first is None or max(first.size) > min(SMALL, LONG * min(first.size)):
         return pictures
+    if len(pictures) * first.width * first.height * channels > KEPT:
+        return pictures
+    kept: list[int] = []
     arrays = np.empty((len(pictures), *np.asarray(first).shape), np.uint8)
     with ThreadPoolExecutor() as pool:
-        for index, image in enumerate(pool.map(lambda path: open_picture(path, channels), pictures.paths)):
-            if image.size != first.size:
+        for index, image in enumerate(pool.map(lambda i: _opened(pictures, i, channels, None, unreadable), range(len(pictures)))):
+            if image is not None and image.size != first.size:
+                pool.shutdown(cancel_futures=True)
                 return pictures
-            arrays[index] = np.asarray(image)
-    return replace(pictures, paths=(), arrays=arrays)
+            if image is not None:
+                arrays[len(kept)] = np.asarray(image)
+                kept.append(index)
+    return replace(pictures.subset(kept), paths=(), arrays=arrays[: len(kept)])
 
 
-def open_picture(path: Path, channels: int, detail: int | None = None) -> Image.Image:
-    """The picture in a file, upright (EXIF), with ``channels`` channels.
+def checked(pictures: Pictures, channels: int, detail: int, unreadable: Unreadable, most: int | None = CHECKED) -> Pictures:
+    """The pictures without those that cannot be read, where their files have at most so many bytes; else as they are, unopened."""
+    size = 0
+    for path in pictures.paths:
+        size += path.stat().st_size if path.is_file() else 0
+        if most is not None and size > most:
+            return pictures
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda i: _opened(pictures, i, channels, detail, unreadable) is None, range(len(pictures.paths))))
+    return pictures.without(unreadable)
 
-    Args:
-        path: of the file.
-        channels: 1, 3 or 4.
-        detail: pixels a side that suffice: a larger JPEG is decoded to a half, a quarter or an eighth of its size, many times
-            as fast (Pillow's draft mode), as long as both its sides keep so many.
 
-    Raises:
-        UserError: it cannot be read as a picture; the message names the file.
-    """
+def _opened(pictures: Pictures, index: int, channels: int, detail: int | None, unreadable: Unreadable) -> Image.Image | None:
+    """The picture, or ``None`` and a note."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore", UserWarning)  # of a palette's transparency
-            if detail is not None:
-                image.draft(None, (detail, detail))
-            return to_mode(ImageOps.exif_transpose(image), channels)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = "no picture format was recognised" if "cannot identify" in str(error) else str(error)
-        raise UserError(f"cannot read the picture {path}: {reason}; mend or remove the file.") from None
+        return pictures.open(index, channels, detail)
+    except UnreadableError as error:
+        unreadable[pictures.names[index]] = error.why
+        return None
 
 
-def to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Convert to 1, 3 or 4 channels of 8 bits."""
-    if image.mode.startswith("I;16"):  # PIL would clip 16 bits at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert(MODES[channels])
+class OtherFiles(Counter[str]):
+    """How many files of which endings are not looked at; called with a path, it says whether that is a picture's, and counts if not."""
+
+    def __call__(self, path: str | Path) -> bool:
+        name = Path(path).name
+        ending = Path(name).suffix.lower()
+        if ending in extensions() and not name.startswith("."):  # such as the ._cat.jpg that macOS puts into archives
+            return True
+        self["hidden" if name.startswith(".") else ending or "without an ending"] += 1
+        return False
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count:,} {ending}" for ending, count in self.most_common())
+
+    def tell(self, where: str) -> None:
+        """Say in one line what is left out, if anything is."""
+        if self and not process_rank():
+            print(f"{where}: files that are no pictures, or of a format that is not read, are left out: {self}.", file=sys.stderr)
 
 
 def find_pictures(path: str | Path, key: str = "input") -> list[Path]:
-    """The picture itself, or every picture below a folder, sorted.
+    """The picture itself, or every picture below a folder, sorted; a line says what else is there.
 
     Args:
         path: a file or a folder.
@@ -139,7 +174,9 @@ def find_pictures(path: str | Path, key: str = "input") -> list[Path]:
         return [path]
     if not path.is_dir():
         raise UserError(f"{key}={path}: there is no such file or folder.")
-    found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file())
+    is_picture = OtherFiles()
+    found = [p for p in sorted(path.rglob("*")) if p.is_file() and is_picture(p)]
     if not found:
-        raise UserError(f"{key}={path}: no pictures below this folder ({', '.join(e[1:] for e in IMG_EXTENSIONS)}).")
+        raise UserError(f"{key}={path}: no pictures below this folder{f' ({is_picture} are none)' * bool(is_picture)}.")
+    is_picture.tell(f"{key}={path}")
     return found

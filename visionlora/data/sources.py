@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torchvision
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from torchvision.datasets.folder import make_dataset
 
 from visionlora.config import DataConfig
-from visionlora.data.pictures import Pictures
+from visionlora.data.pictures import OtherFiles, Pictures
 from visionlora.errors import UserError
 
 PARTS = ("train", "val", "test")
@@ -109,20 +109,21 @@ def class_folders(root: Path, name: str) -> Source:
     classes = _class_names(folders["train"])
     if not classes:
         raise UserError(f"{folders['train']} is empty: it has no class folders (data={name} reads DIR/train/CLASS/* or DIR/CLASS/*).")
-    parts = {}
+    parts, is_picture = {}, OtherFiles()
     for part, folder in folders.items():
         differ = sorted(set(_class_names(folder)) ^ set(classes))
         if differ:
             raise UserError(f"the classes of {folders['train']} and {folder} differ: {', '.join(differ[:5])} is in one of them only.")
-        samples = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, extensions=IMG_EXTENSIONS, allow_empty=True)
+        samples = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, is_valid_file=is_picture, allow_empty=True)
         labels = [label for _, label in samples]
         with_pictures = set(labels)
         bare = [c for i, c in enumerate(classes) if i not in with_pictures]
         if bare:
             what = "has no pictures" if samples else f"and every other class of {folder} have no pictures"
-            raise UserError(f"the class folder {folder / bare[0]} {what} ({', '.join(e[1:] for e in IMG_EXTENSIONS)}).")
+            raise UserError(f"the class folder {folder / bare[0]} {what} that can be read{f' ({is_picture} are none)' * bool(is_picture)}.")
         paths = [Path(path) for path, _ in samples]
         parts[part] = Pictures(labels, [path.relative_to(root).as_posix() for path in paths], paths)
+    is_picture.tell(f"data.root={root}")
     if "test" not in parts and "val" in parts:
         # The one held-out folder gives the final figure; the checkpoint is chosen on pictures split off train.
         parts["test"] = parts.pop("val")

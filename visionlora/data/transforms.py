@@ -14,7 +14,8 @@ from torchvision.transforms.v2 import functional as F
 
 from visionlora.backbone.info import Preprocessing
 from visionlora.config import DataConfig
-from visionlora.data.pictures import MODES
+from visionlora.data.opening import MODES
+from visionlora.data.views import CentreView, WholeView
 from visionlora.errors import UserError
 
 
@@ -54,7 +55,9 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
         raise UserError("data.randaugment and data.color_jitter change colours of 1 or 3 channels, not of model.in_chans=4.")
     size, how = (preprocessing.image_size,) * 2, InterpolationMode(preprocessing.interpolation)
     steps: list[torch.nn.Module] = (
-        [v2.Resize(size, how)] if config.crop_scale is None else [v2.RandomResizedCrop(size, tuple(config.crop_scale), interpolation=how)]
+        [WholeView(size[0], how)]
+        if config.crop_scale is None
+        else [v2.RandomResizedCrop(size, tuple(config.crop_scale), interpolation=how)]
     )
     if config.hflip:
         steps.append(v2.RandomHorizontalFlip(config.hflip))
@@ -78,9 +81,8 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
 def _eval_steps(preprocessing: Preprocessing) -> torch.nn.Module:
     size, how = preprocessing.image_size, InterpolationMode(preprocessing.interpolation)
     if preprocessing.crop_mode == "squash":
-        return v2.Resize((size, size), how)  # type: ignore[no-any-return]
-    resized = math.ceil(size / preprocessing.crop_pct)
-    return v2.Compose([v2.Resize(resized, how), v2.CenterCrop(size)])  # type: ignore[no-any-return]
+        return WholeView(size, how)
+    return CentreView(size, math.ceil(size / preprocessing.crop_pct), how)
 
 
 def train_batch_transform(preprocessing: Preprocessing, config: DataConfig) -> BatchTransform | None:

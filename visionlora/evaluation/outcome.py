@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from visionlora.data.module import ImageData
-from visionlora.data.pictures import Pictures
+from visionlora.data.pictures import Pictures, Unreadable, left_out
 from visionlora.errors import UserError
 from visionlora.module import Evaluation
 from visionlora.predictor import Predictor
@@ -35,6 +35,7 @@ class Outcome:
         classes: their names.
         pictures: the pictures themselves, in the same order.
         seconds: the forward passes took, data aside.
+        unreadable: pictures that could not be read, and why; they are none of those above.
     """
 
     split: str
@@ -43,6 +44,7 @@ class Outcome:
     classes: list[str]
     pictures: Pictures
     seconds: float = 0.0
+    unreadable: Unreadable = field(default_factory=dict)
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -58,7 +60,9 @@ class Outcome:
         return self.logits.argmax(-1).numpy()
 
     def metrics(self) -> dict[str, float]:
-        """``SPLIT/top1``, ``/top1_low`` and ``/top1_high`` (95 %, bootstrap), ``/top5``, ``/f1``, ``/f1_weighted``, ``/loss``, ``/ece``."""
+        """``SPLIT/top1``, ``/top1_low`` and ``/top1_high`` (95 %, bootstrap), ``/top5``, ``/f1``, ``/f1_weighted``, ``/loss``, ``/ece``,
+        ``/unreadable``.
+        """
         evaluation = Evaluation(len(self.classes), self.split)
         evaluation.update(self.logits, self.labels)
         found = {key: float(value) for key, value in evaluation.compute().items()}
@@ -69,6 +73,7 @@ class Outcome:
             f"{self.split}/top1_high": high,
             f"{self.split}/f1_weighted": float(report["weighted avg"]["f1-score"]),
             f"{self.split}/ece": self.calibration_error(),
+            f"{self.split}/unreadable": len(self.unreadable),
         }
 
     def interval(self) -> tuple[float, float]:
@@ -124,7 +129,7 @@ def outcome(predictor: Predictor, data: ImageData, split: str) -> Outcome:
         split: ``train``, ``val`` or ``test``.
 
     Raises:
-        UserError: the data has no such part.
+        UserError: the data has no such part, or none of its pictures can be read.
     """
     if split not in data.parts:
         raise UserError(f"the run's data has no {split} part; it has {', '.join(data.parts)}.")
@@ -137,7 +142,10 @@ def outcome(predictor: Predictor, data: ImageData, split: str) -> Outcome:
             logits.append(predictor.model(prepared).float().cpu())
         seconds += time.perf_counter() - started
         labels.append(torch.as_tensor(targets))
-    return Outcome(split, torch.cat(logits).clone(), torch.cat(labels), data.classes, data.parts[split], seconds)
+    unreadable = data.unreadable_in(split)
+    if not logits:
+        raise UserError(f"none of the {len(unreadable)} pictures of the {split} part can be read: {left_out(unreadable)}.")
+    return Outcome(split, torch.cat(logits).clone(), torch.cat(labels), data.classes, data.readable(split), seconds, unreadable)
 
 
 def temperature_of(validation: Outcome) -> float:

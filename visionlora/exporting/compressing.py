@@ -144,7 +144,7 @@ def _measured(files: dict[str, Path], data: ImageData, split: str) -> list[Compr
     latency = {n: _latency(sessions, images[:1].expand(n, -1, -1, -1).numpy()) for n in (1, 32)}
     rows = []
     for name, path in files.items():
-        found = Outcome(split, torch.cat(logits[name]), torch.cat(labels), data.classes, data.parts[split])
+        found = Outcome(split, torch.cat(logits[name]), torch.cat(labels), data.classes, data.readable(split))
         content = path.read_bytes()
         low, high = found.interval()
         accuracy = float(found.right.mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from visionlora.common.finite import refuse_not_finite
 from visionlora.common.process_state import process_as_before
 from visionlora.config import DataConfig, checked
 from visionlora.data.module import ImageData
+from visionlora.data.opening import UnreadableError
 from visionlora.data.transforms import normalize
 from visionlora.errors import UserError
 from visionlora.exporting.card import card
@@ -77,7 +79,13 @@ def pictures(run: RunFolder, predictor: Predictor, number: int = PICTURES) -> tu
         data = ImageData(config, record=run.read_split())
         part = data.parts.get("test", data.parts["train"])
         chosen = range(0, len(part), max(len(part) // number, 1))
-        batch = torch.stack([predictor.prepare(part.open(i, prepared.channels)) for i in list(chosen)[:number]])
+        opened = []
+        for i in list(chosen)[:number]:
+            with contextlib.suppress(UnreadableError):
+                opened.append(predictor.prepare(part.open(i, prepared.channels)))
+        if not opened:
+            raise UserError("none of the pictures can be read")
+        batch = torch.stack(opened)
         what = f"{len(batch)} pictures of the run's data"
     except UserError:
         shape = (number, prepared.channels, prepared.image_size, prepared.image_size)
