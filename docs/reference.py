@@ -56,7 +56,7 @@ def _table(file: Path, prefix: str) -> str:
         name = prefix + ".".join(above)
         if value or comment:
             lines.append(f"| `{name}` | {f'`{value}`' if value else ''} | {_cell(comment or '')} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines if len(lines) > 2 else ["Those of train, and its groups."]) + "\n"
 
 
 def _cell(text: str) -> str:

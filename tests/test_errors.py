@@ -94,7 +94,7 @@ def test_told_before_torch_is_imported(module: str, overrides: tuple[str, ...], 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("module", ["train", "search", "report", "evaluate", "predict", "explain", "export", "compress", "cli"])
+@pytest.mark.parametrize("module", ["train", "plan", "search", "report", "evaluate", "predict", "explain", "export", "compress", "cli"])
 def test_help_is_light(module: str, tmp_path: Path) -> None:
     done = probe(module, "--help", cwd=tmp_path)
     assert done.returncode == 0

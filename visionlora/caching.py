@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from visionlora.backbone.head import example_batch
+from visionlora.common.memory import available_memory
 from visionlora.config import DataConfig, TrainConfig
 from visionlora.data.batches import CachedFeatures
 from visionlora.data.module import Batch, ImageData
@@ -157,7 +157,7 @@ def _probe(front: Front, trainer: L.Trainer, model: nn.Module) -> tuple[torch.Si
 
 
 def _place(where: str, size: int) -> str:
-    memory, disk = _free_memory(), shutil.disk_usage(tempfile.gettempdir()).free
+    memory, disk = available_memory(), shutil.disk_usage(tempfile.gettempdir()).free
     if where == "auto":
         where = "memory" if size < SHARE * memory else "disk" if size < SHARE * disk else ""
         if not where:
@@ -166,13 +166,6 @@ def _place(where: str, size: int) -> str:
         place = "memory" if where == "memory" else f"{tempfile.gettempdir()} (set TMPDIR for another disk)"
         raise UserError(f"{size / 2**20:,.0f} MiB of features do not fit in {place}; set data.cache_views lower")
     return where
-
-
-def _free_memory() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not on this system: a guess that is safe on most
-        return 2**32
 
 
 def _room(shape: tuple[int, ...], dtype: torch.dtype, file: str | None) -> Tensor:

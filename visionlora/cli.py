@@ -9,6 +9,7 @@ from visionlora.errors import did_you_mean
 
 COMMANDS = {
     "train": "fine-tune a backbone and write a run folder",
+    "plan": "what that will take in memory, time and disk: the same settings as train",
     "evaluate": "measure a finished run: run=DIR",
     "export": "hand a finished run on: run=DIR format=timm|onnx|…",
     "explain": "what a run looks at, and where it changed the network: run=DIR",

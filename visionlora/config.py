@@ -167,6 +167,7 @@ class TrainConfig:
             raise UserError(f"seed={self.seed} must be below 2**32 (NumPy's limit).")
         if self.trainer.get("batch_size") not in (None, "auto"):
             raise UserError(f"trainer.batch_size={self.trainer['batch_size']} is auto or null; a number is given as data.batch_size.")
+        one_of("trainer.on_oom", self.trainer.get("on_oom", "raise"), ("raise", "halve"))
         if self.trainer.get("max_epochs", -1) == -1 and self.trainer.get("max_steps", -1) == -1:
             raise UserError("trainer.max_epochs=-1 has no end that a learning-rate schedule could be laid out for; set trainer.max_steps.")
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import numpy as np
-import torch
 from lightning.pytorch.tuner.tuning import Tuner
 from torch import nn
 
 from visionlora.backbone.weights import as_of
+from visionlora.common.memory import memory_has_an_end
 from visionlora.common.quiet import hushed
 from visionlora.config import TrainConfig
 from visionlora.data.module import ImageData
@@ -91,7 +89,7 @@ def _batch_size(config: TrainConfig, model: nn.Module, head: tuple[str, ...], da
     def use(tuner: Tuner, module: Classifier) -> int | None:
         return tuner.scale_batch_size(module, datamodule=data, mode="power", steps_per_trial=2, init_val=min(8, most), max_val=most)
 
-    with _memory_has_an_end():
+    with memory_has_an_end():
         size = int(_tuned(config, model, head, data, use) or config.data.batch_size)
     data.batch_size = min(size, most)
     return data.batch_size
@@ -121,26 +119,3 @@ def _steepest(rates: list[float], losses: list[float]) -> float | None:
         return None
     slope = np.gradient(losses[SKIPPED : lowest + 1], np.log(rates[SKIPPED : lowest + 1]))
     return rates[SKIPPED + int(np.argmin(slope))] if slope.min() < 0 else None
-
-
-@contextlib.contextmanager
-def _memory_has_an_end() -> Iterator[None]:
-    """On a CPU, allocating more than the machine has kills the process; inside, it is an error that the finder understands."""
-    try:
-        import resource
-
-        pages = int(open("/proc/self/statm").read().split()[5])  # noqa: SIM115 data and stack
-        page = os.sysconf("SC_PAGE_SIZE")
-        free = os.sysconf("SC_AVPHYS_PAGES") * page
-    except (ImportError, OSError, ValueError):  # not Linux
-        yield
-        return
-    if torch.cuda.is_available():
-        yield
-        return
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (pages * page + int(0.8 * free), before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torchvision.ops import StochasticDepth
 
-from visionlora.backbone.freeze import FrozenStatistics, has_statistics
+from visionlora.backbone.freeze import moves_statistics
 from visionlora.errors import UserError
 from visionlora.lora.audit import undisturbed
 
@@ -188,7 +188,7 @@ def _batch(out: Any, size: int) -> bool:
 def _moves(modules: list[nn.Module], names: dict[nn.Module, str]) -> str:
     """Why what comes out of these is not the same each time in training, or ``""``."""
     for module in modules:
-        if has_statistics(module) and not isinstance(module, FrozenStatistics):
+        if moves_statistics(module):
             return f"the statistics of {names[module]} move (model.freeze_bn=false)"
         random = isinstance(module, nn.modules.dropout._DropoutNd | StochasticDepth)
         chance = module.p if random else getattr(module, "drop_prob", None)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from visionlora.backbone.freeze import FrozenStatistics, has_statistics
+from visionlora.backbone.freeze import moves_statistics
 from visionlora.backbone.head import example_batch
 from visionlora.backbone.weights import as_of
 from visionlora.common.finite import all_finite, first_not_finite
+from visionlora.common.portions import ALL, Portions, loss_with_gradients
 from visionlora.config import OptimConfig
-from visionlora.data.batches import Features
+from visionlora.data.batches import Features, portion
 from visionlora.data.loading import mixed_seed
 from visionlora.data.module import Batch, ImageData
 from visionlora.errors import UserError
@@ -79,6 +80,7 @@ class Classifier(L.LightningModule):
         card: what checkpoints say of their base.
         lora: what adaptation asks of the loss and the optimizer.
         front: makes logits of cached features.
+        halve: whether memory that gives out halves the number of pictures at a time, see ``Portions``.
     """
 
     def __init__(
@@ -91,11 +93,13 @@ class Classifier(L.LightningModule):
         card: dict[str, Any] | None = None,
         lora: LoraConfig | None = None,
         front: Front | None = None,
+        halve: bool = False,
     ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)  # the layout in which convs are fastest, on CPUs and tensor cores
         self.optim_config, self.head, self.seed, self.card = optim, head, seed, card or {}
         self.lora_config, self.front = lora or LoraConfig(), front
+        self.portions = Portions(halve)
         self.strict_loading = False  # checkpoints hold what training changed; on_load_checkpoint checks the keys
         self.criterion = nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
         self.train_loss = MeanMetric()
@@ -112,23 +116,20 @@ class Classifier(L.LightningModule):
         self.train()  # Lightning leaves modes as they are; frozen batch-norm stays in eval mode whatever is called
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        # Dropout and the like are a function of seed, epoch, step and process: a resumed run goes on as the uninterrupted one.
-        torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
-        images, labels = batch
-        if not len(labels) or (len(labels) == 1 and self._one_is_too_few()):
+        if not len(batch[1]) or (len(batch[1]) == 1 and self._one_is_too_few()):
             return self._without_pictures()
-        loss: Tensor = self.criterion(self(images).float(), labels)
+        loss = self._in_portions(batch, batch_idx) if self.portions.wanted else self._loss(batch, batch_idx)
         if not all_finite(loss.detach()):
-            raise self._diverged(images, batch_idx, float(loss))
+            raise self._diverged(batch, batch_idx, float(loss))
         self.log("train/loss_step", loss, on_step=True, on_epoch=False)
-        self.train_loss.update(loss.detach(), weight=len(labels))
+        self.train_loss.update(loss.detach(), weight=len(batch[1]))
         penalty = regularization(self.model, self.lora_config)
         return loss if penalty is None else loss + penalty
 
     def _one_is_too_few(self) -> bool:
         """Whether a batch of one picture cannot be taken: batch-norm in train mode needs two. What is left out may have shrunk it to one."""
         data = getattr(self.trainer, "datamodule", None)
-        moving = any(has_statistics(module) and not isinstance(module, FrozenStatistics) for module in self.model.modules())
+        moving = any(map(moves_statistics, self.model.modules()))
         return moving and isinstance(data, ImageData) and data.batch_size > 1
 
     def _without_pictures(self) -> Tensor:
@@ -140,19 +141,50 @@ class Classifier(L.LightningModule):
         self.model.train()
         return nothing
 
-    def _diverged(self, images: Tensor | Features, batch_idx: int, loss: float) -> UserError:
+    def _loss(self, batch: Batch, batch_idx: int, part: slice = slice(None)) -> Tensor:
+        """Mean loss of a part of the batch."""
+        if not part.start:
+            # Dropout and the like are a function of seed, epoch, step and process: a resumed run goes on as the uninterrupted one.
+            torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
+        images, labels = batch
+        return self.criterion(self(portion(images, part)).float(), labels[part])  # type: ignore[no-any-return]
+
+    def _in_portions(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The same loss, its gradients computed already, with as many pictures at a time as memory holds in every process."""
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of float16
+
+        def compute(parts: list[slice]) -> Tensor:
+            return loss_with_gradients(
+                lambda part: self._loss(batch, batch_idx, part), parts, parameters, scaler.get_scale() if scaler else 1.0
+            )
+
+        while True:
+            loss = self.portions.compute(len(batch[1]), compute)
+            if self._agreed():
+                return loss
+
+    def _agreed(self) -> bool:
+        """Whether portions are as large in all processes; afterwards they are."""
+        if self.trainer.world_size == 1:
+            return True
+        sizes: Any = self.all_gather(torch.tensor(self.portions.most, device=self.device))
+        self.portions.most = int(sizes.min())
+        return bool((sizes == sizes[0]).all())
+
+    def _diverged(self, batch: Batch, batch_idx: int, loss: float) -> UserError:
         """The sentence that ends a training whose loss is not a number any more."""
 
         def again() -> None:
-            torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
-            self(images)
+            for part in self.portions.of(len(batch[1])):
+                self._loss(batch, batch_idx, part)
 
         data = getattr(self.trainer, "datamodule", None)
         names = data.names_of(self.current_epoch, batch_idx) if isinstance(data, ImageData) else []
-        batch = f" The batch: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' * (len(names) > SHOWN)}." if names else ""
+        those = f" The batch: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' * (len(names) > SHOWN)}." if names else ""
         return UserError(
             f"the training diverged in step {self.trainer.global_step + 1}, epoch {self.current_epoch + 1}: the loss is {loss}; first not"
-            f" finite is {first_not_finite(self.model, again)}.{batch} {CURE}"
+            f" finite is {first_not_finite(self.model, again)}.{those} {CURE}"
         )
 
     def on_train_epoch_end(self) -> None:
@@ -191,7 +223,7 @@ class Classifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = trained_state(self.model)
-        checkpoint[CHECKPOINT_KEY] = self.card
+        checkpoint[CHECKPOINT_KEY] = self.card | ({"pictures_at_once": self.portions.most} if self.portions.most < ALL else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         made_on = checkpoint.get(CHECKPOINT_KEY)
@@ -201,13 +233,14 @@ class Classifier(L.LightningModule):
             if made_on.get(key) != self.card.get(key):
                 raise UserError(f"the checkpoint is for another base: its {key} is {made_on.get(key)}, this run's is {self.card.get(key)}.")
         load_trained_state(self.model, checkpoint["state_dict"], "the checkpoint")
+        self.portions.most = min(self.portions.most, int(made_on.get("pictures_at_once", ALL)))
         checkpoint["state_dict"] = as_of(self, {})  # loaded, and checked more strictly than Lightning could
 
     def _evaluate(self, part: str, batch: Batch) -> None:
         images, labels = batch
         if not len(labels):
             return
-        logits = self(images)
+        logits = self.portions.compute(len(labels), lambda parts: torch.cat([self(portion(images, part)) for part in parts]))
         if not all_finite(logits):
             raise UserError(f"the logits of a {part} batch are not finite (nan or infinity): the training diverged. {CURE}")
         self._evaluation(part).update(logits, labels)

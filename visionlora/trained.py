@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlora.backbone.freeze import FrozenStatistics, freeze_statistics, has_statistics
+from visionlora.backbone.freeze import FrozenStatistics, freeze_statistics, moves_statistics
 from visionlora.backbone.head import find_head
 from visionlora.backbone.info import BackboneInfo, info_of
 from visionlora.backbone.quantize import quantized
@@ -27,12 +27,7 @@ CARD_VERSION = 1
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """State-dict entries that training changes: adapters, trainable parameters, and statistics that are not frozen."""
     trainable = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    moving = {
-        id(buffer)
-        for module in model.modules()
-        if has_statistics(module) and not isinstance(module, FrozenStatistics)
-        for buffer in module.buffers(recurse=False)
-    }
+    moving = {id(buffer) for module in model.modules() if moves_statistics(module) for buffer in module.buffers(recurse=False)}
     state = model.state_dict(keep_vars=True)
     return {key: value.detach() for key, value in state.items() if ".lora." in key or id(value) in trainable or id(value) in moving}
 

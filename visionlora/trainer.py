@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from visionlora.callbacks import AdaptiveRanks, Stopwatch, Terminable
+from visionlora.common.memory import memory_has_an_end
 from visionlora.config import TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError, did_you_mean
@@ -24,7 +26,7 @@ from visionlora.run_folder import RunFolder
 from visionlora.runs.checkpoint_io import RunCheckpoints, checkpoints, read_checkpoint, say_if_best_is_gone
 from visionlora.runs.metrics import RunLogger
 
-OURS = ("lr_find", "batch_size")
+OURS = ("lr_find", "batch_size", "on_oom")
 """Keys of ``trainer`` that are not Lightning's."""
 
 
@@ -99,7 +101,8 @@ def auto_precision(accelerator: str) -> Any:
 def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Path | None) -> None:
     """``trainer.fit``; a checkpoint of another optimizer is told in one sentence."""
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        with memory_has_an_end() if module.portions.halve else contextlib.nullcontext():
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except ValueError as error:
         if checkpoint is None or "parameter group" not in str(error):
             raise

@@ -20,6 +20,7 @@ from visionlora.allocation import allocate
 from visionlora.backbone.checkpointing import checkpoint_blocks, checkpoint_lightly
 from visionlora.backbone.create import build
 from visionlora.backbone.folding import fold
+from visionlora.backbone.freeze import moves_statistics
 from visionlora.backbone.head import example_batch, find_head
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
 from visionlora.backbone.quantize import quantize
@@ -27,6 +28,7 @@ from visionlora.baseline import BaselineData, NearestClassMean
 from visionlora.caching import cached
 from visionlora.callbacks import peak_memory_mib
 from visionlora.common.disk import disk_trouble
+from visionlora.common.memory import out_of_memory_told
 from visionlora.common.process_state import process_as_before
 from visionlora.config import ModelConfig, TrainConfig
 from visionlora.data.module import ImageData
@@ -64,6 +66,11 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
     Raises:
         UserError: a mistake in the config, the data, the weights or the checkpoint; nothing is half-written.
     """
+    with out_of_memory_told(lambda: config.data.batch_size):
+        return _run(config, folder, more_callbacks)
+
+
+def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback]) -> dict[str, Any]:
     started = time.perf_counter()
     run_folder = RunFolder(folder)
     checkpoint = find_checkpoint(config, run_folder)
@@ -88,6 +95,9 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
             raise UserError("model.quantize=int8 is for a frozen base; lora=full trains it.")
         quantize(model, info.head)
     report = inject(model, config.lora, example_batch(model), freeze_bn=config.model.freeze_bn, ranks=ranks)
+    halve = config.trainer.get("on_oom") == "halve"
+    if halve and any(map(moves_statistics, model.modules())):
+        raise UserError("trainer.on_oom=halve: moving batch-norm statistics would be those of half a batch; set model.freeze_bn=true.")
     fold(model, fold_bn=config.model.fold_bn == "auto")
     if config.model.checkpointing == "light":
         checkpoint_lightly(model)
@@ -118,7 +128,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         started_caching = time.perf_counter()
         with cached(config, trainer, model, data) as front:
             caching = time.perf_counter() - started_caching if front else 0.0
-            module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card, config.lora, front)
+            module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card, config.lora, front, halve)
             if config.model.compile:
                 model.compile()
             fit(trainer, module, data, checkpoint)

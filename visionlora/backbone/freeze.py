@@ -23,6 +23,11 @@ def has_statistics(module: nn.Module) -> bool:
     return module._buffers.get("running_var") is not None
 
 
+def moves_statistics(module: nn.Module) -> bool:
+    """Whether training mode does move buffers of ``module``."""
+    return has_statistics(module) and not isinstance(module, FrozenStatistics)
+
+
 def freeze_statistics(model: nn.Module) -> int:
     """Freeze every norm's running statistics, in place; returns how many norms there are."""
     norms = [module for module in model.modules() if has_statistics(module)]

@@ -24,6 +24,11 @@ class Features(NamedTuple):
     values: Tensor
 
 
+def portion(images: Tensor | Features, part: slice) -> Tensor | Features:
+    """A part of a batch's pictures, or of what stands in their place."""
+    return Features(images.values[part]) if isinstance(images, Features) else images[part]
+
+
 class EpochBatches(Sampler[Asked]):
     """An ``EpochSampler``'s pictures in batches; of a remainder of one picture nothing comes where ``shuffle`` is on.
 

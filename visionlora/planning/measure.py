@@ -1,0 +1,172 @@
+"""The plan of a run: an abridged one is measured in a process of its own, and what it left out is added."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from visionlora.callbacks import peak_memory_mib
+from visionlora.common.memory import OutOfMemory, available_memory, memory_has_an_end
+from visionlora.common.processes import end_with
+from visionlora.config import TrainConfig
+from visionlora.errors import UserError
+from visionlora.planning.abridged import Abridged
+from visionlora.quiet import quiet
+from visionlora.run_folder import RunFolder
+from visionlora.trainer import lightning_arguments
+from visionlora.training import run
+
+SHARE = 0.95
+"""Of the free memory, beyond which a run is taken not to fit."""
+BARE: dict[str, Any] = {"enable_progress_bar": False, "profiler": None, "min_epochs": None, "lr_find": False, "check_val_every_n_epoch": 1}
+"""What a plan changes of ``trainer``: it ends early, and has a validation all the same."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take.
+
+    Args:
+        figures: of the abridged run, under the names of ``results.json``, and ``planned`` ones beside them.
+        seconds: what the whole run spends its time on; ``fit`` is the sum that ``seconds/fit`` will be, ``total`` that of everything.
+        bytes: of the run folder at its end, by what they are; ``cache`` on the disk while it trains; ``part``, one more checkpoint.
+        available: bytes of memory that were free.
+        asked: ``data.batch_size`` that does not fit into memory, or ``None``; the figures are for the one that does.
+    """
+
+    figures: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    bytes: Mapping[str, int]
+    available: int
+    asked: int | None = None
+
+
+def plan(config: TrainConfig) -> Plan:
+    """Measure what ``visionlora.train`` will take with ``config``; leaves nothing behind.
+
+    Where memory does not suffice, the batch size is halved until it does.
+
+    Raises:
+        UserError: as ``training.run``; not even one picture fits; or the run is to be one of several processes, or a resumed one.
+    """
+    if config.ckpt_path is not None:
+        raise UserError("ckpt_path: a plan is for a whole run, from its start; leave it out.")
+    size = asked = config.data.batch_size
+    while True:
+        try:
+            found = _measured(replace(config, data=replace(config.data, batch_size=size)))
+            return replace(found, asked=asked) if size < asked else found
+        except OutOfMemory:
+            if size == 1 or config.trainer.get("batch_size") == "auto":
+                raise
+            size //= 2
+
+
+def _measured(config: TrainConfig) -> Plan:
+    """Of an abridged run in a process of its own, whose memory is its alone, and which may run out of it."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.TemporaryDirectory(prefix="visionlora-plan-") as folder:
+        process = context.Process(target=_measure, args=(config, Path(folder), os.getpid(), sender))
+        with _temporary_files_in(folder):  # what is left when the process is killed goes with the folder
+            process.start()
+        sender.close()
+        try:
+            found = receiver.recv()
+        except EOFError:
+            process.join()
+            if process.exitcode == -signal.SIGKILL:  # by the system, which is out of memory
+                raise OutOfMemory(f"out of memory with data.batch_size={config.data.batch_size}: the system has ended the run.") from None
+            raise RuntimeError(f"the abridged run ended with {process.exitcode}") from None
+        finally:
+            process.kill()
+            process.join()
+    if isinstance(found, BaseException):
+        raise found
+    assert isinstance(found, Plan)
+    return found
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: str) -> Iterator[None]:
+    """Inside, processes are started whose temporary files go into the folder, those of libraries too."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+
+
+def _measure(config: TrainConfig, folder: Path, starter: int, sender: Connection) -> None:
+    """The child process: sends a ``Plan`` or an error."""
+    end_with(starter)
+    quiet()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the figures of an abridged run say nothing
+    try:
+        sender.send(_abridged_run(config, folder / "run"))
+    except UserError as error:
+        sender.send(error)
+    except Exception as error:  # with its traceback, here
+        sender.send(RuntimeError(f"{type(error).__name__}: {error}"))
+        raise
+
+
+def _abridged_run(config: TrainConfig, folder: Path) -> Plan:
+    validate_every = config.trainer.get("check_val_every_n_epoch") or 1
+    config = replace(config, trainer=config.trainer | BARE, callbacks={}, logger={})
+    _refuse_several_processes(config)
+    available, at_start = available_memory(), peak_memory_mib()
+    abridged = Abridged(validate_every)
+    with memory_has_an_end(SHARE):
+        results = run(config, folder, [abridged])
+    left = abridged.left_out
+    fit = results["seconds/fit"] + left["training"] + left["validation"] + left["epochs"]
+    before, after = left["before"], left["after"]
+    total = results["seconds/total"] + sum(left.values())
+    cache = results["seconds/cache"] + left["cache"]
+    seconds = {"cache": cache, "fit": fit, "measuring": total - fit - cache, "total": total}
+    seconds |= {key: abridged.figures.pop(f"seconds/{key}") for key in ("step", "training", "validation", "epochs")}
+    figures = results | abridged.figures | {"memory/start_mib": at_start, "left_out/before": before, "left_out/after": after}
+    return Plan(figures, seconds, _bytes(RunFolder(folder), int(abridged.figures["epochs"]), abridged.features), available)
+
+
+def _refuse_several_processes(config: TrainConfig) -> None:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    processes = L.Trainer(**lightning_arguments(config) | quiet).world_size
+    if processes > 1:
+        raise UserError(f"the run is one of {processes} processes, and a plan measures one: set trainer.devices=1 trainer.strategy=auto.")
+
+
+def _bytes(run_folder: RunFolder, epochs: int, features: Mapping[str, int]) -> dict[str, int]:
+    """Of the run folder at its end, and what there is beside it while it trains."""
+
+    def size(path: Path) -> int:
+        return sum(p.stat().st_size for p in (path, *path.rglob("*")) if p.is_file())
+
+    checkpoint = size(run_folder.last)
+    checkpoints = size(run_folder.best) + checkpoint * min(epochs, 2)  # the last one, and the one before it
+    adapter, base = size(run_folder.adapter), size(run_folder.base)
+    rest = size(run_folder.path) - size(run_folder.checkpoints) - adapter - base
+    return {
+        "checkpoints": checkpoints,
+        "adapter": adapter,
+        "base": base,
+        "rest": rest,
+        "folder": checkpoints + adapter + base + rest,
+        "part": checkpoint,
+        "cache": features["disk"],
+    }
