@@ -31,6 +31,7 @@ test-slow: $(STAMP) ## run the slow tests; VISIONLORA_CIFAR10=DIR names class fo
 
 test-faults: $(STAMP) ## kill runs, fill disks, damage files, hundreds of times, and count what survives
 	$(BIN)/python -m pytest -n 2 -m faults $(ARGS)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n 2 tests/test_properties.py
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .

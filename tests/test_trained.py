@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from conftest import unsealed
 from torch import nn
 
 import visionlora as vl
@@ -112,7 +113,7 @@ def test_moving_statistics_are_part_of_it() -> None:
 
 def edit(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
-        path = folder / "adapter_model.safetensors"
+        path = unsealed(folder) / "adapter_model.safetensors"
         tensors = safetensors.torch.load_file(path)
         change(tensors)
         safetensors.torch.save_file(tensors, path)
@@ -125,15 +126,16 @@ def first(tensors: dict[str, torch.Tensor], part: str) -> str:
 
 
 def truncate(folder: Path) -> None:
-    path = folder / "adapter_model.safetensors"
+    path = unsealed(folder) / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncate, "damaged"),
-    "foreign bytes": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"hello"), "damaged"),
+    "foreign bytes": (lambda f: (unsealed(f) / "adapter_model.safetensors").write_bytes(b"hello"), "damaged"),
     "no tensors": (lambda f: (f / "adapter_model.safetensors").unlink(), "not an adapter folder"),
-    "bad json": (lambda f: (f / "adapter_config.json").write_text("{"), "not valid JSON"),
+    "replaced config": (lambda f: (f / "adapter_config.json").write_text("{"), "its sha256 differs"),
+    "bad json": (lambda f: (unsealed(f) / "adapter_config.json").write_text("{"), "not valid JSON"),
     "lora_B missing": (edit(lambda t: t.pop(first(t, "lora_B"))), "lacks its lora_B"),
     "lora_A missing": (edit(lambda t: t.pop(first(t, "lora_A"))), "lacks its lora_A"),
     "head missing": (edit(lambda t: t.pop("base_model.model.fc.weight")), "lacks fc.weight"),
@@ -249,14 +251,14 @@ def test_loading_into_an_adapted_model_gives_what_the_file_says(made: dict[str, 
     ("change", "message"),
     [
         ({"lora_alpha": "x"}, "is damaged"),
-        ({"alpha_pattern": {"(": 3}}, "is damaged"),
+        ({"alpha_pattern": {"(": 3}}, "not a regular expression"),
         ({"alpha_pattern": [1]}, "is damaged"),
         ({"lora_bias": True}, "lora_bias=true cannot be read"),
     ],
 )
 def test_damaged_settings_are_told(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     vl.save_adapter(trained(), tmp_path)
-    path = tmp_path / "adapter_config.json"
+    path = unsealed(tmp_path) / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(vl.UserError, match=message):
         vl.load_adapter(base(), tmp_path)
@@ -264,7 +266,7 @@ def test_damaged_settings_are_told(change: dict[str, Any], message: str, tmp_pat
 
 def test_without_its_settings_the_strength_is_unknown(tmp_path: Path) -> None:
     vl.save_adapter(trained(), tmp_path)
-    (tmp_path / "adapter_config.json").unlink()
+    (unsealed(tmp_path) / "adapter_config.json").unlink()
     with pytest.raises(vl.UserError, match=r"has no adapter_config\.json"):
         vl.load_adapter(base(), tmp_path)
 

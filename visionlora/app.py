@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from visionlora.common.disk import STANDS, disk_trouble, quiet_threads
 from visionlora.common.processes import TERMINATED, Termination, end_at_once, end_with, end_with_starter
 from visionlora.common.quiet import quiet
+from visionlora.common.text import printable
 from visionlora.config import checked
 from visionlora.errors import UserError, did_you_mean
 from visionlora.files import inside, replace_file
@@ -60,10 +61,12 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
     Termination.handle()
     started = end_with_starter()
     failed: list[Path] = []
+    begun: list[Path] = []
     command_process = os.getpid()
 
     def job(composed: DictConfig) -> Any:
         folder = Path(HydraConfig.get().runtime.output_dir)
+        begun.append(folder)
         quiet()
         if os.getpid() != command_process:  # one of a parallel sweep
             end_with(command_process)
@@ -91,6 +94,7 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
         return None
 
     try:
+        refuse_huge_numbers(sys.argv[1:])
         sys.argv[1:] = expanded(sys.argv[1:], conf_dir() / "sweep")
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -103,7 +107,10 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
         print(" ".join([word, *map(str, interrupt.args)]).replace(" ;", ";") + ".", file=sys.stderr)
         sys.exit(TERMINATED if Termination.asked else INTERRUPTED)
     except Exception as error:
-        if not (sentence := _sentence(error)):
+        sentence = _sentence(error)
+        if not sentence and not begun and isinstance(error, ValueError | TypeError):  # Hydra's parser has no other word for some mistakes
+            sentence = explain(error, name)
+        if not sentence:
             raise
         _tell(sentence)
         sys.exit(USER_ERROR)
@@ -119,6 +126,17 @@ def _sentence(error: Exception) -> str:
         return str(error)
     trouble = disk_trouble(error)
     return trouble and f"{trouble} {STANDS}"
+
+
+def refuse_huge_numbers(words: Sequence[str]) -> None:
+    """Refuse a number of more digits than Python turns into one: Hydra's parser would end in an error of its own.
+
+    Raises:
+        UserError: there is one.
+    """
+    for word in words:
+        if digits := re.search(r"[\d_]{1000,}", word):
+            raise UserError(f"{word[:40]}… has a number of {len(digits[0]):,} digits.")
 
 
 def explain(error: Exception, config_name: str) -> str:
@@ -176,4 +194,4 @@ def _note(folder: Path, error: str) -> None:
 
 def _tell(message: str) -> None:
     # A worker process of the data loader wraps the error in its traceback.
-    print(f"error: {message.rpartition('visionlora.errors.UserError: ')[2].strip()}", file=sys.stderr)
+    print(printable(f"error: {message.rpartition('visionlora.errors.UserError: ')[2].strip()}"), file=sys.stderr)

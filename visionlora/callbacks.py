@@ -24,6 +24,7 @@ class Stopwatch(Callback):
     def __init__(self) -> None:
         self.fit_seconds = self.train_seconds = self.wait_seconds = 0.0
         self.pictures = 0
+        self.training = False
         self._since = self._epoch = 0.0
 
     def figures(self) -> dict[str, float]:
@@ -43,6 +44,9 @@ class Stopwatch(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since = time.perf_counter()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.training = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.fit_seconds = self._elapsed()

@@ -82,10 +82,12 @@ class DataConfig:
         if self.cache_views is not None:
             at_least("data.cache_views", self.cache_views, 1)
         at_least("data.batch_size", self.batch_size, 1)
+        at_most("data.batch_size", self.batch_size, 2**20)
         if self.num_workers is not None:
             at_least("data.num_workers", self.num_workers, 0)
         if self.image_size is not None:
             at_least("data.image_size", self.image_size, 8)
+            at_most("data.image_size", self.image_size, 4096)
         for key in ("val_fraction", "test_fraction", "hflip", "random_erasing", "max_bad"):
             fraction(f"data.{key}", getattr(self, key), one=key in ("hflip", "random_erasing", "max_bad"))
         at_least("data.randaugment", self.randaugment, 0)
@@ -95,6 +97,7 @@ class DataConfig:
             raise UserError(f"data.crop_scale={scale} must be [smallest, largest] share of the picture, or null for no random crop.")
         at_least("data.num_classes", self.num_classes, 1)
         at_least("data.num_images", self.num_images, 1)
+        at_most("data.num_images", max(self.num_classes, self.num_images), 2**20)  # made in memory
 
 
 RATES = {"sgd": 0.05, "lion": 5e-4}
@@ -210,6 +213,12 @@ def at_least(key: str, value: float, least: float) -> None:
     """Raise ``UserError`` for a ``value`` below ``least``."""
     if not value >= least:
         raise UserError(f"{key}={value} must be at least {least}.")
+
+
+def at_most(key: str, value: float, most: float) -> None:
+    """Raise ``UserError`` for a ``value`` above ``most``."""
+    if not value <= most:
+        raise UserError(f"{key}={value} must be at most {most}.")
 
 
 def fraction(key: str, value: float, one: bool = False) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 from visionlora.app import run_command
 from visionlora.command_config import EvaluateConfig
-from visionlora.config import DataConfig, checked
+from visionlora.config import DataConfig
+from visionlora.run_folder import RunFolder
+from visionlora.runs.data import data_config
 
 
 def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
@@ -19,7 +21,6 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     ``compare=true`` ``comparison_SPLIT.json`` into the first.
     """
     from visionlora.files import inside, replace_file
-    from visionlora.run_folder import RunFolder
 
     runs = [RunFolder.open(path) for path in config.runs]  # before torch is imported: a wrong folder is told at once
     configs = [_data_config(run, config) for run in runs]
@@ -37,8 +38,8 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
         print_comparison(rows)
         return rows[-1].outcome.metrics()
     metrics: dict[str, float] = {}
-    for run, data_config in zip(runs, configs, strict=True):
-        predictor, data = measure.open_run(run, data_config, own_data)
+    for run, its_data in zip(runs, configs, strict=True):
+        predictor, data = measure.open_run(run, its_data, own_data)
         found = outcome(predictor, data, config.split)
         metrics = found.metrics()
         if config.temperature:
@@ -56,11 +57,11 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     return metrics
 
 
-def _data_config(run: Any, config: EvaluateConfig) -> DataConfig:
-    own = checked(DataConfig, run.read_section("data"))
-    changed: dict[str, Any] = {"root": config.root, "batch_size": config.batch_size, "num_workers": config.num_workers}
+def _data_config(run: RunFolder, config: EvaluateConfig) -> DataConfig:
+    own = data_config(run, config.root or (config.data or {}).get("root"))
+    changed: dict[str, Any] = {"batch_size": config.batch_size, "num_workers": config.num_workers}
     if config.data is not None:  # prepared as the run prepares its pictures
-        changed |= {"name": config.data["name"], "root": config.root or config.data.get("root")}
+        changed |= {"name": config.data["name"]}
     return replace(own, **{key: value for key, value in changed.items() if value is not None})
 
 

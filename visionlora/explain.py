@@ -17,7 +17,6 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     import torch
 
     from visionlora.common.quiet import quiet
-    from visionlora.config import DataConfig, checked
     from visionlora.data.inputs import paths_of
     from visionlora.data.module import ImageData
     from visionlora.evaluation.explaining import explain as look
@@ -25,13 +24,14 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     from visionlora.lora.changes import changes
     from visionlora.predictor import load
     from visionlora.reporting.figures import changes_by_layer
+    from visionlora.runs.data import data_config
 
     quiet()
     if config.output is not None and Path(config.output).is_file():
         raise UserError(f"output={config.output} is a file; name a folder.")
     predictor = load(run.path)
     if config.input is None:
-        part = ImageData(checked(DataConfig, run.read_section("data")), record=run.read_split()).parts
+        part = ImageData(data_config(run), record=run.read_split()).parts
         pictures = part.get("test", part["train"])
         if not pictures.paths:
             raise UserError("the run's data is not in files; name pictures with input=PATH.")

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionlora.files import inside, save_figure
 from visionlora.run_folder import RunFolder
+from visionlora.runs.log import read_curves
 
 if TYPE_CHECKING:
     from visionlora.exporting.compressing import Compressed
-
-
-def read_metrics(path: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """``metrics.csv`` as metric -> (epochs, values); epochs count finished ones, steps inside an epoch are fractions."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    ends = [(int(row["epoch"]), int(row["step"])) for row in rows if row.get("train/loss")]
-    if not ends:
-        return {}
-    epoch, last = ends[-1]
-    curves: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
-    for row in rows:
-        if int(row["step"]) <= last:  # what follows is the evaluation of the checkpoint chosen
-            for key, value in row.items():
-                if value and key not in ("epoch", "step"):
-                    curves[key][0].append((int(row["step"]) + 1) * (epoch + 1) / (last + 1))
-                    curves[key][1].append(float(value))
-    return dict(curves)
 
 
 def compressed(rows: Sequence[Compressed], path: Path) -> None:
@@ -80,7 +61,7 @@ def learning_curves(run: RunFolder, results: dict[str, float | str]) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    curves = read_metrics(run.metrics)
+    curves = read_curves(run.metrics)
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     if "train/loss_step" in curves:

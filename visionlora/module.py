@@ -24,7 +24,7 @@ from visionlora.front import Front
 from visionlora.lora.config import LoraConfig
 from visionlora.lora.regularization import regularization
 from visionlora.optim import build_optimizer, build_schedule, parameter_groups
-from visionlora.trained import load_trained_state, trained_state
+from visionlora.trained import check_trained_state, load_trained_state, trained_state
 
 CHECKPOINT_KEY = "visionlora"
 
@@ -127,7 +127,7 @@ class Classifier(L.LightningModule):
         return loss if penalty is None else loss + penalty
 
     def _one_is_too_few(self) -> bool:
-        """Whether a batch of one picture cannot be taken: batch-norm in train mode needs two. What is left out may have shrunk it to one."""
+        """Whether a batch that has shrunk to one picture cannot be taken: batch-norm in train mode needs two."""
         data = getattr(self.trainer, "datamodule", None)
         moving = any(map(moves_statistics, self.model.modules()))
         return moving and isinstance(data, ImageData) and data.batch_size > 1
@@ -226,15 +226,24 @@ class Classifier(L.LightningModule):
         checkpoint[CHECKPOINT_KEY] = self.card | ({"pictures_at_once": self.portions.most} if self.portions.most < ALL else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_checkpoint(checkpoint, "the checkpoint")
+        load_trained_state(self.model, checkpoint["state_dict"], "the checkpoint")
+        self.portions.most = min(self.portions.most, int(checkpoint[CHECKPOINT_KEY].get("pictures_at_once", ALL)))
+        checkpoint["state_dict"] = as_of(self, {})  # loaded, and checked more strictly than Lightning could
+
+    def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
+        """See that a checkpoint is of this model on this base; ``where`` begins the sentence.
+
+        Raises:
+            UserError: it is not.
+        """
         made_on = checkpoint.get(CHECKPOINT_KEY)
         if made_on is None:
-            raise UserError("the checkpoint was not written by visionlora.")
+            raise UserError(f"{where} was not written by visionlora.")
         for key in ("backbone", "fingerprint"):
             if made_on.get(key) != self.card.get(key):
-                raise UserError(f"the checkpoint is for another base: its {key} is {made_on.get(key)}, this run's is {self.card.get(key)}.")
-        load_trained_state(self.model, checkpoint["state_dict"], "the checkpoint")
-        self.portions.most = min(self.portions.most, int(made_on.get("pictures_at_once", ALL)))
-        checkpoint["state_dict"] = as_of(self, {})  # loaded, and checked more strictly than Lightning could
+                raise UserError(f"{where} is for another base: its {key} is {made_on.get(key)}, this run's is {self.card.get(key)}.")
+        check_trained_state(self.model, checkpoint["state_dict"], where)
 
     def _evaluate(self, part: str, batch: Batch) -> None:
         images, labels = batch

@@ -21,7 +21,7 @@ from visionlora.common.processes import worker_ending
 from visionlora.data.opening import open_picture, to_mode
 from visionlora.data.transforms import eval_transform, normalize
 from visionlora.errors import UserError
-from visionlora.lora.files import CARD, AdapterFiles
+from visionlora.lora.adapter_files import CARD, AdapterFiles
 from visionlora.run_folder import RunFolder
 from visionlora.trained import load_adapter, read_info
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from visionlora.common.text import cell
 from visionlora.errors import UserError
 from visionlora.files import replace_file
 
@@ -39,12 +40,17 @@ def writer_for(path: Path) -> Callable[[Rows], bytes]:
 
 
 def to_csv(rows: Rows) -> bytes:
-    """With a heading; what a row does not have is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _keys(rows), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    """With a heading; what a row does not have is empty. A text that a spreadsheet would take for a formula has a ``'`` before it."""
+    text, keys = io.StringIO(), _keys(rows)
+    for line in (map(cell, keys), *([_csv_cell(row.get(key)) for key in keys] for row in rows)):
+        cells = list(line)
+        returns = any("\r" in one for one in cells if isinstance(one, str))  # which a reader takes for the end of a line
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL).writerow(cells)
     return text.getvalue().encode(errors="surrogateescape")  # names of files that are not UTF-8
+
+
+def _csv_cell(value: Any) -> Any:
+    return "" if value is None else cell(value) if isinstance(value, str) else value
 
 
 def to_json_lines(rows: Rows) -> bytes:

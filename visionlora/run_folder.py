@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from visionlora.common.reading import read_json, read_yaml, sealed_json, sealed_yaml
+from visionlora.common.typed import check_known
+from visionlora.config import TrainConfig
 from visionlora.errors import UserError
 from visionlora.files import inside, remove_parts, replace_file
+from visionlora.rows import is_number
+from visionlora.runs.provenance import is_provenance
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_BESIDE = "# Beside it: "
+_FIGURES = ("images_per_second", "threads", "epochs", "seed")
+"""Keys of ``results.json`` that hold a number, beside those with a ``/``."""
 
 
 class RunFolder:
@@ -115,16 +124,20 @@ class RunFolder:
         self.mark()
 
     def refuse_links(self) -> None:
-        """See that everything the run writes stays in its folder.
+        """See that everything the run writes stays in its folder, and takes the place of nothing else.
 
         Raises:
-            UserError: a file or folder of the run is a symbolic link.
+            UserError: a file or folder of the run is a symbolic link, a file is a folder, or a folder is a file.
         """
-        own = (*self._attempted, self.error, self.results, self.adapter, self.checkpoints, self.marker, self.lock, self.path / "train.log")
-        for path in own:
-            inside(self.path, path.name)
-        for path in (self.best, self.last, self.previous):
-            inside(self.path, self.checkpoints.name, path.name)
+        files = [*self._attempted, self.error, self.results, self.marker, self.lock, self.path / "train.log"]
+        files += [self.adapter / name for name in ("adapter_model.safetensors", "adapter_config.json", "visionlora.json")]
+        for path in (*files, self.best, self.last, self.previous):
+            inside(self.path, *path.relative_to(self.path).parts)
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path} is not a file, where the run has to write one; move it away.")
+        for path in (self.adapter, self.checkpoints):
+            if inside(self.path, path.name).exists() and not path.is_dir():
+                raise UserError(f"{path} is a file where a folder has to be; move it away.")
 
     @property
     def _attempted(self) -> tuple[Path, ...]:
@@ -144,58 +157,99 @@ class RunFolder:
         return section
 
     def read_config(self) -> DictConfig:
-        """The resolved config of the run."""
+        """The resolved config of the run. Nothing in it is resolved, and no class that it names is made.
+
+        Raises:
+            UserError: it is damaged, or a file that the run wrote beside it is missing.
+        """
+        values, beside = self._read_config()
+        for name in beside:
+            if not (self.path / name).is_file():
+                raise UserError(f"{self.path / name} is missing: the run wrote it, and is not whole without it.")
+        return OmegaConf.create(values)
+
+    def read_plain_config(self) -> dict[str, Any]:
+        """The resolved config as nested dicts, for those who need nothing beside it."""
+        return self._read_config()[0]
+
+    def _read_config(self) -> tuple[dict[str, Any], list[str]]:
+        values, text = read_yaml(self.config)
         try:
-            loaded = OmegaConf.load(self.config)
-        except Exception as error:  # YAML and OmegaConf have many
-            raise UserError(f"{self.config} is not readable: {str(error).splitlines()[0]}") from None
-        if not isinstance(loaded, DictConfig):
-            raise UserError(f"{self.config} does not hold a config.")
-        if "${" in repr(OmegaConf.to_container(loaded, resolve=False)):  # a run writes values; this would read variables of ours
-            raise UserError(f"{self.config} is damaged: it refers to other values (${{…}}), which no run writes.")
-        return loaded
+            check_known(TrainConfig, {key: value for key, value in values.items() if key not in ("callbacks", "logger", "ckpt_path")})
+        except ValueError as error:
+            raise UserError(f"{self.config} is damaged: {error}.") from None
+        return values, re.findall(r"\w+\.\w+", text.partition("\n")[0]) if text.startswith(_BESIDE) else []
 
     def read_split(self) -> dict[str, list[str]] | None:
         """Which pictures the run split off, or ``None``."""
-        return _read_json(self.split)
+        split = read_json(self.split) if _there(self.split) else None
+        for part, names in (split or {}).items():
+            if part not in ("train", "val", "test") or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise UserError(f"{self.split} is damaged: {part[:80]!r} is not a part with a list of names.")
+        return split
+
+    def write_split(self, split: Mapping[str, list[str]]) -> None:
+        replace_file(inside(self.path, self.split.name), sealed_json(split, indent=None))
 
     def read_ranks(self) -> dict[str, Any] | None:
         """Layer -> rank and alpha that ``lora.budget`` bought, or ``None``."""
-        return _read_json(self.ranks)
+        ranks = read_json(self.ranks) if _there(self.ranks) else None
+        for name, value in (ranks or {}).items():
+            two = isinstance(value, list) and len(value) == 2 and all(map(_is_figure, value))
+            if not two or not isinstance(value[0], int) or min(value) <= 0:
+                raise UserError(f"{self.ranks} is damaged: {name[:80]!r} has no rank and alpha there.")
+        return ranks
 
     def write_ranks(self, ranks: Mapping[str, Any]) -> None:
-        replace_file(inside(self.path, self.ranks.name), json.dumps(dict(ranks), indent=1).encode())
+        replace_file(inside(self.path, self.ranks.name), sealed_json(ranks, indent=1))
 
     def read_results(self) -> dict[str, Any]:
-        """Every figure of a finished run."""
-        return _read_json(self.results) or {}
+        """Every figure of a finished run.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        results = read_json(self.results)
+        for key, value in results.items():
+            figure = ("/" in key and not is_provenance(key)) or key in _FIGURES
+            if isinstance(value, list | dict) or (figure and not (value is None or _is_figure(value))):
+                raise UserError(f"{self.results} is damaged: {key[:80]!r} is {str(value)[:80]!r}.")
+        return results
 
     def read_base(self) -> dict[str, Tensor] | None:
         """Weights of a base that cannot be had again by name, or ``None``."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file  # not above: a wrong folder is told before torch is imported
+        if not _there(self.base):
+            return None
+        from visionlora.backbone.info import fingerprint  # not above: a wrong folder is told before torch is imported
+        from visionlora.common.tensors import read_tensors
 
-        try:
-            return load_file(self.base) if self.base.is_file() else None
-        except SafetensorError as error:
-            raise UserError(f"{self.base} is damaged: {error}.") from None
+        state, metadata = read_tensors(self.base)
+        if metadata.get("fingerprint", known := fingerprint(state)) != known:
+            raise UserError(f"{self.base} is damaged: its weights are not those that were written.")
+        return state
 
     def write_base(self, state: Mapping[str, Tensor]) -> None:
         """Keep the weights of a base that cannot be had again by name."""
         from safetensors.torch import save
 
-        tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
-        replace_file(inside(self.path, self.base.name), save(tensors))
+        from visionlora.backbone.info import fingerprint
 
-    def write_config(self, config: DictConfig | dict[str, Any]) -> None:
-        replace_file(inside(self.path, self.config.name), OmegaConf.to_yaml(config).encode())
+        tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+        replace_file(inside(self.path, self.base.name), save(tensors, metadata={"fingerprint": fingerprint(tensors)}))
+
+    def write_config(self, config: dict[str, Any], beside: Collection[str] = ()) -> None:
+        """Write the resolved config; ``beside`` names the files that the run is not whole without."""
+        text = OmegaConf.to_yaml(config)
+        replace_file(inside(self.path, self.config.name), sealed_yaml(f"{_BESIDE}{', '.join(beside)}.\n{text}" if beside else text))
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        replace_file(inside(self.path, self.results.name), json.dumps(dict(results), indent=2).encode())
+        """Write every figure: the last thing that a run does."""
+        replace_file(inside(self.path, self.results.name), sealed_json(results))
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text()) if path.is_file() else None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}.") from None
+def _is_figure(value: Any) -> bool:
+    return is_number(value) and (value != value or abs(value) < 1e300)  # nan: memory that could not be measured
+
+
+def _there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()

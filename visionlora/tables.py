@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from visionlora.common.text import printable
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -23,7 +26,15 @@ if TYPE_CHECKING:
     from visionlora.reporting.runs import Configuration
     from visionlora.run_folder import RunFolder
 
-console = Console()
+
+class _Printable(Console):
+    """Rich's console; what a terminal would obey in the names of classes, files and runs is written out."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+
+console = _Printable()
 
 
 def print_trained(report: InjectReport, backbone: str) -> None:
@@ -91,12 +102,15 @@ def print_sweep(runs: Sequence[RunFolder], folder: Path) -> None:
             table.add_row(escape(run.path.name), "[red]broke[/red]" if run.broke else "[yellow]not finished[/yellow]")
             continue
         found = run.read_results()
-        scores = [f"{found[key]:.1%}" if key in found else "" for key in ("val/top1", "test/top1")]
-        table.add_row(escape(run.path.name), *scores, f"{found['params/trainable']:,}", f"{found['seconds/fit']:.0f}")
+        scores = [f"{found[key]:.1%}" if found.get(key) is not None else "" for key in ("val/top1", "test/top1")]
+        costs = [f"{found[key]:,.0f}" if found.get(key) is not None else "" for key in ("params/trainable", "seconds/fit")]
+        table.add_row(escape(run.path.name), *scores, *costs)
     console.print(table)
     broken = [run for run in runs if run.broke]
     for run in broken:
-        console.print(f"{run.path.name} broke: {run.error.read_text().strip()}", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            f"{run.path.name} broke: {run.error.read_text(errors='replace').strip()}", highlight=False, soft_wrap=True, markup=False
+        )
     if broken:
         again = f"{len(broken)} of {len(runs)} broke; the same command with hydra.sweep.dir={folder} tries them again."
         console.print(again, highlight=False, soft_wrap=True, markup=False)

@@ -17,6 +17,7 @@ from visionlora.common.finite import refuse_not_finite
 from visionlora.common.versions import package_version
 from visionlora.errors import UserError, did_you_mean
 from visionlora.lora import files
+from visionlora.lora.adapter_files import CARD, PREFIX, AdapterFiles
 from visionlora.lora.injection import is_norm
 from visionlora.lora.merging import is_merged
 from visionlora.tasks import adapter_names, new_task, own_keys, showing
@@ -32,12 +33,11 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach() for key, value in state.items() if ".lora." in key or id(value) in trainable or id(value) in moving}
 
 
-@torch.no_grad()
-def load_trained_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load what ``trained_state`` gave; every key and shape must be the model's.
+def check_trained_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """See that every key, shape and kind of what ``trained_state`` gave is the model's, and every value finite.
 
     Raises:
-        UserError: they are not; the model is then as it was.
+        UserError: they are not; ``where`` begins the sentence.
     """
     refuse_not_finite(state.items(), where)
     own = trained_state(model)
@@ -49,6 +49,19 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Tensor], where: str
                 f"{where} is from another configuration: {key} has shape {tuple(value.shape)}, the model's has {tuple(own[key].shape)}"
                 " (another rank or number of classes?)."
             )
+        if value.is_floating_point() != own[key].is_floating_point():
+            raise UserError(f"{where} is damaged: {key} holds {value.dtype}, the model's {own[key].dtype}.")
+
+
+@torch.no_grad()
+def load_trained_state(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load what ``trained_state`` gave, see ``check_trained_state``.
+
+    Raises:
+        UserError: it does not fit; the model is then as it was.
+    """
+    check_trained_state(model, state, where)
+    own = trained_state(model)
     for key, value in state.items():
         own[key].copy_(value)
 
@@ -105,7 +118,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
     Raises:
         UserError: not an adapter, damaged, or for another backbone or number of classes; the model is then as it was.
     """
-    read = files.AdapterFiles.read(folder)
+    read = AdapterFiles.read(folder)
     info = info_of(model)
     made_for = read.card.get("backbone")
     if info and made_for:
@@ -118,9 +131,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
                 f" (fingerprint {other.fingerprint[:12]}, the model's is {info.fingerprint[:12]})."
             )
         lacking = [
-            key
-            for key in model.state_dict()
-            if key.startswith(_prefixes((*info.head, *info.remade))) and files.PREFIX + key not in read.tensors
+            key for key in model.state_dict() if key.startswith(_prefixes((*info.head, *info.remade))) and PREFIX + key not in read.tensors
         ]
         if lacking:
             raise UserError(f"{folder}: the file lacks {lacking[0]}, which was trained whole; it is incomplete.")
@@ -135,7 +146,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
     return model
 
 
-def read_info(values: dict[str, Any], folder: str | Path) -> BackboneInfo:
+def read_info(values: Any, folder: str | Path) -> BackboneInfo:
     """What a card says of its backbone.
 
     Raises:
@@ -143,8 +154,8 @@ def read_info(values: dict[str, Any], folder: str | Path) -> BackboneInfo:
     """
     try:
         return BackboneInfo.from_dict(values)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{Path(folder) / files.CARD} is damaged: {error!r}.") from None
+    except ValueError as error:
+        raise UserError(f"{Path(folder) / CARD} is damaged: {error}.") from None
 
 
 def _prefixes(modules: Iterable[str]) -> tuple[str, ...]:

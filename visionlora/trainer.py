@@ -23,7 +23,7 @@ from visionlora.data.module import ImageData
 from visionlora.errors import UserError, did_you_mean
 from visionlora.module import Classifier
 from visionlora.run_folder import RunFolder
-from visionlora.runs.checkpoint_io import RunCheckpoints, checkpoints, read_checkpoint, say_if_best_is_gone
+from visionlora.runs.checkpoint_io import RunCheckpoints, checkpoints, read_run_checkpoint, say_if_best_is_gone
 from visionlora.runs.metrics import RunLogger
 
 OURS = ("lr_find", "batch_size", "on_oom")
@@ -98,15 +98,26 @@ def auto_precision(accelerator: str) -> Any:
     return "32-true"
 
 
-def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Path | None) -> None:
-    """``trainer.fit``; a checkpoint of another optimizer is told in one sentence."""
+def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Path | None, stopwatch: Stopwatch) -> None:
+    """``trainer.fit``; a checkpoint that cannot be gone on from is told in one sentence.
+
+    Args:
+        trainer: of this run.
+        module: what it trains.
+        data: what it trains on.
+        checkpoint: to go on from, or ``None``.
+        stopwatch: among the trainer's callbacks; knows whether the training has begun.
+    """
     try:
         with memory_has_an_end() if module.portions.halve else contextlib.nullcontext():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    except ValueError as error:
-        if checkpoint is None or "parameter group" not in str(error):
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
+        if checkpoint is None or stopwatch.training:
             raise
-        raise UserError(f"ckpt_path={checkpoint} was written with another optimizer or other learning-rate groups: {error}.") from None
+        if "parameter group" in str(error):
+            raise UserError(f"ckpt_path={checkpoint} was written with another optimizer or other learning-rate groups: {error}.") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"ckpt_path={checkpoint} is damaged or of another run: it cannot be gone on from ({reason}).") from error
 
 
 def _own(node: Any, run_folder: RunFolder) -> Any:
@@ -131,10 +142,7 @@ def _instantiate(group: str, name: str, node: Any) -> Any:
 def _resumed_step(checkpoint: Path | None, run_folder: RunFolder) -> int | None:
     if checkpoint is None:
         return None
-    loaded = read_checkpoint(checkpoint)
-    step = loaded.get("global_step")
-    if not isinstance(step, int):
-        raise UserError(f"{checkpoint} is damaged or not a checkpoint: it has no global_step.")
+    loaded = read_run_checkpoint(checkpoint)
     if checkpoint.resolve().parent == run_folder.checkpoints.resolve():
         say_if_best_is_gone(run_folder, loaded)
-    return step
+    return int(loaded["global_step"])

@@ -40,12 +40,16 @@ from visionlora.launch import process_rank
 from visionlora.lora.audit import undisturbed
 from visionlora.lora.config import LayerRank
 from visionlora.lora.injection import adapter_parameters
+from visionlora.lora.slots import slots
 from visionlora.module import Classifier
 from visionlora.probe import probe_head
 from visionlora.resume import portable, repeated_run, what_is_not_as_it_was
 from visionlora.run_folder import RunFolder
 from visionlora.runs.bad_files import BadFiles
+from visionlora.runs.checkpoint_io import read_run_checkpoint
 from visionlora.runs.checkpoints import checked_checkpoint
+from visionlora.runs.log import HASH, hash_of
+from visionlora.runs.metrics import RunLogger
 from visionlora.runs.provenance import fingerprints, provenance
 from visionlora.tables import print_results, print_trained
 from visionlora.trained import save_adapter
@@ -106,14 +110,19 @@ def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback]) 
     trainer, stopwatch = build_trainer(config, run_folder, checkpoint, "val" in data.parts, (*more_callbacks, bad_files))
     made_with = provenance() | {"precision": str(trainer.precision)} | fingerprints(info.fingerprint, data.parts)
     if not process_rank():  # everything has been checked; nothing has been written yet
+        for logger in trainer.loggers if resuming else ():
+            if isinstance(logger, RunLogger):
+                logger.put_aside_if_damaged()
         run_folder.go_on() if resuming else run_folder.begin()
     found = {} if known else find(config, model, info.head, data, run_folder)
     if trainer.is_global_zero:
         print_trained(report, info.spec.full_name)
         what_is_not_as_it_was(config, made_with)
         tracking.begin(trainer.loggers, portable(config) | made_with)
-        run_folder.write_config(portable(config))
-        data.save_split(run_folder.split)
+        beside = {run_folder.split: data.record, run_folder.ranks: ranks, run_folder.base: not info.reproducible}
+        run_folder.write_config(portable(config), [path.name for path, wanted in beside.items() if wanted])
+        if data.record:
+            run_folder.write_split(data.record)
         if ranks:
             run_folder.write_ranks({name: [rank.r, rank.alpha] for name, rank in ranks.items()})
         if base:
@@ -129,9 +138,11 @@ def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback]) 
         with cached(config, trainer, model, data) as front:
             caching = time.perf_counter() - started_caching if front else 0.0
             module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card, config.lora, front, halve)
+            if resuming and run_folder.best.is_file():  # it is read at the end: what is wrong with it is told now
+                module.check_checkpoint(read_run_checkpoint(run_folder.best), str(run_folder.best))
             if config.model.compile:
                 model.compile()
-            fit(trainer, module, data, checkpoint)
+            fit(trainer, module, data, checkpoint, stopwatch)
         timing = stopwatch.figures()  # before a checkpoint is loaded, and with it the stopwatch of its epoch
         after = measure_after(trainer, module, data, run_folder)
     results = {
@@ -196,7 +207,10 @@ def choose_ranks(config: TrainConfig, model: nn.Module, data: ImageData, known: 
     if config.lora.budget is None or config.lora.method in ("none", "full"):
         return None
     if known is not None:
-        return {name: LayerRank(int(r), float(alpha), explicit=True) for name, (r, alpha) in known.items()}
+        absent = sorted(set(known) - set(slots(model)))
+        if absent:
+            raise UserError(f"ranks.json is damaged or of another run: the model has no layer {absent[0][:80]!r}.")
+        return {name: LayerRank(r, float(alpha), explicit=True) for name, (r, alpha) in known.items()}
     looks = config.lora.allocate in ("importance", "shift")
     pictures = config.lora.allocate_batches * config.data.batch_size
     loader = data.sample_dataloader(-(-pictures // len(data.classes))) if looks else ()
@@ -273,9 +287,10 @@ def _how_to_go_on(run_folder: RunFolder) -> str:
 def _leave(run_folder: RunFolder, model: nn.Module, results: dict[str, Any], started: float) -> dict[str, Any]:
     metrics = {key: value for key, value in results.items() if key.startswith("test/")}
     save_adapter(model, folder_inside(run_folder.path, run_folder.adapter.name), extra={"metrics": metrics})
-    more = {
+    more: dict[str, Any] = {
         "bytes/adapter": sum(path.stat().st_size for path in run_folder.adapter.glob("*.safetensors")),
         "seconds/total": time.perf_counter() - started,
+        HASH: hash_of(run_folder.metrics),
     }
     if run_folder.metrics.is_file():
         learning_curves(run_folder, results)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from conftest import unsealed
 from torch import nn
 
 import visionlora as vl
@@ -117,7 +118,7 @@ def test_what_peft_saves_and_we_cannot_read(config: dict[str, str], message: str
     model = vl.create_backbone("timm/test_vit", 3, pretrained=False)
     vl.inject(model, LoraConfig(r=2))
     vl.save_adapter(model, tmp_path)
-    path = tmp_path / "adapter_config.json"
+    path = unsealed(tmp_path) / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
     fresh = timm.create_model("test_vit", num_classes=3)
     with pytest.raises(vl.UserError, match=message):

@@ -150,7 +150,7 @@ def test_mistakes(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
 
 def test_a_damaged_run_is_named(sweep: Path) -> None:
     (sweep / "r1-0" / "results.json").write_text("{")
-    with pytest.raises(UserError, match=r"r1-0: its config.yaml or results.json is damaged"):
+    with pytest.raises(UserError, match=r"r1-0/results.json is damaged"):
         find_runs([sweep])
 
 

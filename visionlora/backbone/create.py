@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlora.backbone import timm_models, torchvision_models
-from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint
+from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint, info_of
 from visionlora.backbone.modules import small_image_stem
 from visionlora.backbone.weights import as_of
 from visionlora.common.finite import refuse_not_finite
@@ -74,6 +74,11 @@ def rebuild(info: BackboneInfo, state: dict[str, Tensor] | None = None) -> nn.Mo
     """
     with torch.random.fork_rng(devices=[]):  # what is drawn at random is replaced
         model = build(info.spec, state)
+    own = info_of(model)
+    assert own is not None
+    for key in ("head", "remade", "resized"):
+        if getattr(own, key) != getattr(info, key):
+            raise UserError(f"{info.spec.full_name} has other {key} layers than this run's card says; the card is damaged.")
     found = _fingerprint(model, info)
     if found != info.fingerprint:
         raise UserError(

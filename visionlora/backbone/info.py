@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from visionlora.common.typed import typed
+
 ATTRIBUTE = "backbone_info"
+MOST_PIXELS = 4096
+"""A side of the pictures that a card may ask for."""
+INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash")
 
 
 @dataclass(frozen=True)
@@ -36,11 +43,6 @@ class Preprocessing:
     @property
     def channels(self) -> int:
         return len(self.mean)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Read back what ``asdict`` wrote to JSON."""
-        return cls(**(values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}))
 
 
 def per_channel(values: Sequence[float], in_chans: int) -> tuple[float, ...]:
@@ -101,16 +103,34 @@ class BackboneInfo:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> BackboneInfo:
-        """Read back what ``to_dict`` gave."""
-        nested = {
-            "spec": BackboneSpec(**values["spec"]),
-            "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
-            "head": tuple(values["head"]),
-            "remade": tuple(values["remade"]),
-            "resized": tuple(values["resized"]),
+    def from_dict(cls, values: Any) -> BackboneInfo:
+        """Read back what ``to_dict`` gave.
+
+        Raises:
+            ValueError: it is damaged, or asks for more than any backbone has; the message names the key.
+        """
+        info = typed(cls, values, "backbone")
+        spec, prepared = info.spec, info.preprocessing
+        fits = {
+            "spec.name": re.fullmatch(r"[\w./-]{1,256}", spec.name) is not None,
+            "spec.num_classes": 1 <= spec.num_classes <= 10**6,
+            "spec.in_chans": 1 <= spec.in_chans <= 64,
+            "spec.image_size": spec.image_size is None or 1 <= spec.image_size <= MOST_PIXELS,
+            "spec.drop_rate": 0 <= spec.drop_rate < 1,
+            "spec.drop_path_rate": 0 <= spec.drop_path_rate < 1,
+            "preprocessing.image_size": 1 <= prepared.image_size <= MOST_PIXELS,
+            "preprocessing.mean": len(prepared.mean) == spec.in_chans,
+            "preprocessing.std": len(prepared.std) == spec.in_chans and min(prepared.std) > 0,
+            "preprocessing.interpolation": prepared.interpolation in INTERPOLATIONS,
+            "preprocessing.crop_mode": prepared.crop_mode in CROP_MODES,
+            "preprocessing.crop_pct": 0.05 <= prepared.crop_pct <= 2,
+            "head": bool(info.head),
+            "classes": len(info.classes) in (0, spec.num_classes) and len(set(info.classes)) == len(info.classes),
         }
-        return cls(**(values | nested))
+        for key, fit in fits.items():
+            if not fit:
+                raise ValueError(f"backbone.{key} is out of range or does not fit the rest")
+        return info
 
 
 def info_of(model: nn.Module) -> BackboneInfo | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -33,7 +32,6 @@ from visionlora.data.transforms import (
     train_transform,
 )
 from visionlora.errors import UserError
-from visionlora.files import inside, replace_file
 
 Batch = tuple[Tensor, Tensor]
 
@@ -105,11 +103,6 @@ class ImageData(L.LightningDataModule):
         sampler.set_epoch(epoch)
         items = list(sampler)[batch_idx * self.batch_size :][: self.batch_size]
         return [self.parts["train"].names[index] for index, _ in items]
-
-    def save_split(self, path: Path) -> None:
-        """Write down which pictures were split off, if any were."""
-        if self.record:
-            replace_file(inside(path.parent, path.name), json.dumps(self.record).encode())
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Random views in a new order each epoch."""

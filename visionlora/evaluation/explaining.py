@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
+from visionlora.common.text import printable
 from visionlora.data.transforms import normalize
 from visionlora.errors import UserError
 from visionlora.predictor import Predictor
@@ -37,7 +38,7 @@ def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto") -
             prepared.append(predictor.prepare(path))
             readable.append(path)
         except UserError as error:
-            print(f"left out: {error}")
+            print(printable(f"left out: {error}"))
     if not prepared:
         raise UserError("none of the pictures can be read.")
     batch = torch.stack(prepared)
@@ -169,8 +170,8 @@ def _sheet(images: np.ndarray, heat: np.ndarray, titles: list[str], names: list[
         row, column = divmod(number, columns)
         plain, coloured = grid[row, 2 * column], grid[row, 2 * column + 1]
         plain.imshow(Image.fromarray(np.ascontiguousarray(image)))
-        plain.set_title(name[:24], fontsize=8)
+        plain.set_title(name[:24], fontsize=8, parse_math=False)  # $ in a name is a dollar
         coloured.imshow(image)
         coloured.imshow(one, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
-        coloured.set_title(title[:24], fontsize=8)
+        coloured.set_title(title[:24], fontsize=8, parse_math=False)
     return figure

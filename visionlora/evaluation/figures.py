@@ -41,8 +41,8 @@ def confusion(outcome: Outcome) -> Figure:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, format=PercentFormatter(1.0), shrink=0.8)
     if len(classes) <= NAMED:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        axes.set_xticks(range(len(classes)), classes, rotation=90, parse_math=False)  # $ in a name is a dollar
+        axes.set_yticks(range(len(classes)), classes, parse_math=False)
     if len(classes) <= 20:
         for row, column in np.ndindex(table.shape):
             if table[row, column]:
@@ -103,9 +103,10 @@ def _sheet(outcome: Outcome, groups: list[list[int]], titles: list[str], words: 
             if place < len(row):
                 axes.imshow(thumbnail(outcome, row[place]))
                 if names:
-                    axes.set_title(names[shown], fontsize=8)
+                    axes.set_title(names[shown], fontsize=8, parse_math=False)
                 shown += 1
-        axes_row[0].text(-0.1, 0.5, title, transform=axes_row[0].transAxes, ha="right", va="center", fontsize=9)
+        where = axes_row[0].transAxes
+        axes_row[0].text(-0.1, 0.5, title, transform=where, ha="right", va="center", fontsize=9, parse_math=False)
     return figure
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig
 
 from visionlora.backbone.info import BackboneInfo
+from visionlora.common.text import markdown
 from visionlora.run_folder import RunFolder
 
 
@@ -19,9 +21,10 @@ def card(run: RunFolder, info: BackboneInfo, format_: str, how: str) -> str:
         format_: of the export.
         how: lines of Python that load it.
     """
-    results, config = run.read_results(), run.read_config()
+    own, lora, optim = (run.read_section(name) for name in ("data", "lora", "optim"))
+    results = {key: value for key, value in run.read_results().items() if value is not None}
     weights, licence = _weights(info)
-    data = str(config.data.name)
+    data = markdown(str(own.get("name")))
     metadata = {
         "library_name": info.spec.source if info.spec.source == "timm" else "pytorch",
         "pipeline_tag": "image-classification",
@@ -35,14 +38,18 @@ def card(run: RunFolder, info: BackboneInfo, format_: str, how: str) -> str:
                     {
                         "task": {"type": "image-classification"},
                         "dataset": {"name": data, "type": data, "split": "test"},
-                        "metrics": [{"type": kind, "value": round(results[key], 4)} for key, kind in _METRICS.items() if key in results],
+                        "metrics": [
+                            {"type": kind, "value": round(results[key], 4)}
+                            for key, kind in _METRICS.items()
+                            if results.get(key) is not None
+                        ],
                     }
                 ],
             }
         ],
     }
     metadata = {key: value for key, value in metadata.items() if value is not None}
-    classes = ", ".join(info.classes[:20]) + (f" and {len(info.classes) - 20} more" if len(info.classes) > 20 else "")
+    classes = ", ".join(map(markdown, info.classes[:20])) + (f" and {len(info.classes) - 20} more" if len(info.classes) > 20 else "")
     return "\n".join(
         [
             "---",
@@ -51,7 +58,7 @@ def card(run: RunFolder, info: BackboneInfo, format_: str, how: str) -> str:
             f"# {info.spec.name} on {data}",
             "",
             f"An image classifier of {len(info.classes)} classes ({classes}): {info.spec.full_name}, fine-tuned with visionlora"
-            f" ({_method(config)}) and merged. Format: `{format_}`.",
+            f" ({_method(lora)}) and merged. Format: `{format_}`.",
             "",
             "## Results",
             "",
@@ -69,8 +76,9 @@ def card(run: RunFolder, info: BackboneInfo, format_: str, how: str) -> str:
             "",
             "## Data and training",
             "",
-            f"`data={data}`, {results.get('epochs', '?')} epochs, learning rate {config.optim.lr}, seed {config.seed};"
-            f" {results.get('params/trainable', 0):,} of {results.get('params/total', 0):,} parameters trained.",
+            f"`data={data}`, {results.get('epochs', '?')} epochs, learning rate {optim.get('lr')},"
+            f" seed {results.get('seed', '?')}; {results.get('params/trainable', 0):,} of {results.get('params/total', 0):,} parameters"
+            " trained.",
             "",
             "## Weights it started from",
             "",
@@ -101,11 +109,11 @@ def _table(results: dict[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---:|", *rows])
 
 
-def _method(config: Any) -> str:
-    method = str(config.lora.method)
+def _method(lora: DictConfig) -> str:
+    method = str(lora.get("method"))
     if method == "none":
         return "a linear probe"
-    return "full fine-tuning" if method == "full" else f"{method}, rank {config.lora.r}, targets {config.lora.targets}"
+    return "full fine-tuning" if method == "full" else markdown(f"{method}, rank {lora.get('r')}, targets {lora.get('targets')}")
 
 
 def _weights(info: BackboneInfo) -> tuple[str, str | None]:

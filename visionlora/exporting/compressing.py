@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from visionlora.adapting import merge
 from visionlora.backbone.quantize import dequantize
 from visionlora.command_config import CompressConfig
 from visionlora.common.quiet import hushed
-from visionlora.config import DataConfig, checked
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.evaluation.measure import open_run
@@ -32,6 +31,7 @@ from visionlora.exporting.formats import FORMATS, ONNX
 from visionlora.files import folder_inside, inside, library_writing, replace_file
 from visionlora.predictor import Predictor, load
 from visionlora.run_folder import RunFolder
+from visionlora.runs.data import data_config
 
 INT8 = "int8.onnx"
 LATENCY_ROUNDS = 15
@@ -65,8 +65,7 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
         import onnxruntime.quantization  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(f'compressing needs the package {error.name}; install it with: pip install "visionlora[onnx]"') from None
-    own = checked(DataConfig, run.read_section("data"))
-    predictor, data = open_run(run, replace(own, root=config.root or own.root))
+    predictor, data = open_run(run, data_config(run, config.root))
     if config.split not in data.parts:
         raise UserError(f"the run's data has no {config.split} part; it has {', '.join(data.parts)}.")
     merge(predictor.model, keep=False)

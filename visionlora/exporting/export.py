@@ -6,7 +6,6 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,6 @@ from visionlora.adapting import merge
 from visionlora.backbone.quantize import dequantize
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.process_state import process_as_before
-from visionlora.config import DataConfig, checked
 from visionlora.data.module import ImageData
 from visionlora.data.opening import UnreadableError
 from visionlora.data.transforms import normalize
@@ -27,6 +25,7 @@ from visionlora.exporting.formats import FORMATS, PREPROCESSING, preprocessing
 from visionlora.files import inside, library_writing
 from visionlora.predictor import Predictor, load
 from visionlora.run_folder import RunFolder
+from visionlora.runs.data import data_config
 
 TOLERANCE = 1e-4
 """Largest difference of a logit that is rounding, relative to the largest logit."""
@@ -75,8 +74,7 @@ def pictures(run: RunFolder, predictor: Predictor, number: int = PICTURES) -> tu
     """Prepared pictures of the run's test part, ``(N, C, H, W)``, and what they are; noise where the data is gone."""
     prepared = predictor.preprocessing
     try:
-        config = replace(checked(DataConfig, run.read_section("data")), download=False)
-        data = ImageData(config, record=run.read_split())
+        data = ImageData(data_config(run), record=run.read_split())
         part = data.parts.get("test", data.parts["train"])
         chosen = range(0, len(part), max(len(part) // number, 1))
         opened = []

@@ -5,24 +5,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from visionlora.common.finite import refuse_not_finite
+from visionlora.common.reading import sealed_json
 from visionlora.errors import UserError
 from visionlora.files import replace_file
 from visionlora.lora.adapter import Adapter
-from visionlora.lora.config import INITS, LayerRank, LoraConfig
+from visionlora.lora.adapter_files import CARD, CONFIG, PREFIX, TENSORS, WEIGHTS, AdapterFiles
+from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.dora import DoraAdapter
 from visionlora.lora.init import FROM_WEIGHT
 from visionlora.lora.injection import inject
@@ -30,87 +30,6 @@ from visionlora.lora.layer import LoraLayer
 from visionlora.lora.merging import take_out
 from visionlora.lora.methods import METHODS
 from visionlora.lora.slots import Slot, slots
-
-WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "visionlora.json"
-PREFIX = "base_model.model."
-"""Of every key in PEFT's files."""
-TENSORS = ("lora_A", "lora_B", "lora_magnitude_vector")
-"""PEFT's names of an adapter's tensors; the last one is DoRA's."""
-
-
-@dataclass(frozen=True)
-class AdapterFiles:
-    """An adapter folder as read: PEFT's config (empty when nothing was adapted), our card, tensors by PEFT's keys."""
-
-    folder: Path
-    config: dict[str, Any]
-    card: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    @classmethod
-    def read(cls, folder: str | Path) -> AdapterFiles:
-        """Read and check a folder.
-
-        Raises:
-            UserError: it is not an adapter folder, or a file in it is damaged.
-        """
-        folder = Path(folder)
-        if not (folder / WEIGHTS).is_file():
-            raise UserError(f"{folder} is not an adapter folder: it has no {WEIGHTS}.")
-        try:
-            tensors = safetensors.torch.load_file(folder / WEIGHTS)
-        except safetensors.SafetensorError as error:
-            raise UserError(f"{folder / WEIGHTS} is damaged or not a safetensors file: {error}.") from None
-        refuse_not_finite(tensors.items(), str(folder / WEIGHTS))
-        return cls(folder, _read_json(folder / CONFIG), _read_json(folder / CARD), tensors)
-
-    @property
-    def layers(self) -> dict[str, dict[str, Tensor]]:
-        """Slot name -> its tensors, by PEFT's name without ``.weight``."""
-        found: dict[str, dict[str, Tensor]] = {}
-        for key, tensor in self.tensors.items():
-            if match := re.fullmatch(re.escape(PREFIX) + rf"(.+)\.({'|'.join(TENSORS)})(\.weight)?", key):
-                found.setdefault(match[1].replace(".base_layer", ""), {})[match[2]] = tensor
-        return found
-
-    @property
-    def others(self) -> dict[str, Tensor]:
-        """State-dict key -> what is saved whole."""
-        adapter = re.compile(rf".+\.({'|'.join(TENSORS)})(\.weight)?")
-        wrapped = re.compile(r"\.(base_layer|modules_to_save)\.")
-        return {
-            wrapped.sub(".", key.removeprefix(PREFIX)): tensor
-            for key, tensor in self.tensors.items()
-            if not adapter.fullmatch(key) and ".original_module." not in key
-        }
-
-    def rank(self, layer: str, r: int) -> LayerRank:
-        """Rank and alpha of a layer of rank ``r``, as PEFT's config says."""
-        patterns = self.config.get("alpha_pattern") or {}
-        alphas = [a for pattern, a in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", layer)]
-        return LayerRank(r, float(alphas[0] if alphas else self.config.get("lora_alpha", 8)), explicit=True)
-
-    def lora_config(self) -> LoraConfig:
-        """What injects an adapter that these tensors fit.
-
-        Raises:
-            UserError: PEFT made it by a method that is not known here.
-        """
-        kind, init = self.config.get("peft_type", "LORA"), self.config.get("init_lora_weights")
-        if self.layers and not self.config:
-            raise UserError(f"{self.folder} has no {CONFIG}, which says how strong the adapter is; it is incomplete.")
-        if kind != "LORA":
-            raise UserError(f"{self.folder / CONFIG}: this is a {kind} adapter of PEFT; only LORA can be read.")
-        if isinstance(init, str) and init not in (*INITS, "eva"):
-            raise UserError(f"{self.folder / CONFIG}: its base was edited by init_lora_weights={init}; convert it to a plain LoRA first.")
-        if self.config.get("lora_bias"):
-            raise UserError(f"{self.folder / CONFIG}: PEFT's lora_bias=true cannot be read.")
-        return LoraConfig(
-            dropout=float(self.config.get("lora_dropout") or 0.0),
-            use_rslora=bool(self.config.get("use_rslora")),
-            method="dora" if self.config.get("use_dora") else "lora",
-            init=init if init in FROM_WEIGHT else "kaiming",
-        )
 
 
 def peft_key(slot_name: str, tensor: str) -> str:
@@ -172,15 +91,18 @@ def write(
             tensors |= {peft_key(slot.name, key): value.reshape(peft_shape(slot, key, r)) for key, value in own.items()}
     # Cloned: tied layers share their adapter's memory, which safetensors refuses.
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    replace_file(folder / WEIGHTS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    content = {WEIGHTS: safetensors.torch.save(tensors, metadata={"format": "pt"})}
     if saved:
         biases = any(key.rpartition(".")[2].endswith("bias") and not key.startswith(tuple(w + "." for w in whole)) for key in state)
-        replace_file(folder / CONFIG, json.dumps(_peft_config(saved, sorted(whole), biases), indent=2).encode())
+        content[CONFIG] = json.dumps(_peft_config(saved, sorted(whole), biases), indent=2).encode()
     else:
         (folder / CONFIG).unlink(missing_ok=True)
+    for name_, bytes_ in content.items():
+        replace_file(folder / name_, bytes_)
+    hashes = {name_: hashlib.sha256(bytes_).hexdigest() for name_, bytes_ in content.items()}
     layers = {layer: {"r": r, "alpha": adapter.scaling * r} for layer, (r, adapter) in saved.items()}
     beyond = {slot.name: why for slot, _ in adapters.values() if slot.name in saved and (why := beyond_peft(slot))}
-    replace_file(folder / CARD, json.dumps({**card, "layers": layers, "beyond_peft": beyond}, indent=2).encode())
+    replace_file(folder / CARD, sealed_json({**card, "layers": layers, "beyond_peft": beyond, "files": hashes}))
 
 
 def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), also_train: Iterable[str] = (), name: str = "default") -> None:
@@ -197,15 +119,13 @@ def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), also
         UserError: a layer, shape or key does not fit; the model is then as it was.
     """
     own, layers, known = model.state_dict(), files.layers, slots(model)
-    try:
-        config = files.lora_config()
-        ranks = {layer: files.rank(layer, len(tensors.get("lora_A", ()))) for layer, tensors in layers.items()}
-    except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise UserError(f"{files.folder / CONFIG} is damaged: {error}.") from None
+    config, ranks = files.lora_config(), files.ranks()
     loaded = dict(files.others)
     for key, value in loaded.items():
         if key not in own:
             raise UserError(f"{files.folder}: the adapter is for another model: this one has no {key!r}.")
+        if value.is_floating_point() != own[key].is_floating_point():
+            raise UserError(f"{files.folder}: {key} holds {value.dtype}, the model's {own[key].dtype}: it is damaged or for another model.")
         if value.shape != own[key].shape:
             reason = "the number of classes differs" if key.startswith(tuple(h + "." for h in head)) else "it is for another model"
             raise UserError(f"{files.folder}: {key} has shape {tuple(value.shape)}, the model's has {tuple(own[key].shape)}: {reason}.")
@@ -243,7 +163,7 @@ def _check(files: AdapterFiles, layer: str, tensors: dict[str, Tensor], known: M
             raise UserError(f"{files.folder / WEIGHTS}: layer {layer} has a {key} that {CONFIG} knows nothing of.")
         r = len(tensors["lora_A"]) if "lora_A" in tensors else 0
         if (shape := tuple(tensors[key].shape)) not in (wanted := peft_shape(known[layer], key, r), _linear_like(wanted)):
-            grouped = getattr(known[layer].module, "groups", 1) != 1 and "r" in files.config and not files.card
+            grouped = getattr(known[layer].module, "groups", 1) != 1 and files.config is not None and not files.card
             reason = "PEFT means another update of grouped convolutions" if grouped else "the adapter is for another model"
             raise UserError(f"{files.folder}: {key} of {layer} has shape {shape}, the model needs {wanted}: {reason}.")
 
@@ -280,15 +200,3 @@ def _peft_config(adapters: Mapping[str, tuple[int, Adapter]], whole: list[str], 
         "inference_mode": True,
         "task_type": None,
     }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        loaded = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}.") from None
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path} does not hold a JSON object.")
-    return loaded

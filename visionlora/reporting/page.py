@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -67,14 +68,17 @@ def page(ranked: Sequence[Configuration], metric: str, command: str) -> str:
         "BEST": html.escape(_text(metric, ranked[0].summary(metric))),
         "COMMAND": html.escape(command),
         "NOTE": html.escape(_note(ranked, metric)),
-        "FIGURES": json.dumps(figures).replace("</", "<\\/"),
-        "TABLE": json.dumps(table).replace("</", "<\\/"),
+        "FIGURES": _in_script(figures),
+        "TABLE": _in_script(table),
         "PLOTLY": get_plotlyjs(),
     }
     text = (files("visionlora.reporting") / "page.html").read_text(encoding="utf-8")
-    for word, value in words.items():
-        text = text.replace(f"@@{word}@@", value)
-    return text
+    return re.sub(r"@@([A-Z]+)@@", lambda word: words[word[1]], text)  # at once: a name that holds such a word is a name
+
+
+def _in_script(values: Any) -> str:
+    r"""JSON that ends no script and begins no comment in it, whatever the names: ``<`` is ``\u003c``."""
+    return json.dumps(values).translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})
 
 
 def against(ranked: Sequence[Configuration], metric: str, key: str, label: str, log: bool = False, front: bool = False) -> go.Figure:
@@ -104,7 +108,7 @@ def against(ranked: Sequence[Configuration], metric: str, key: str, label: str, 
             y=[y.mean for _, _, y in chosen],
             error_y={"array": [_interval(y) for _, _, y in chosen], "thickness": 1, "width": 3},
             mode="markers",
-            name=LINES.get(method, method),
+            name=html.escape(LINES.get(method, method)),
             marker={"color": COLOURS.get(method, "#2166ac"), "size": 9},
             text=[_hover(c, metric) for c, _, _ in chosen],
             hovertemplate="%{text}<extra></extra>",
@@ -142,10 +146,10 @@ def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
         if id(c) not in colours:
             grey_x += [*x, None]
             grey_y += [*y, None]
-            grey_text += [c.name] * (len(x) + 1)
+            grey_text += [html.escape(c.name)] * (len(x) + 1)
             continue
         figure.add_scatter(
-            x=x, y=y, mode="lines+markers", name=c.name, legendgroup=c.name, showlegend=id(c) not in named,
+            x=x, y=y, mode="lines+markers", name=html.escape(c.name), legendgroup=html.escape(c.name), showlegend=id(c) not in named,
             line={"color": colours[id(c)], "width": 1.5},
         )  # fmt: skip
         named.add(id(c))

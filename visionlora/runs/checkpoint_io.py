@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from visionlora.common.typed import typed
 from visionlora.errors import UserError
 from visionlora.files import folder_inside, inside
 from visionlora.launch import process_rank
@@ -34,6 +36,40 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise UserError(f"{path} is damaged or not a checkpoint: it holds a {type(loaded).__name__}.")
     return loaded
+
+
+def read_run_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that a run can go on from, see ``read_checkpoint``.
+
+    Raises:
+        UserError: it is damaged, or something is not in it.
+    """
+    loaded = read_checkpoint(path)
+    if not isinstance(loaded.get("visionlora"), dict):
+        raise UserError(f"{path} was not written by visionlora.")
+    try:
+        typed(_Checkpoint, loaded, more=True)
+    except ValueError as error:
+        raise UserError(f"{path} is damaged or not a checkpoint: {error}.") from None
+    return loaded
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What a checkpoint of a run holds, beside what versions of Lightning add."""
+
+    epoch: int
+    global_step: int
+    state_dict: dict[str, Any]
+    optimizer_states: list[Any]
+    lr_schedulers: list[Any]
+
+    def __post_init__(self) -> None:
+        if min(self.epoch, self.global_step) < 0:
+            raise ValueError("its epoch or global_step is negative")
+        for key, value in self.state_dict.items():
+            if not isinstance(value, torch.Tensor):
+                raise ValueError(f"{key[:80]!r} in it is a {type(value).__name__}, and not a tensor")
 
 
 class RunCheckpoints(TorchCheckpointIO):

@@ -37,6 +37,8 @@ def damage(path: Path) -> str:
 
     A file of an earlier version has no hash; the checksums of the zip archive stand in for it.
     """
+    if not path.is_file():
+        return "it is not a file"
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -48,6 +50,8 @@ def damage(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             if archive.comment:
                 return "its bytes are not those that were written"
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                return "it is packed, as no checkpoint is"  # to how much, nobody knows before
             broken = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError):
         return "it is cut off or not a checkpoint" if content else "it is empty"

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from visionlora.files import inside, naming, replace_file
 from visionlora.launch import process_rank
 from visionlora.run_folder import RunFolder
+from visionlora.runs.log import put_aside_if_damaged, read_rows
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 Row = dict[str, Any]
@@ -28,9 +29,15 @@ class RunLogger(CSVLogger):
 
     def __init__(self, run: RunFolder, resumed_step: int | None = None) -> None:
         super().__init__(run.path, name="", version="", flush_logs_every_n_steps=10)
+        self.run, self.resumed_step = run, resumed_step
         if not process_rank():
-            rows = [] if resumed_step is None else [row for row in read_rows(run) if row["step"] < resumed_step]
+            rows = [] if resumed_step is None else [row for row in read_rows(run.metrics)[0] if row["step"] < resumed_step]
             self._experiment: Any = MetricsFile(run, rows)
+
+    def put_aside_if_damaged(self) -> None:
+        """See to the log that a resumed run found, before anything is written."""
+        if self.resumed_step is not None and not process_rank():
+            put_aside_if_damaged(self.run, self.resumed_step)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The run folder's config.yaml has them."""
@@ -67,20 +74,6 @@ class MetricsFile:
         self._columns, self._appendable = columns, True
         self._written += self.metrics
         self.metrics = []
-
-
-def read_rows(run: RunFolder) -> list[Row]:
-    """The rows that have been written whole, numbers as text; a line that was cut off or damaged is left out: a log stops no run."""
-    try:
-        lines = run.metrics.read_text(errors="replace").splitlines(keepends=True)
-    except OSError:
-        return []
-    rows = []
-    for row in csv.DictReader(line for line in lines if line.endswith("\n")):
-        kept = {key: value for key, value in row.items() if key is not None and value}
-        if kept.get("step", "").isdecimal() and None not in row:
-            rows.append(kept | {"step": int(kept["step"])})
-    return rows
 
 
 def _text(rows: Sequence[Row], columns: list[str], heading: bool) -> bytes:

@@ -1,0 +1,28 @@
+"""Text of strangers (names of classes, files, models), made harmless where it is shown."""
+
+from __future__ import annotations
+
+import re
+
+_KEPT = "\n\t\u200c\u200d"
+"""Line breaks, and what is invisible but part of how Persian, Hindi and many emoji are written."""
+_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+
+def printable(text: str) -> str:
+    r"""``text`` with what a terminal would obey, hide or turn round written out, as ``\x1b``; line breaks and tabs stay."""
+    return "".join(c if c.isprintable() or c in _KEPT else c.encode("unicode_escape", errors="surrogatepass").decode("ascii") for c in text)
+
+
+def cell(text: str) -> str:
+    """``text`` as a cell of a CSV file that no spreadsheet takes for a formula: with ``'`` before it where it would (OWASP's advice).
+
+    Numbers stay as they are.
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def markdown(text: str) -> str:
+    """A name inside a line of Markdown: no link, no markup, no second line."""
+    return re.sub(r"([\\`*\[\]<>|#&])", r"\\\1", printable(text).replace("\n", " "))

@@ -1,0 +1,33 @@
+"""The data of a finished run, for commands that only read. Free of torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from visionlora.config import DataConfig, checked
+from visionlora.errors import UserError
+from visionlora.run_folder import RunFolder
+from visionlora.sweeps import WITHOUT_FILES
+
+
+def data_config(run: RunFolder, root: str | None = None) -> DataConfig:
+    """What the run's config says of its data. A run may be a stranger's: nothing is made or downloaded where its config points to,
+    and it starts no more processes than there are processors.
+
+    Args:
+        run: a finished run.
+        root: the folder that the user names instead; there, what is missing may be downloaded as the config says.
+
+    Raises:
+        UserError: the config is damaged, or names a folder that is not there.
+    """
+    own = checked(DataConfig, run.read_section("data"))
+    if own.num_workers is not None:
+        own = replace(own, num_workers=min(own.num_workers, os.cpu_count() or 1))
+    if root is not None:
+        return replace(own, root=root)
+    if own.name not in WITHOUT_FILES and not Path(own.root).is_dir():
+        raise UserError(f"{run.config} says that its pictures are in {own.root}, which is no folder here; name their place with root=DIR.")
+    return replace(own, download=False)
