@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -9,8 +10,9 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,24 @@ def unsealed(folder: Path) -> Path:
     card = json.loads((folder / "visionlora.json").read_text())
     (folder / "visionlora.json").write_text(json.dumps({key: card[key] for key in card if key not in ("files", "sha256")}))
     return folder
+
+
+def files_below(*folders: Path) -> list[Path]:
+    """Every file in these folders, at any depth."""
+    return [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def contents(path: Path) -> Iterator[bytes]:
+    """A file's bytes, and those of what is packed in it."""
+    yield path.read_bytes()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                inner = archive.read(name)
+                yield inner
+                if zipfile.is_zipfile(io.BytesIO(inner)):  # what torch saved
+                    with zipfile.ZipFile(io.BytesIO(inner)) as nested:
+                        yield from (nested.read(each) for each in nested.namelist())
 
 
 @pytest.fixture(scope="session")

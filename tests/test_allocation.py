@@ -93,7 +93,10 @@ def test_shift_without_batch_norm_needs_a_reference() -> None:
         vl.allocate(model, config, pictures())
     slots = [slot for slot in candidates(model, ("head",)).values() if not slot.part]
     shifts = distribution_shifts(model, slots, pictures(shift=2.0), pictures())
-    assert all(value >= 0 for value in shifts.values())
+    same = distribution_shifts(model, slots, pictures(), pictures())
+    assert set(shifts) == set(same) == {slot.name for slot in slots}
+    assert max(same.values()) < 1e-6
+    assert min(shifts.values()) > 1e-3
     assert shifts["patch_embed.proj"] > 0.1
     assert vl.allocate(model, config, pictures(shift=2.0), pictures())
 

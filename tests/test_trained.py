@@ -292,3 +292,52 @@ def test_no_adapter_fits_a_base_it_was_merged_into(tmp_path: Path) -> None:
     vl.merge(model, keep=False)
     with pytest.raises(vl.UserError, match="trained on other weights"):
         vl.load_adapter(model, tmp_path)
+
+
+def elsewhere(kind: str, seed: int) -> nn.Module:
+    """A model that ``create_backbone`` has not made."""
+    torch.manual_seed(seed)
+    if kind == "timm":
+        return timm.create_model("test_resnet", num_classes=3)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("config", [{}, {"train_norm": True}, {"method": "none"}], ids=["lora", "norms too", "probe"])
+@pytest.mark.parametrize("kind", ["timm", "own"])
+def test_a_model_from_elsewhere_is_known_by_its_weights(kind: str, config: dict[str, Any], tmp_path: Path) -> None:
+    model = elsewhere(kind, 0)
+    vl.inject(model, vl.LoraConfig(r=2, targets="all", **config), X)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.1)
+    vl.fold(model, X)
+    vl.save_adapter(model, tmp_path)
+    fresh = vl.load_adapter(elsewhere(kind, 0), tmp_path)
+    assert torch.allclose(fresh.eval()(X), model.eval()(X), rtol=1e-4, atol=1e-5)
+    vl.load_adapter(fresh, tmp_path, name="second")  # the first one's norms stand in it
+    for wrong in (elsewhere(kind, 1), one_weight_changed(elsewhere(kind, 0))):
+        state = {key: value.clone() for key, value in wrong.state_dict().items()}
+        with pytest.raises(vl.UserError, match=r"trained on other weights \(fingerprint .*load the weights it was trained on"):
+            vl.load_adapter(wrong, tmp_path)
+        assert list(wrong.state_dict()) == list(state)
+        assert all(torch.equal(value, state[key]) for key, value in wrong.state_dict().items())
+    with pytest.warns(UserWarning, match="it cannot be told whether"):
+        vl.load_adapter(elsewhere(kind, 0).bfloat16(), tmp_path)
+    (tmp_path / "visionlora.json").unlink()  # as PEFT has it: nothing says for which weights
+    vl.load_adapter(elsewhere(kind, 1), tmp_path)
+
+
+def one_weight_changed(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] += 1e-3
+    return model
+
+
+def test_an_adapter_of_a_known_backbone_knows_the_librarys_own_model(tmp_path: Path) -> None:
+    model = trained()
+    vl.save_adapter(model, tmp_path)
+    plain = timm.create_model("test_resnet", num_classes=3)
+    with pytest.raises(vl.UserError, match="trained on other weights"):
+        vl.load_adapter(plain, tmp_path)
+    plain.load_state_dict(base().state_dict())
+    assert torch.allclose(vl.load_adapter(plain, tmp_path).eval()(X), model.eval()(X), rtol=1e-4, atol=1e-5)

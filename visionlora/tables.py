@@ -37,8 +37,8 @@ class _Printable(Console):
 console = _Printable()
 
 
-def print_trained(report: InjectReport, backbone: str) -> None:
-    """What is trained, block by block: layers, ranks, parameters, share of the model."""
+def print_trained(report: InjectReport, backbone: str, note: str = "") -> None:
+    """What is trained, block by block: layers, ranks, parameters, share of the model; and what speed-up was left out."""
     table = Table(title=f"What is trained of {backbone}", title_justify="left")
     for column, justify in (("block", "left"), ("layers", "right"), ("rank", "right"), ("parameters", "right"), ("% of model", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
@@ -60,6 +60,8 @@ def print_trained(report: InjectReport, backbone: str) -> None:
         console.print(f"{len(report.capped)} small layers got a lower rank than asked, {first.name} (r={first.r}) for one.")
     if report.left_out:
         console.print(f"{len(report.left_out)} layers got none: it would have more parameters than they, {report.left_out[0]} for one.")
+    if note:
+        console.print(f"A speed-up does not hold: {note}. The run is right without it, and slower.", markup=False)
 
 
 def print_profile(seconds: Mapping[str, float]) -> None:

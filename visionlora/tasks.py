@@ -172,6 +172,11 @@ def own_keys(model: nn.Module, name: str) -> list[str]:
     return list(task.values) if task else []
 
 
+def base_values(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without adapters, and with the base's values where the current task shows its own."""
+    return {key: value for key, value in (model.state_dict() | _tasks(model).base).items() if ".lora." not in key}
+
+
 @contextlib.contextmanager
 def new_task(model: nn.Module, name: str, num_classes: int | None = None, values: Mapping[str, Tensor] | None = None) -> Iterator[None]:
     """Inside, the adapter ``name`` is injected or loaded; afterwards it is the active one, with a head of its own.

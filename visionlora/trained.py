@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from visionlora.backbone.freeze import FrozenStatistics, freeze_statistics, moves_statistics
 from visionlora.backbone.head import find_head
-from visionlora.backbone.info import BackboneInfo, info_of
+from visionlora.backbone.info import BackboneInfo, fingerprint, info_of
 from visionlora.backbone.quantize import quantized
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.versions import package_version
@@ -20,9 +21,11 @@ from visionlora.lora import files
 from visionlora.lora.adapter_files import CARD, PREFIX, AdapterFiles
 from visionlora.lora.injection import is_norm
 from visionlora.lora.merging import is_merged
-from visionlora.tasks import adapter_names, new_task, own_keys, showing
+from visionlora.lora.slots import slots
+from visionlora.tasks import adapter_names, base_values, new_task, own_keys, showing
 
 CARD_VERSION = 1
+_BASE = "_visionlora_base"
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -104,6 +107,8 @@ def _save(model: nn.Module, folder: Path, name: str, extra: Mapping[str, Any] | 
     norms = {module_name for module_name, module in model.named_modules() if is_norm(module) and f"{module_name}.weight" in state}
     whole = (*whole, *norms)  # running statistics too: PEFT asks for every entry of a module
     state |= {key: value for key, value in model.state_dict().items() if key.startswith(_prefixes(whole))}
+    if info is None:
+        card["base"] = base_card(model, state)
     files.write(model, folder, state, whole, card | dict(extra or {}), name)
 
 
@@ -116,7 +121,8 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
         name: for the adapter.
 
     Raises:
-        UserError: not an adapter, damaged, or for another backbone or number of classes; the model is then as it was.
+        UserError: not an adapter, damaged, or for another backbone, other weights of it or another number of classes; the model is
+            then as it was. What PEFT wrote does not say which weights it is for, and is not checked for that.
     """
     read = AdapterFiles.read(folder)
     info = info_of(model)
@@ -135,6 +141,11 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
         ]
         if lacking:
             raise UserError(f"{folder}: the file lacks {lacking[0]}, which was trained whole; it is incomplete.")
+    elif made_for:  # of a model that create_backbone made, for one that it did not make
+        other = read_info(made_for, folder)
+        _check_base(model, {"fingerprint": other.fingerprint}, (*other.head, *other.remade, *other.resized), read)
+    else:
+        _check_base(model, read.card.get("base"), read.others, read)
     num_classes = other.spec.num_classes if info and made_for else None
     with torch.random.fork_rng(devices=[]), new_task(model, name, num_classes, read.others):  # the factors are replaced
         files.attach(model, read, find_head(model), info.remade if info else (), name)
@@ -144,6 +155,43 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
         if read.card.get("frozen_statistics"):
             freeze_statistics(model)
     return model
+
+
+def base_card(model: nn.Module, without: Iterable[str]) -> dict[str, str] | None:
+    """The fingerprint of what is frozen in ``model``, the modules and keys named in ``without`` left out, and its type.
+
+    ``None`` where there is none: all is trained, or the weights are quantised. It is made again only when a weight has changed.
+    """
+    without = sorted(without)
+    state = {key: value for key, value in base_values(model).items() if not key.startswith(_prefixes(without)) and key not in without}
+    if not state or quantized(model):
+        return None
+    versions = [without, [(key, value.data_ptr(), value._version) for key, value in state.items()]]
+    known = model.__dict__.get(_BASE)
+    if known is None or known[0] != versions:
+        dtype = next((value.dtype for value in state.values() if value.is_floating_point()), None)
+        known = model.__dict__[_BASE] = (versions, {"fingerprint": fingerprint(state), "dtype": str(dtype)})
+    return dict(known[1])
+
+
+def _check_base(model: nn.Module, expected: Any, without: Iterable[str], read: AdapterFiles) -> None:
+    """See that the frozen weights are those that the adapter was trained on, where the card says so and the layers are there.
+
+    Raises:
+        UserError: they are not, or the card is damaged.
+    """
+    if expected is None or not (set(read.layers) <= set(slots(model)) and set(read.others) <= set(model.state_dict())):
+        return
+    if not isinstance(expected, dict) or not isinstance(expected.get("fingerprint"), str):
+        raise UserError(f"{read.folder / CARD} is damaged: its base has no fingerprint.")
+    found = base_card(model, without)
+    if found is None or found["dtype"] != expected.get("dtype", "torch.float32"):
+        warnings.warn(f"{read.folder}: in this type, it cannot be told whether the adapter is for these very weights.", stacklevel=3)
+    elif found["fingerprint"] != expected["fingerprint"]:
+        raise UserError(
+            f"{read.folder}: the adapter was trained on other weights (fingerprint {expected['fingerprint'][:12]}, this model's is"
+            f" {found['fingerprint'][:12]}); load the weights it was trained on into the model first."
+        )
 
 
 def read_info(values: Any, folder: str | Path) -> BackboneInfo:

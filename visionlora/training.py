@@ -102,7 +102,7 @@ def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback]) 
     halve = config.trainer.get("on_oom") == "halve"
     if halve and any(map(moves_statistics, model.modules())):
         raise UserError("trainer.on_oom=halve: moving batch-norm statistics would be those of half a batch; set model.freeze_bn=true.")
-    fold(model, fold_bn=config.model.fold_bn == "auto")
+    folded = fold(model, fold_bn=config.model.fold_bn == "auto")
     if config.model.checkpointing == "light":
         checkpoint_lightly(model)
     elif config.model.checkpointing == "blocks":
@@ -116,7 +116,7 @@ def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback]) 
         run_folder.go_on() if resuming else run_folder.begin()
     found = {} if known else find(config, model, info.head, data, run_folder)
     if trainer.is_global_zero:
-        print_trained(report, info.spec.full_name)
+        print_trained(report, info.spec.full_name, folded.note or report.note)
         what_is_not_as_it_was(config, made_with)
         tracking.begin(trainer.loggers, portable(config) | made_with)
         beside = {run_folder.split: data.record, run_folder.ranks: ranks, run_folder.base: not info.reproducible}

@@ -185,7 +185,8 @@ def test_inject_works_on_models_from_elsewhere() -> None:
         model(torch.randn(2, 3, 32, 32))
         report = vl.inject(model, vl.LoraConfig(r=2), torch.randn(2, 3, 32, 32))
         assert report.layers
-        assert list(model.modules())[-1].weight.requires_grad or model.fc.weight.requires_grad
+        learns = {name for name, parameter in model.named_parameters() if parameter.requires_grad and ".lora." not in name}
+        assert learns == {f"{head}.{leaf}" for head in vl.find_head(model) for leaf in ("weight", "bias")}
 
 
 @pytest.mark.parametrize("method", ["none", "full"])

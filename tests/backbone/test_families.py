@@ -116,6 +116,8 @@ def test_two_heads_are_trained_and_not_adapted() -> None:
 SHARDED = """
 import sys, timm, torch, torch.distributed as dist, visionlora as vl
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
+from visionlora.lora.layer import LoraLayer
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
 mesh = dist.device_mesh.init_device_mesh("cpu", (1,))
 for name in ("test_vit", "test_resnet"):
@@ -134,18 +136,39 @@ for name in ("test_vit", "test_resnet"):
         if any(True for _ in block.parameters()) and not isinstance(block, torch.nn.ModuleDict):
             fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    sharded = next(m for m in model.modules() if isinstance(m, LoraLayer))
+    try:
+        sharded.weight
+        raise SystemExit("the frozen weight was handed out as the effective one")
+    except RuntimeError as error:
+        assert "merge the adapters first" in str(error), error
     out = model(x)
     assert torch.allclose(out, wanted, atol=1e-5)
     out.square().sum().backward()
     for k, p in model.named_parameters():
         if k in grads:
             assert torch.allclose(p.grad.full_tensor(), grads[k], rtol=1e-3, atol=1e-4), k
+for name in ("test_vit", "test_resnet"):  # as tensor parallelism has it: spread while it computes
+    model = timm.create_model(name, num_classes=3)
+    x = vl.example_batch(model)
+    vl.inject(model, vl.LoraConfig(r=2, targets="all"), example=x)
+    layer = next(m for m in model.modules() if isinstance(m, LoraLayer))
+    layer._parameters["weight"] = torch.nn.Parameter(distribute_tensor(layer._parameters["weight"].data, mesh, [Shard(0)]))
+    for use in (lambda: layer.weight, lambda: model(x)):
+        try:
+            use()
+            raise SystemExit("a weight without its update was used")
+        except RuntimeError as error:
+            assert "merge the adapters first" in str(error), error
 dist.destroy_process_group()
 print("sharded")
 """
 
 
 def test_fully_sharded(tmp_path: Path) -> None:
-    """FSDP2 on one process: what it reads while it shards must be the frozen parameter, and the gradients must come out right."""
+    """FSDP2 on one process: what it reads while it shards must be the frozen parameter, and the gradients must come out right.
+
+    Whoever else reads a weight that is spread over processes is told so: the frozen one would be a layer without its update.
+    """
     done = subprocess.run([sys.executable, "-c", SHARDED, str(tmp_path / "rendezvous")], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip().endswith("sharded"), done.stderr[-2000:]

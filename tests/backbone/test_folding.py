@@ -196,9 +196,12 @@ def test_norms_that_move_or_train_are_left() -> None:
 def test_a_second_adapter_comes_and_goes_on_a_folded_model() -> None:
     model, x = made("norm and activation in one")
     wanted = gradients(model, x)[""]
+    with vl.disabled(model):
+        frozen = model(x)
+    assert not torch.allclose(frozen, wanted, rtol=1e-2)
     vl.fold(model, x)
     vl.inject(model, vl.LoraConfig(r=1, targets="all"), x, name="second")
-    assert torch.allclose(model(x), vl.disabled(model).__enter__()(x))  # it starts at zero
+    assert torch.allclose(model(x), frozen, rtol=1e-10)  # it starts at zero
     vl.activate(model, "default")
     assert torch.allclose(model(x), wanted, rtol=1e-10)
     vl.remove(model)
@@ -230,3 +233,65 @@ def test_weights_are_cast_once() -> None:
     assert held["layer4.1.conv2"] >= 2 * large.numel()
     cast = [e.input_shapes for e in profile.events() if e.name == "aten::_to_copy" and list(large.shape) in e.input_shapes]
     assert not cast
+
+
+class Clamped(nn.Module):
+    """In training, the gradient of the conv's output is clamped: nothing that a forward pass without gradients would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if torch.is_grad_enabled():
+            y.register_hook(lambda grad: grad.clamp(-1e-3, 1e-3))
+        return self.bn(y)
+
+
+class Slope(nn.Module):
+    """The gradient of a layer's output is a part of the output, so training differentiates the layer twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        learns = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            slope = torch.autograd.grad(torch.tanh(self.conv(x)).sum(), x, create_graph=learns)[0]
+        return slope if learns else slope.detach()
+
+
+@pytest.mark.parametrize(("kind", "left_out"), [(Clamped, "folding norms"), (Slope, "the kernels")])
+def test_what_does_not_hold_on_the_model_at_hand_is_left_out(kind: type[nn.Module], left_out: str) -> None:
+    torch.manual_seed(0)
+    model = Net(kind(), nn.BatchNorm2d(8)).double()
+    model.middle[1].running_var.fill_(3.0)
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    plain = copy.deepcopy(model)
+    vl.inject(model, vl.LoraConfig(r=2, targets="all"), x)
+    report = vl.fold(model, x)
+    assert left_out in report.note
+    for key, parameter in model.named_parameters():
+        if "lora_" in key:
+            nn.init.normal_(parameter, std=0.3)
+    got = gradients(model.eval(), x)
+    # The gradients of the effective weights of a model without LoRA, taken on to the factors.
+    vl.merge(twin := copy.deepcopy(model), keep=False)
+    plain.load_state_dict(twin.state_dict())
+    out = plain.eval()(x)
+    assert torch.allclose(out, got[""], rtol=1e-10)
+    plain.zero_grad()
+    out.square().sum().backward()
+    for name in ("stem", "middle.0.conv"):
+        adapter = model.get_submodule(name).adapter_sets["weight"]["default"]
+        whole = plain.get_submodule(name).weight.grad.flatten(1)
+        assert torch.allclose(got[f"{name}.lora.weight.default.lora_A"], adapter.scaling * adapter.lora_B.T @ whole, rtol=1e-8)
+        assert torch.allclose(got[f"{name}.lora.weight.default.lora_B"], adapter.scaling * whole @ adapter.lora_A.T, rtol=1e-8)
+
+
+def test_a_speed_up_that_holds_is_not_mentioned() -> None:
+    model, x = made("conv")
+    assert vl.fold(model, x).note == ""

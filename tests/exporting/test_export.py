@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 import timm
 import torch
 import yaml
-from conftest import QUIET, TINY, command
+from conftest import QUIET, TINY, command, contents, files_below
 from PIL import Image
+from safetensors.torch import save_file
 
 import visionlora as vl
 from visionlora.data.transforms import normalize
@@ -81,6 +85,51 @@ def test_onnxruntime_loads_it(tiny_run: Path, tmp_path: Path, batch: tuple[torch
     properties = session.get_modelmeta().custom_metadata_map
     assert json.loads(properties["classes"]) == [f"class{i}" for i in range(4)]
     assert onnx.load(tmp_path / "onnx" / "model.onnx").opset_import[0].version >= 18
+
+
+def test_no_file_holds_pictures_or_paths(tmp_path: Path, class_folders: Callable[..., Path]) -> None:
+    """What is handed on says nothing of whose pictures it was made with, nor where; and whoever may read the folder may read each file."""
+    formats = "timm,state_dict,pt2" + (",onnx" if importlib.util.find_spec("onnxscript") else "")
+    root = class_folders(tmp_path / "somebodys pictures", train={"cat": 8, "dog": 8}, test={"cat": 3, "dog": 3})
+    weights, run, out = tmp_path / "somebodys.safetensors", tmp_path / "run", tmp_path / "out"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    data = ("data=imagefolder", f"data.root={root}", "data.image_size=32", "data.crop_scale=null", "data.num_workers=0")
+    call = ("model=timm", "model.name=test_resnet", f"model.weights={weights}", *data, *QUIET, "trainer.max_epochs=1")
+    for done in (
+        command("train", *call, f"hydra.run.dir={run}"),
+        command("export", f"run={run}", f"format=[{formats}]", f"output={out}"),
+        command("evaluate", f"run={run}"),
+    ):
+        assert done.returncode == 0, done.stderr
+    predictor, needles = vl.load(run), []
+    for path in sorted(root.rglob("*.png")):
+        prepared = predictor.prepare(path)
+        normal = normalize(prepared[None], predictor.preprocessing)[0]
+        needles += [t[c, 8:24].numpy().tobytes() for t in (prepared, normal) for c in range(3)]
+        needles += [t.permute(1, 2, 0)[8:24].contiguous().numpy().tobytes() for t in (prepared, normal)]
+    handed_on = [*files_below(out), *files_below(run / "adapter", run / "checkpoints"), run / "base.safetensors"]
+    where = [os.fsencode(path) for path in (tmp_path, Path(timm.__file__).parents[1])]
+    for path in handed_on:
+        for content in contents(path):
+            assert not [needle for needle in needles if needle in content], path
+            assert not [each for each in where if each in content] or path.is_relative_to(run / "adapter"), path
+    usual = 0o666 & ~umask()
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files_below(out, run)} == dict.fromkeys(
+        [path.name for path in files_below(out, run)], oct(usual)
+    )
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_the_search_finds_a_picture(tmp_path: Path) -> None:
+    """The search above is able to fail: a program that was exported with a picture holds it."""
+    picture = torch.rand(2, 3, 8, 8)
+    torch.export.save(torch.export.export(torch.nn.Flatten(), (picture,)), tmp_path / "program.pt2")
+    assert any(picture.numpy().tobytes() in content for content in contents(tmp_path / "program.pt2"))
 
 
 def test_the_card_is_the_hubs(exports: Path) -> None:

@@ -116,11 +116,12 @@ def test_we_load_what_peft_saves(name: str, made: str, tmp_path: Path) -> None:
 )
 def test_what_peft_saves_and_we_cannot_read(config: dict[str, str], message: str, tmp_path: Path) -> None:
     model = vl.create_backbone("timm/test_vit", 3, pretrained=False)
+    fresh = timm.create_model("test_vit", num_classes=3)
+    fresh.load_state_dict(model.state_dict())
     vl.inject(model, LoraConfig(r=2))
     vl.save_adapter(model, tmp_path)
     path = unsealed(tmp_path) / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
-    fresh = timm.create_model("test_vit", num_classes=3)
     with pytest.raises(vl.UserError, match=message):
         vl.load_adapter(fresh, tmp_path)
     assert not list(lora_layers(fresh))

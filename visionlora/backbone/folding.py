@@ -6,7 +6,7 @@ stay as they are; ``unfold`` gives every module its own class back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -21,10 +21,11 @@ from visionlora.backbone.attention import AttentionCallers
 from visionlora.backbone.freeze import FrozenStatistics
 from visionlora.backbone.head import example_batch
 from visionlora.backbone.strided import sample_fully, subsample
-from visionlora.lora.audit import outputs, undisturbed
+from visionlora.lora.audit import undisturbed
 from visionlora.lora.cheap import Cheap
 from visionlora.lora.compute import Fold, compute_dtype
-from visionlora.lora.layer import COMPUTE, FAST, FastConv2d, LeanConv2d, _Conv2d, make_lean, make_plain
+from visionlora.lora.layer import COMPUTE, FAST, FastConv2d, LeanConv2d, _Conv2d, leave_kernels, make_lean, make_plain, without_kernels
+from visionlora.lora.proof import Trial, trial
 from visionlora.swap import Swapped, restore, swap
 
 
@@ -66,14 +67,18 @@ FOLDABLE: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, BatchNormAct2d)
 
 @dataclass(frozen=True)
 class FoldReport:
-    """Names of the norms that were folded, and of those that were not."""
+    """Names of the norms that were folded, and of those that were not; ``note`` says in a sentence what was left out as it did not hold."""
 
     folded: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    note: str = ""
 
 
 def fold(model: nn.Module, example: Tensor | None = None, *, fold_bn: bool = True) -> FoldReport:
     """Make every frozen linear and conv layer compute with copies made once, with the norms that can be folded in.
+
+    It is tried on ``example`` first: where output or gradients are not those of the plain layers, up to rounding, norms are left alone,
+    and if that does not help, kernels too.
 
     Args:
         model: after ``inject``; its output and gradients stay, up to rounding.
@@ -81,13 +86,43 @@ def fold(model: nn.Module, example: Tensor | None = None, *, fold_bn: bool = Tru
         fold_bn: ``False`` leaves the norms alone.
     """
     unfold(model)
-    norms: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    pairs: dict[nn.Module, nn.Module] = {}
     example = example_batch(model) if example is None else example
-    with AttentionCallers(model) as callers:
-        before = _outputs(model, example)
-    if fold_bn and norms:
-        pairs = norms_after_convs(model, example)
+    _subsample(model)
+    with AttentionCallers(model) as callers, without_kernels(model):
+        reference = trial(model, example)
+    notes: list[str] = []
+    for what, norms in (("folding norms into convs", fold_bn), ("the kernels", False)):
+        if norms or not fold_bn or notes:
+            report = _fold(model, example, norms)
+            for module in callers.found:
+                attention.lean(module)
+            if not (why := _differs(model, example, reference)):
+                return replace(report, note="; ".join(notes))
+            unfold(model)
+            _subsample(model)
+            notes.append(f"{what} left out, for this model computes otherwise with it ({why})")
+    leave_kernels(model)
+    return FoldReport(left=report.left, note="; ".join(notes))
+
+
+def _subsample(model: nn.Module) -> None:
+    for module in model.modules():
+        if _trained(module):
+            subsample(module)
+
+
+def _differs(model: nn.Module, example: Tensor, reference: Trial) -> str:
+    try:
+        return trial(model, example).difference(reference)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the plain layers raised none, whatever the model does
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _fold(model: nn.Module, example: Tensor, fold_bn: bool) -> FoldReport:
+    norms: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    pairs = norms_after_convs(model, example) if fold_bn and norms else {}
     for module in model.modules():
         if _base(module) in FAST and not _trained(module):
             norm = pairs.get(module)
@@ -96,14 +131,6 @@ def fold(model: nn.Module, example: Tensor | None = None, *, fold_bn: bool = Tru
                 restore(cast(Swapped, norm))
                 swap(norm, FoldedNorm)
                 norm.__dict__["fold"] = module.__dict__[COMPUTE].fold
-        elif _trained(module):
-            subsample(module)
-    for module in callers.found:
-        attention.lean(module)
-    if pairs:
-        after = _outputs(model, example)
-        if not all(torch.allclose(a, b, rtol=0, atol=1e-4 * float(b.abs().max())) for a, b in zip(after, before, strict=True)):
-            return fold(model, example, fold_bn=False)  # this model reads the norms or the convs in a way of its own
     folded = [norms[norm] for norm in pairs.values()]
     return FoldReport(folded, [name for name in norms.values() if name not in set(folded)])
 
@@ -181,11 +208,6 @@ class _Watch(TorchFunctionMode):
             if norm is not None and self.previous[norm] == {conv}:
                 found[conv] = norm
         return found
-
-
-def _outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
-    with undisturbed(model), torch.no_grad():
-        return [t.float() for t in outputs(model, example)]
 
 
 def _base(module: nn.Module) -> type[nn.Module]:

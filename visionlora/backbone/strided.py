@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import cast
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from visionlora.lora.products import Conv, subsampled
+from visionlora.lora.products import subsampled_conv
 from visionlora.swap import Swapped, restore, swap
 
 
@@ -19,17 +18,13 @@ class Subsampled(Swapped):
 
     prefix = "Subsampled"
 
-    def forward(self, x: Tensor) -> Tensor:
-        conv = cast(nn.Conv2d, self)
-        x, _ = subsampled(x, Conv(conv.stride), conv.weight)
-        return F.conv2d(x, conv.weight, conv.bias, groups=conv.groups)
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return subsampled_conv(cast(nn.Conv2d, self), x, weight, bias)
 
 
 def subsample(module: nn.Module) -> None:
     """Make ``module`` compute so, where it is a strided pointwise conv of torch's own class."""
-    if type(module) is not nn.Conv2d or module.kernel_size != (1, 1) or module.stride == (1, 1) or module.padding_mode != "zeros":
-        return
-    if module.padding in ((0, 0), "valid"):
+    if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.stride != (1, 1):
         swap(module, Subsampled)
 
 

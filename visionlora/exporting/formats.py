@@ -29,7 +29,8 @@ Logits = Callable[[Tensor], Tensor]
 class Format(NamedTuple):
     """How a model is written into a folder, and how it is read back by something that does not know visionlora.
 
-    ``write(model, info, example, folder)``; ``read(folder, info)`` gives the logits. ``how`` says in a line of Python how to load it.
+    ``write(model, info, example, folder)``, where only the shape of ``example`` counts: a file that is handed on holds nobody's pictures;
+    ``read(folder, info)`` gives the logits. ``how`` says in a line of Python how to load it.
     """
 
     write: Callable[[nn.Module, BackboneInfo, Tensor, Path], None]
@@ -135,11 +136,14 @@ def _write_onnx(model: nn.Module, info: BackboneInfo, example: Tensor, folder: P
         warnings.simplefilter("ignore")
         shapes = ({0: torch.export.Dim("batch", min=1, max=4096)},)
         names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
-        torch.onnx.export(model, (example,), folder / ONNX, dynamo=True, external_data=False, verbose=False, dynamic_shapes=shapes, **names)
+        blank = torch.zeros_like(example)
+        torch.onnx.export(model, (blank,), folder / ONNX, dynamo=True, external_data=False, verbose=False, dynamic_shapes=shapes, **names)
     written = onnx.load(folder / ONNX)
     for key, value in preprocessing(info).items():
         entry = written.metadata_props.add()
         entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
+    for node in (*written.graph.node, *(node for function in written.functions for node in function.node)):
+        del node.metadata_props[:]  # where on this machine each line of the model's code lies
     onnx.checker.check_model(written)
     onnx.save(written, folder / ONNX)
 
@@ -155,7 +159,10 @@ def _read_onnx(folder: Path, info: BackboneInfo) -> Logits:
 
 def _write_program(model: nn.Module, info: BackboneInfo, example: Tensor, folder: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
-    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(model, (torch.zeros_like(example),), dynamic_shapes=({0: batch},))
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # where on this machine each line of the model's code lies
     buffer = io.BytesIO()  # as above
     torch.export.save(program, buffer, extra_files={PREPROCESSING: json.dumps(preprocessing(info))})
     replace_file(folder / PROGRAM, buffer.getvalue())

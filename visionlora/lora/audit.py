@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from visionlora.errors import UserError
 from visionlora.lora.frozen import is_quantized
-from visionlora.lora.layer import lora_layers
+from visionlora.lora.layer import leave_kernels, lora_layers, without_kernels
 from visionlora.lora.slots import Slot, siblings
 
 
@@ -35,15 +35,29 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def audit(model: nn.Module, example: Tensor, before: list[Tensor], adapter: str) -> list[str]:
+def audit(model: nn.Module, example: Tensor, before: list[Tensor], adapter: str) -> tuple[list[str], str]:
     """Compare with the outputs ``before`` injection and ask for a gradient of every adapter of that name.
 
+    A model that the kernels' code breaks (one that differentiates twice, for one) does without them from then on.
+
     Returns:
-        Names of the adapters whose gradient is zero on this batch. A note only: zero-initialised norms do that.
+        Names of the adapters whose gradient is zero on this batch (a note only: zero-initialised norms do that), and what was left out.
 
     Raises:
         UserError: the output changed, or an adapter has no gradient at all (the model does not use that weight).
     """
+    try:
+        return _audit(model, example, before, adapter), ""
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # an adapter without gradient among them: the kernels are not differentiated twice
+        with without_kernels(model):
+            zero = _audit(model, example, before, adapter)
+        leave_kernels(model)
+        return zero, f"the kernels left out, for this model breaks with them ({' '.join(str(error).split())[:200]})"
+
+
+def _audit(model: nn.Module, example: Tensor, before: list[Tensor], adapter: str) -> list[str]:
     probes = {
         ".".join(filter(None, (name, parameter, part))): each.probe()
         for name, layer in lora_layers(model)

@@ -129,15 +129,16 @@ class Compute:
         fold: of the norm after the layer.
         lean: the layer keeps its copies when its adapters go.
 
-    ``light`` trades a little time for memory, see ``cheap.py``.
+    ``light`` trades a little time for memory, see ``cheap.py``. With ``plain`` the layer keeps away from the kernels and takes its own
+    class's ``forward``.
     """
 
     def __init__(self, fold: Fold | None = None, lean: bool = False) -> None:
-        self.fold, self.lean, self.light = fold, lean, False
+        self.fold, self.lean, self.light, self.plain = fold, lean, False, False
         self._copies: dict[torch.dtype, tuple[Any, Copies]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"fold": self.fold, "lean": self.lean, "light": self.light, "_copies": {}}
+        return self.__dict__ | {"_copies": {}}
 
     def at(self, raw: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Copies:
         """The copies in ``dtype``, up to date."""

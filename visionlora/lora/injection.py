@@ -41,6 +41,7 @@ class InjectReport:
     total: int = 0
     zero_gradient: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    note: str = ""
 
     @property
     def adapter_parameters(self) -> int:
@@ -54,6 +55,8 @@ class InjectReport:
         lines = [f"{x.name}  {x.kind}{x.shape}  r={x.r}{' (capped)' if x.capped else ''}  {x.parameters:,}" for x in self.layers]
         if self.left_out:
             lines.append(f"left out, an update would have more parameters than the layer: {', '.join(self.left_out)}")
+        if self.note:
+            lines.append(self.note)
         share = 100 * self.trainable / max(self.total, 1)
         return "\n".join([*lines, f"trainable {self.trainable:,} of {self.total:,} parameters ({share:.2f} %)"])
 
@@ -120,7 +123,7 @@ def inject(
         model.requires_grad_(False)
         layers = _add_adapters(targets, config, name)
         unfreeze(model, config, head, also_train, never)
-        zero = audit(model, example, before, name) if example is not None else []
+        zero, note = audit(model, example, before, name) if example is not None else ([], "")
     except BaseException:
         take_out(model, name)
         for adapters, active in active_before:
@@ -130,7 +133,7 @@ def inject(
             parameter.requires_grad_(True)
         raise
     trainable, total = count_parameters(model)
-    return InjectReport(layers, trainable, total, zero, [target.slot.name for target in chosen if target.rank.r == 0])
+    return InjectReport(layers, trainable, total, zero, [target.slot.name for target in chosen if target.rank.r == 0], note)
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Any, cast
+from types import FrameType
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from visionlora.lora import kernels
 from visionlora.lora.adapter import AdapterSet
 from visionlora.lora.compute import Compute, Fold
-from visionlora.lora.products import Conv
+from visionlora.lora.products import Conv, subsampled_conv
 from visionlora.swap import Swapped, restore, swap
 
 ADAPTABLE: dict[type[nn.Module], tuple[str, ...]] = {
@@ -54,7 +56,9 @@ class LoraLayer(Swapped):
         def effective(self: LoraLayer) -> Tensor:
             try:
                 raw = self.raw(name)
-                return raw if _is_dtensor(raw) else self.adapter_sets[name].effective(raw)
+                if is_distributed(raw):
+                    return _to_be_sharded(raw, sys._getframe(1), f"{type(self).__name__}.{name}")
+                return self.adapter_sets[name].effective(raw)
             except AttributeError as error:
                 # Falling through to nn.Module.__getattr__ would return the frozen weight, silently.
                 raise RuntimeError(f"computing the adapted {name} of {type(self).__name__} failed: {error}") from error
@@ -77,6 +81,10 @@ class Fast(Swapped):
         """What the layer does to its input before the product."""
         return x
 
+    def takes(self, layer: kernels.Layer | None, x: Tensor) -> TypeGuard[kernels.Layer]:
+        """Whether the kernels compute the layer for this input."""
+        return layer is not None and not layer.compute.plain and kernels.fits(x, layer) and not is_distributed(layer.raw)
+
 
 class _Linear(Fast):
     def layer(self) -> kernels.Layer | None:
@@ -93,11 +101,15 @@ class _Conv2d(Fast):
             return None
         return kernels.Layer(raw, bias, self.compute(), Conv(conv.stride, conv.padding, conv.dilation, conv.groups))
 
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # What the class's own forward comes to, where no kernel is taken.
+        return subsampled_conv(cast(nn.Conv2d, self), x, weight, bias)
+
 
 class _FastLora(Fast, LoraLayer):
     def forward(self, x: Tensor) -> Tensor:
         adapters, layer = self.adapter_sets["weight"], self.layer()
-        if layer is None or not kernels.fits(x, layer):
+        if not self.takes(layer, x):
             return cast(Tensor, super().forward(x))
         if not adapters.active:
             return kernels.frozen(self.prepare(x), layer)
@@ -119,7 +131,7 @@ class Lean(Fast):
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer()
-        if layer is None or not kernels.fits(x, layer):
+        if not self.takes(layer, x):
             return cast(Tensor, super().forward(x))
         return kernels.frozen(self.prepare(x), layer)
 
@@ -194,7 +206,39 @@ def detach(module: LoraLayer) -> dict[str, AdapterSet]:
     return sets
 
 
-def _is_dtensor(raw: Tensor) -> bool:
-    # FSDP2 reads the attribute while it shards. Looked up, not imported: torch.distributed.tensor is slow to import.
+@contextlib.contextmanager
+def without_kernels(model: nn.Module) -> Iterator[None]:
+    """Inside, every layer of an unfolded ``model`` takes its own class's ``forward`` on the effective weight: the reference."""
+    computes = [module.compute() for module in model.modules() if isinstance(module, Fast)]
+    before = [compute.plain for compute in computes]
+    for compute in computes:
+        compute.plain = True
+    try:
+        yield
+    finally:
+        for compute, plain in zip(computes, before, strict=True):
+            compute.plain = plain
+
+
+def leave_kernels(model: nn.Module) -> None:
+    """Let every layer of an unfolded ``model`` take its own class's ``forward`` from now on."""
+    for module in model.modules():
+        if isinstance(module, Fast):
+            module.compute().plain = True
+
+
+def is_distributed(raw: Tensor) -> bool:
+    """Whether it is a part of a tensor that several processes hold together."""
+    # Looked up, not imported: torch.distributed.tensor is slow to import.
     tensors: Any = sys.modules.get("torch.distributed.tensor")
     return tensors is not None and not torch.compiler.is_compiling() and isinstance(raw, tensors.DTensor)
+
+
+def _to_be_sharded(raw: Tensor, reader: FrameType, what: str) -> Tensor:
+    """The frozen parameter, for FSDP2 alone: it reads the attribute to learn what it shards."""
+    if reader.f_globals.get("__name__", "").startswith("torch.distributed.fsdp."):
+        return raw
+    raise RuntimeError(
+        f"{what} is spread over processes (a DTensor), so the effective weight cannot be formed here: with fully_shard it is there while"
+        " the layer computes; for tensor parallelism merge the adapters first (vl.merge)."
+    )

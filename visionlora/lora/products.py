@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionlora.lora.frozen import adapter_dtype
@@ -31,6 +31,15 @@ def subsampled(x: Tensor, conv: Conv | None, raw: Tensor) -> tuple[Tensor, Conv 
         return x, conv
     picked = x[:, :, :: conv.stride[0], :: conv.stride[1]].contiguous(memory_format=torch.channels_last)
     return picked, conv._replace(stride=(1, 1))
+
+
+def subsampled_conv(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``nn.Conv2d._conv_forward``, differentiable in all; a strided pointwise conv as ``subsampled`` has it."""
+    if conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
+        picked, geometry = subsampled(x, Conv(conv.stride, conv.padding, conv.dilation, conv.groups), weight)
+        if picked is not x and geometry is not None:
+            return product(picked, weight, bias, geometry)
+    return nn.Conv2d._conv_forward(conv, x, weight, bias)  # type: ignore[no-any-return]
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv | None, out: Tensor | None = None) -> Tensor:
