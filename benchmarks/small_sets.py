@@ -18,7 +18,8 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from visionlora.app import conf_dir, slug
+from visionlora.app import slug
+from visionlora.cli.conf import conf_dir
 from visionlora.config import TrainConfig, checked
 from visionlora.training import run
 

@@ -24,7 +24,8 @@ from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf
 from PIL import Image
 
-from visionlora.app import conf_dir, slug
+from visionlora.app import slug
+from visionlora.cli.conf import conf_dir
 from visionlora.config import TrainConfig, checked
 
 pytest_plugins = ("faults.fixtures",)

@@ -14,8 +14,9 @@ from conftest import compose
 from omegaconf import OmegaConf
 
 from visionlora import UserError
-from visionlora.app import conf_dir, slug
+from visionlora.app import slug
 from visionlora.backbone import timm_models
+from visionlora.cli.conf import conf_dir
 from visionlora.config import OPTIMIZERS, SOURCES, DataConfig, ModelConfig, OptimConfig, TrainConfig, checked
 from visionlora.lora.config import METHODS, LoraConfig
 from visionlora.trainer import OURS

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from conftest import QUIET, TINY, command, results
 
-from visionlora.app import conf_dir, slug
+from visionlora.app import slug
+from visionlora.cli.conf import conf_dir
 from visionlora.errors import UserError
 from visionlora.sweeps import expanded
 

@@ -277,7 +277,7 @@ def test_wheel_from_an_unrelated_folder(tmp_path: Path) -> None:
     subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, timeout=120)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    where = "import visionlora.app as a; print(a.conf_dir())"
+    where = "import visionlora.cli.conf as a; print(a.conf_dir())"
     env = {"PYTHONPATH": str(tmp_path / "site")}
     shown = subprocess.run([sys.executable, "-c", where], capture_output=True, text=True, cwd=elsewhere, env=os.environ | env, timeout=60)
     assert shown.stdout.strip() == str(tmp_path / "site" / "visionlora" / "conf")

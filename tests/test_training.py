@@ -12,7 +12,7 @@ import torch
 from conftest import QUIET, TINY, compose, results
 
 import visionlora as vl
-from visionlora.app import conf_dir
+from visionlora.cli.conf import conf_dir
 from visionlora.training import run
 
 FILES = sorted(path.stem for path in (conf_dir() / "lora").glob("*.yaml"))

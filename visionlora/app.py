@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from visionlora.cli.completion import complete
+from visionlora.cli.conf import chosen, conf_dir, groups, own_keys
+from visionlora.cli.help import show_help, show_version
+from visionlora.cli.settings import prepared
+from visionlora.cli.suggest import unknown
 from visionlora.common.disk import STANDS, disk_trouble, quiet_threads
 from visionlora.common.processes import TERMINATED, Termination, end_at_once, end_with, end_with_starter
 from visionlora.common.quiet import quiet
@@ -32,12 +36,6 @@ from visionlora.sweeps import SweepSummary, expanded, sweeping
 
 USER_ERROR, INTERRUPTED = 2, 130
 T = TypeVar("T")
-
-
-def conf_dir() -> Path:
-    """The config files: inside the package when installed from a wheel, beside it in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parents[1] / "conf"
 
 
 def slug(text: Any) -> str:
@@ -95,6 +93,8 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
 
     try:
         refuse_huge_numbers(sys.argv[1:])
+        if _answered(name):
+            return
         sys.argv[1:] = expanded(sys.argv[1:], conf_dir() / "sweep")
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -139,36 +139,37 @@ def refuse_huge_numbers(words: Sequence[str]) -> None:
             raise UserError(f"{word[:40]}… has a number of {len(digits[0]):,} digits.")
 
 
-def explain(error: Exception, config_name: str) -> str:
-    """Hydra's complaint about an override or a config file, as one sentence with the nearest known name."""
+def _answered(command: str) -> bool:
+    """Whether the command line asks for a page or a completion, which has been given then; else its words have been checked."""
+    if "--version" in sys.argv[1:]:
+        show_version()
+        return True
+    line = prepared(command, sys.argv[1:])
+    if line.options.shell_completion:
+        complete([word for word, _ in line.settings], command)
+    elif line.options.help:
+        show_help(command, [word for word, _ in line.settings])
+    else:
+        sys.argv[1:] = line.words
+        return False
+    return True
+
+
+def explain(error: Exception, command: str) -> str:
+    """Hydra's complaint about an override or a config file, as one sentence; what is common has been told before, by ``prepared``."""
     text = str(error)
     if isinstance(error, OverrideParseException):
-        quoted = """'lora.targets=[qkv,fc1]' or "lora.targets='re:.*[13]'\""""
-        return f"cannot read {error.override!r} as key=value; quote what the shell or Hydra would take apart, as in {quoted}."
+        return f"cannot read {error.override!r} as key=value; quote what the shell or Hydra would take apart."
     if match := re.search(r"Could not override '([^']+)'\.\nTo append", text):
-        key = match[1]
-        return f"unknown key {key}.{did_you_mean(key, _known_keys(config_name))}"
+        return unknown(match[1], "VALUE", dict.fromkeys((*own_keys(command), *chosen(command)), ""))
     if match := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
-        groups = sorted(path.name for path in conf_dir().iterdir() if path.is_dir())
-        return f"unknown config group {match[1]!r}; the groups are {', '.join(groups)}.{did_you_mean(match[1], groups)}"
+        return f"unknown config group {match[1]!r}; the groups are {', '.join(groups())}.{did_you_mean(match[1], groups())}"
     if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         group, option = match.groups()
-        options = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        hint = f" For any other model: model=timm model.name={option}." if group == "model" else ""
-        return f"{group}={option} is not a config of {group}; there are {', '.join(options)}.{did_you_mean(option, options)}{hint}"
+        known = re.findall(r"^\t(\S+)$", text.partition("Available options")[2], re.MULTILINE)
+        launcher = " pip install 'visionlora[joblib]' brings joblib, [submitit] SLURM, [ray] Ray." if group == "hydra/launcher" else ""
+        return f"{group}={option} is not there; there are {', '.join(known)}.{did_you_mean(option, known)}{launcher}"
     return " ".join(text.split())
-
-
-def _known_keys(config_name: str) -> list[str]:
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return _flatten(OmegaConf.to_container(hydra.compose(config_name), resolve=False))
-
-
-def _flatten(values: Any, prefix: str = "") -> list[str]:
-    if not isinstance(values, dict):
-        return [prefix.rstrip(".")]
-    return [prefix.rstrip(".")] * bool(prefix) + [leaf for key, value in values.items() for leaf in _flatten(value, f"{prefix}{key}.")]
 
 
 def _remove_if_unused(folder: Path, log: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
+from visionlora.common.trainer_config import TrainerConfig
 from visionlora.errors import UserError, did_you_mean
 from visionlora.lora.config import LoraConfig
 
@@ -168,18 +169,14 @@ class TrainConfig:
         at_least("seed", self.seed, 0)
         if self.seed >= 2**32:
             raise UserError(f"seed={self.seed} must be below 2**32 (NumPy's limit).")
-        if self.trainer.get("batch_size") not in (None, "auto"):
-            raise UserError(f"trainer.batch_size={self.trainer['batch_size']} is auto or null; a number is given as data.batch_size.")
-        one_of("trainer.on_oom", self.trainer.get("on_oom", "raise"), ("raise", "halve"))
-        if self.trainer.get("max_epochs", -1) == -1 and self.trainer.get("max_steps", -1) == -1:
-            raise UserError("trainer.max_epochs=-1 has no end that a learning-rate schedule could be laid out for; set trainer.max_steps.")
+        self.trainer = _checked_trainer(self.trainer)
 
 
 T = TypeVar("T")
 
 
-def checked(schema: type[T], config: DictConfig) -> T:
-    """``config`` as an instance of ``schema``.
+def checked(schema: type[T], config: DictConfig, prefix: str = "") -> T:
+    """``config`` as an instance of ``schema``; in messages, its keys are named with ``prefix``.
 
     Raises:
         UserError: an unknown or missing key, or a value of the wrong type or out of range.
@@ -188,14 +185,45 @@ def checked(schema: type[T], config: DictConfig) -> T:
         merged = OmegaConf.merge(OmegaConf.structured(schema), config)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except MissingMandatoryValue as error:
-        raise UserError(f"{error.full_key} is not set; give it on the command line as {error.full_key}=….") from None
+        key = f"{prefix}{error.full_key}"
+        raise UserError(f"{key} is not set; give it on the command line as {key}=….") from None
     except (ConfigKeyError, ConfigAttributeError) as error:
         where, _, key = (error.full_key or "").rpartition(".")
         section = get_type_hints(schema).get(where, schema) if where else schema
         known = [entry.name for entry in fields(section)] if is_dataclass(section) else []
-        raise UserError(f"unknown key {error.full_key}.{did_you_mean(key, known)}") from None
+        raise UserError(f"unknown key {prefix}{error.full_key}.{did_you_mean(key, known)}") from None
     except (ValidationError, OmegaConfBaseException) as error:
-        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}.") from None
+        key = (error.full_key or "").partition("[")[0]
+        wanted = _WANTED.get(str(_type_of(schema, key)).removesuffix(" | None"))
+        value = OmegaConf.select(config, key) if key else None
+        if wanted is None or OmegaConf.is_dict(value):
+            raise UserError(f"{prefix}{key or 'config'}: {str(error).splitlines()[0].rstrip('.')}.") from None
+        null = ", or null" if str(_type_of(schema, key)).endswith("None") else ""
+        raise UserError(f"{prefix}{key}={value} must be {wanted}{null}.") from None
+
+
+_WANTED = {
+    "<class 'int'>": "a whole number",
+    "int": "a whole number",
+    "<class 'float'>": "a number",
+    "float": "a number",
+    "<class 'bool'>": "true or false",
+    "bool": "true or false",
+    "list[float]": "a list of numbers, as in [0.5,1.0]",
+}
+"""Types of the schemas in words."""
+
+
+def _type_of(schema: Any, key: str) -> Any:
+    for name in key.split("."):
+        schema = get_type_hints(schema).get(name) if is_dataclass(schema) else None
+    return schema
+
+
+def _checked_trainer(values: dict[str, Any]) -> dict[str, Any]:
+    """The keys that are given, checked and as the types of ``TrainerConfig``; the others are left to Lightning."""
+    found = checked(TrainerConfig, OmegaConf.create(values), "trainer.")
+    return {key: getattr(found, key) for key in values}
 
 
 def listed(value: Any) -> list[str]:

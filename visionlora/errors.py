@@ -10,7 +10,15 @@ class UserError(Exception):
     """Something the user can mend: what is wrong, which file or key, what to do. Commands print it and exit with 2."""
 
 
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The names that look most like ``word``, whatever their case; the nearest first."""
+    by_lower = {name.lower(): name for name in reversed(list(known))}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=count, cutoff=0.6)
+    likeness = {name: difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in found}
+    return [by_lower[name] for name in found if likeness[name] > likeness[found[0]] - 0.1]
+
+
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
     """``" Did you mean 'a' or 'b'?"`` for the names nearest to ``word``, or ``""`` when none is near."""
-    near = difflib.get_close_matches(word, list(known), n=count, cutoff=0.6)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    found = nearest(word, known, count)
+    return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from visionlora.app import conf_dir, run_command
+from visionlora.app import run_command
+from visionlora.cli.conf import conf_dir
 from visionlora.command_config import ReportConfig
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from visionlora.app import conf_dir
+from visionlora.cli.conf import conf_dir
 from visionlora.command_config import SearchConfig, SpaceConfig
 from visionlora.config import TrainConfig, checked
 from visionlora.errors import UserError

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,14 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from visionlora.callbacks import AdaptiveRanks, Stopwatch, Terminable
 from visionlora.common.memory import memory_has_an_end
+from visionlora.common.trainer_config import OURS
 from visionlora.config import TrainConfig
 from visionlora.data.module import ImageData
-from visionlora.errors import UserError, did_you_mean
+from visionlora.errors import UserError
 from visionlora.module import Classifier
 from visionlora.run_folder import RunFolder
 from visionlora.runs.checkpoint_io import RunCheckpoints, checkpoints, read_run_checkpoint, say_if_best_is_gone
 from visionlora.runs.metrics import RunLogger
-
-OURS = ("lr_find", "batch_size", "on_oom")
-"""Keys of ``trainer`` that are not Lightning's."""
 
 
 def build_trainer(
@@ -75,10 +72,6 @@ def lightning_arguments(config: TrainConfig) -> dict[str, Any]:
         UserError: an argument Lightning does not know or cannot meet here.
     """
     arguments = {key: value for key, value in config.trainer.items() if value is not None and key not in OURS}
-    known = inspect.signature(L.Trainer.__init__).parameters
-    for key in arguments:
-        if key not in known:
-            raise UserError(f"unknown key trainer.{key}: lightning.Trainer has no such argument.{did_you_mean(key, (*known, *OURS))}")
     if arguments.get("precision") == "auto":
         arguments["precision"] = auto_precision(str(arguments.get("accelerator", "auto")))
     if arguments.get("sync_batchnorm") and config.model.freeze_bn:

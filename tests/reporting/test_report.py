@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import command, compose
 
-from visionlora.app import conf_dir
+from visionlora.cli.conf import conf_dir
 from visionlora.errors import UserError
 from visionlora.reporting.commands import command_of
 from visionlora.reporting.runs import configurations, find_runs, flatten, ranked, ranking_metric

@@ -161,6 +161,13 @@ class LoraConfig:
             return
         if not self.budget_parameters(100) > 0:
             raise UserError(f"lora.budget={self.budget} must be above 0.")
+        if str(self.budget).strip().endswith("%"):
+            if self.budget_parameters(100) > 100:
+                raise UserError(
+                    f"lora.budget={self.budget} must be at most 100%: more parameters than the model has (lora=full trains it all)."
+                )
+        elif self.budget_parameters(100) < 1:
+            raise UserError(f"lora.budget={self.budget} is less than one parameter; a share of the model's is written with a %, as in 1%.")
         if isinstance(self.targets, dict):
             raise UserError("lora.budget chooses the ranks; lora.targets cannot name them as well: give a list of patterns.")
         if self.method in ("none", "full"):
