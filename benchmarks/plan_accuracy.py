@@ -18,7 +18,7 @@ from pathlib import Path
 
 import hydra
 
-from visionlora.app import conf_dir
+from visionlora.cli.conf import conf_dir
 from visionlora.config import TrainConfig, checked
 from visionlora.planning.measure import Plan, plan
 

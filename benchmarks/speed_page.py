@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -9,13 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import torch
+from matplotlib.figure import Figure
 
 from benchmarks.step_time import table
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
+from visionlora.common.drawing import BLUE, GREY, ORANGE, SKY, VERMILION, WIDTH, legend_below, save_png, styled
 
 RESULTS = Path("benchmarks/results")
 LABELS = {
@@ -26,7 +25,7 @@ LABELS = {
     "light": "visionlora, light",
     "floor": "floor",
 }
-COLOURS = {"full": "#999999", "peft": "#d6604d", "peft_best": "#f4a582", "ours": "#2166ac", "light": "#67a9cf", "floor": "#d1e5f0"}
+COLOURS = {"full": GREY, "peft": VERMILION, "peft_best": ORANGE, "ours": BLUE, "light": SKY, "floor": "#d1e5f0"}
 TEXT = """# Speed and memory
 
 Written by `make bench`. {machine}
@@ -121,25 +120,38 @@ def accuracy_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def picture(rows: list[dict[str, Any]], path: Path) -> None:
+@styled
+def picture(rows: list[dict[str, Any]]) -> Figure:
     """Times and memory at bf16, as bars."""
     rows = [row for row in rows if row["precision"] == "bf16"]
     models = list(dict.fromkeys(row["model"] for row in rows))
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
-    for axis, key, title in ((axes[0], "ms", "a training step, ms"), (axes[1], "saved_mib", "held for the backward pass, MiB")):
+    figure = Figure(figsize=(WIDTH, 3))
+    times, memory = figure.subplots(1, 2)
+    for axes, key, words in ((times, "ms", "time of a training step, ms"), (memory, "saved_mib", "held for the backward pass, MiB")):
         for number, side in enumerate(LABELS):
             heights = [next(row[key] for row in rows if row["model"] == model and row["side"] == side) for model in models]
-            axis.bar([i + (number - 2.5) * 0.14 for i in range(len(models))], heights, 0.13, label=LABELS[side], color=COLOURS[side])
-        axis.set_xticks(range(len(models)), models, rotation=15)
-        axis.set_title(title, loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=120)
+            axes.bar([i + (number - 2.5) * 0.14 for i in range(len(models))], heights, 0.13, label=LABELS[side], color=COLOURS[side])
+        axes.set_xticks(range(len(models)), models, rotation=20, ha="right")
+        axes.set_ylabel(words)
+        axes.grid(visible=False, axis="x")
+    legend_below(figure, times)
+    return figure
 
 
 def main() -> None:
-    """Write the page."""
-    steps, scaling, accuracy = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("step_time", "scaling", "time_to_accuracy"))
+    """Write the page, or its picture alone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--picture", action="store_true", help="draw docs/speed.png anew and leave the page as it is")
+    steps = json.loads((RESULTS / "step_time.json").read_text())
+    alone = parser.parse_args().picture
+    save_png(picture(steps), Path("docs/speed.png"))
+    if not alone:
+        write_page(steps)
+
+
+def write_page(steps: list[dict[str, Any]]) -> None:
+    """``docs/speed.md``."""
+    scaling, accuracy = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("scaling", "time_to_accuracy"))
     startup = json.loads((RESULTS / "startup.json").read_text())
     rule, above = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("cost_rule", "above_floor"))
     page = TEXT.format(
@@ -152,7 +164,6 @@ def main() -> None:
         startup="| | seconds |\n|---|---:|\n" + "\n".join(f"| {name} | {value:.1f} |" for name, value in startup.items()),
     )
     Path("docs/speed.md").write_text(page)
-    picture(steps, Path("docs/speed.png"))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def test_what_is_found_is_used_and_the_weights_are_as_before(tmp_path: Path) -> 
     assert 8 <= size <= 400 // 8
     assert 1e-5 < rate < 0.3
     assert (found / "lr_find.png").stat().st_size > 5_000
+    assert (found / "figures" / "lr_find.pdf").read_bytes().startswith(b"%PDF")
     done = command("train", *FIND, f"optim.lr={rate}", f"data.batch_size={size}", f"hydra.run.dir={plain}")
     assert done.returncode == 0, done.stderr
     assert results(plain)["test/loss"] == pytest.approx(figures["test/loss"], rel=1e-5)

@@ -43,7 +43,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_run_folder(tiny_run: Path) -> None:
     names = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
     assert names >= {
-        *("config.yaml", "results.json", "metrics.csv", "curves.png", "split.json", "base.safetensors"),
+        *("config.yaml", "results.json", "metrics.csv", "curves.png", "figures/curves.pdf", "split.json", "base.safetensors"),
         *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         *("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/visionlora.json"),
     }

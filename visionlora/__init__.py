@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from visionlora.lora.config import LoraConfig
     from visionlora.lora.merging import unmerge
     from visionlora.predictor import Prediction, Predictor, load
-    from visionlora.reporting.figures import accuracy_by, changes_by_layer
+    from visionlora.reporting.figures import accuracy_against, accuracy_by, changes_by_layer
     from visionlora.reporting.runs import configurations, find_runs, ranked
     from visionlora.tasks import activate, adapter_names, delete_adapter, disabled, forward_mixed, remove
     from visionlora.trained import load_adapter, save_adapter
@@ -30,6 +30,7 @@ _HOME = {
     "LayerChange": "lora.changes",
     "UserError": "errors",
     "LoraConfig": "lora.config",
+    "accuracy_against": "reporting.figures",
     "accuracy_by": "reporting.figures",
     "changes": "lora.changes",
     "changes_by_layer": "reporting.figures",
@@ -64,6 +65,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "UserError",
+    "accuracy_against",
     "accuracy_by",
     "activate",
     "adapter_names",

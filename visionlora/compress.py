@@ -17,13 +17,14 @@ def compress(config: CompressConfig, folder: Path) -> list[Compressed]:
     from visionlora.run_folder import RunFolder
 
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
+    from visionlora.common.drawing import save
     from visionlora.exporting.compressing import compress as measure
     from visionlora.figures import compressed
     from visionlora.files import inside
     from visionlora.tables import print_compressed
 
     rows = measure(run, config)
-    compressed(rows, inside(run.path, "compress", "compress.png"))
+    save(compressed(rows), inside(run.path, "compress", "compress.png"))
     print_compressed(rows)
     print(run.path / "compress")
     return rows

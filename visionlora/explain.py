@@ -10,17 +10,18 @@ from visionlora.errors import UserError
 
 
 def explain(config: ExplainConfig, folder: Path) -> list[Path]:
-    """Write ``explain.png`` and, where there are adapters, ``changes.png``."""
+    """Write ``explain.png`` and, where there are adapters, ``changes.png``; each below ``figures/`` as PDF too."""
     from visionlora.run_folder import RunFolder
 
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
     import torch
 
+    from visionlora.common.drawing import save
     from visionlora.common.quiet import quiet
     from visionlora.data.inputs import paths_of
     from visionlora.data.module import ImageData
     from visionlora.evaluation.explaining import explain as look
-    from visionlora.files import folder_inside, inside, save_figure
+    from visionlora.files import folder_inside, inside
     from visionlora.lora.changes import changes
     from visionlora.predictor import load
     from visionlora.reporting.figures import changes_by_layer
@@ -31,21 +32,24 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
         raise UserError(f"output={config.output} is a file; name a folder.")
     predictor = load(run.path)
     if config.input is None:
-        part = ImageData(data_config(run), record=run.read_split()).parts
-        pictures = part.get("test", part["train"])
+        data = ImageData(data_config(run), record=run.read_split())
+        pictures = data.parts.get("test", data.parts["train"])
         if not pictures.paths:
             raise UserError("the run's data is not in files; name pictures with input=PATH.")
-        paths = [Path(path) for path in pictures.paths[:: max(len(pictures) // config.most, 1)]][: config.most]
+        chosen = range(0, len(pictures), max(len(pictures) // config.most, 1))[: config.most]
+        paths = [Path(pictures.paths[i]) for i in chosen]
+        labels: list[str | None] = [data.classes[pictures.labels[i]] for i in chosen]
     else:
         paths = paths_of([config.input])[: config.most]
-    figure, method = look(predictor, paths, config.method)
+        labels = [path.parent.name if path.parent.name in predictor.classes else None for path in paths]  # of a class folder
+    figure, method = look(predictor, paths, config.method, labels)
     if config.output is None:
         output = folder_inside(run.path, "explain")
     else:
         output = Path(config.output)
         output.mkdir(parents=True, exist_ok=True)
     written = [inside(output, "explain.png")]
-    save_figure(figure, written[0], dpi=110)
+    save(figure, written[0])
     with torch.no_grad():
         try:
             moved = changes(predictor.model)
@@ -53,7 +57,7 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
             moved = []
     if moved:
         written.append(inside(output, "changes.png"))
-        save_figure(changes_by_layer(moved), written[1], dpi=110)
+        save(changes_by_layer(moved), written[1])
     print(f"{method}, {len(paths)} pictures: {', '.join(map(str, written))}")
     return written
 

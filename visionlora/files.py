@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from visionlora.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part")
@@ -131,13 +126,6 @@ def folder_inside(root: Path, *names: str) -> Path:
         except FileExistsError:
             raise UserError(f"{folder} is a file where a folder has to be; move it away.") from None
     return folder
-
-
-def save_figure(figure: Figure, path: Path, dpi: int = 120) -> None:
-    """Write a drawing as PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    replace_file(path, buffer.getvalue())
 
 
 def _sync_folder(folder: Path) -> None:

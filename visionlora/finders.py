@@ -12,12 +12,14 @@ from lightning.pytorch.tuner.tuning import Tuner
 from torch import nn
 
 from visionlora.backbone.weights import as_of
+from visionlora.common.drawing import save
 from visionlora.common.memory import memory_has_an_end
 from visionlora.common.quiet import hushed
 from visionlora.config import TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.figures import rate_finder
+from visionlora.files import inside
 from visionlora.module import Classifier
 from visionlora.run_folder import RunFolder
 from visionlora.trainer import lightning_arguments
@@ -106,7 +108,7 @@ def _learning_rate(config: TrainConfig, model: nn.Module, head: tuple[str, ...],
     rate = _steepest(curve.results["lr"], curve.results["loss"])
     if rate is None:
         raise UserError("trainer.lr_find=true found no learning rate that lowers the loss; give optim.lr, or more pictures.")
-    rate_finder(run_folder, curve.results["lr"], curve.results["loss"], rate)
+    save(rate_finder(curve.results["lr"], curve.results["loss"], rate), inside(run_folder.path, run_folder.rates.name))
     return float(f"{rate:.3g}")
 
 

@@ -10,9 +10,14 @@ from visionlora.command_config import ReportConfig
 
 
 def report(config: ReportConfig, folder: Path) -> list[str]:
-    """Print the ranking and write ``OUTPUT.html``, ``OUTPUT.csv`` and ``OUTPUT.parquet``; returns the configurations' names, best first."""
-    from visionlora.files import replace_file
+    """Print the ranking and write ``OUTPUT.html``, ``OUTPUT.csv``, ``OUTPUT.parquet`` and, for papers, ``OUTPUT_paper/``.
+
+    Returns:
+        The configurations' names, best first.
+    """
+    from visionlora.files import folder_inside, replace_file
     from visionlora.reporting.commands import command_of
+    from visionlora.reporting.paper import paper_table, write_paper
     from visionlora.reporting.runs import as_rows, configurations, find_runs, ranked, ranking_metric
     from visionlora.rows import write_rows
     from visionlora.tables import print_ranking
@@ -20,6 +25,7 @@ def report(config: ReportConfig, folder: Path) -> list[str]:
     runs = find_runs([config.runs] if isinstance(config.runs, str) else config.runs)
     metric = ranking_metric(runs, config.metric)
     best_first = ranked(configurations(runs), metric)
+    table = paper_table(best_first, metric, config.columns, None if config.baseline is None else str(config.baseline))
     command = command_of(best_first[0].runs[0].config, conf_dir())
     print_ranking(best_first, metric, command, config.top)
     output = Path(config.output)
@@ -30,7 +36,8 @@ def report(config: ReportConfig, folder: Path) -> list[str]:
 
     replace_file(output.with_name(f"{output.name}.html"), page(best_first, metric, command).encode())
     write_rows(output.with_name(f"{output.name}.parquet"), as_rows(runs))
-    print(f"{output}.html, {output}.csv, {output}.parquet")
+    write_paper(table, folder_inside(output.parent, f"{output.name}_paper"))
+    print(f"{output}.html, {output}.csv, {output}.parquet; for papers {output}_paper")
     return [configuration.name for configuration in best_first]
 
 

@@ -42,6 +42,7 @@ class RunFolder:
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
+        self.figures = self.path / "figures"
         self.curves = self.path / "curves.png"
         self.rates = self.path / "lr_find.png"
         self.error = self.path / "error.txt"
@@ -120,7 +121,7 @@ class RunFolder:
             UserError: one of the files that will be written is a symbolic link.
         """
         self.refuse_links()
-        remove_parts(self.path, self.checkpoints, self.adapter)
+        remove_parts(self.path, self.checkpoints, self.adapter, self.figures)
         self.mark()
 
     def refuse_links(self) -> None:
@@ -135,13 +136,14 @@ class RunFolder:
             inside(self.path, *path.relative_to(self.path).parts)
             if path.exists() and not path.is_file():
                 raise UserError(f"{path} is not a file, where the run has to write one; move it away.")
-        for path in (self.adapter, self.checkpoints):
+        for path in (self.adapter, self.checkpoints, self.figures):
             if inside(self.path, path.name).exists() and not path.is_dir():
                 raise UserError(f"{path} is a file where a folder has to be; move it away.")
 
     @property
     def _attempted(self) -> tuple[Path, ...]:
-        return (self.config, self.base, self.split, self.ranks, self.metrics, self.curves, self.rates, self.bad_files)
+        drawn = [self.figures / f"{picture.stem}.pdf" for picture in (self.curves, self.rates)]
+        return (self.config, self.base, self.split, self.ranks, self.metrics, self.curves, self.rates, self.bad_files, *drawn)
 
     def mark(self) -> None:
         """Mark the folder as a run's, where it is not."""

@@ -159,6 +159,8 @@ def print_search(study: Study, metric: str, command: str, folder: Path) -> None:
 
 def print_ranking(ranked: Sequence[Configuration], metric: str, command: str, top: int) -> None:
     """The configurations, the best first, and the command that trains the best one again."""
+    from visionlora.reporting.runs import spread_in_words
+
     table = Table(title=f"{sum(len(c.runs) for c in ranked)} runs by {metric}", title_justify="left")
     for column in ("", "configuration", "seeds", "validation", "test", "parameters", "seconds"):
         table.add_column(column, justify="left" if column == "configuration" else "right", overflow="fold")
@@ -168,6 +170,8 @@ def print_ranking(ranked: Sequence[Configuration], metric: str, command: str, to
         costs = [f"{parameters.mean:,.0f}" if parameters else "", f"{seconds.mean:.1f}" if seconds else ""]
         table.add_row(str(number), escape(c.name), str(len(c.runs)), *scores, *costs)
     console.print(table)
+    for sentence in spread_in_words(ranked):
+        console.print(sentence, highlight=False)
     if len(ranked) > top:
         console.print(f"and {len(ranked) - top} more (top={len(ranked)} prints all)", highlight=False)
     from visionlora.reporting.runs import made_differently  # not above: it reads the files of many runs, and most commands look at one

@@ -28,13 +28,14 @@ from visionlora.baseline import BaselineData, NearestClassMean
 from visionlora.caching import cached
 from visionlora.callbacks import peak_memory_mib
 from visionlora.common.disk import disk_trouble
+from visionlora.common.drawing import save
 from visionlora.common.memory import out_of_memory_told
 from visionlora.common.process_state import process_as_before
 from visionlora.config import ModelConfig, TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.figures import learning_curves
-from visionlora.files import folder_inside
+from visionlora.files import folder_inside, inside
 from visionlora.finders import find
 from visionlora.launch import process_rank
 from visionlora.lora.audit import undisturbed
@@ -48,7 +49,7 @@ from visionlora.run_folder import RunFolder
 from visionlora.runs.bad_files import BadFiles
 from visionlora.runs.checkpoint_io import read_run_checkpoint
 from visionlora.runs.checkpoints import checked_checkpoint
-from visionlora.runs.log import HASH, hash_of
+from visionlora.runs.log import HASH, hash_of, read_curves
 from visionlora.runs.metrics import RunLogger
 from visionlora.runs.provenance import fingerprints, provenance
 from visionlora.tables import print_results, print_trained
@@ -293,6 +294,6 @@ def _leave(run_folder: RunFolder, model: nn.Module, results: dict[str, Any], sta
         HASH: hash_of(run_folder.metrics),
     }
     if run_folder.metrics.is_file():
-        learning_curves(run_folder, results)
+        save(learning_curves(read_curves(run_folder.metrics), results), inside(run_folder.path, run_folder.curves.name))
     run_folder.write_results(results | more)  # last: where it is, nothing is missing
     return more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from visionlora.data.pictures import Pictures
-from visionlora.evaluation.figures import save_all
+from visionlora.evaluation.figures import confused, confusion, most_wrong, save_all
 from visionlora.evaluation.outcome import Outcome, mcnemar, temperature_of
 
 
@@ -93,6 +94,34 @@ def test_pictures(perfect: bool, tmp_path: Path) -> None:
     found = made(60)
     if perfect:
         found = Outcome("test", torch.eye(6)[found.labels] * 9, found.labels, found.classes, found.pictures)
+    names = {path.name for path in save_all(made(60), tmp_path)}  # what is left of an earlier evaluation goes
     names = {path.name for path in save_all(found, tmp_path)}
     assert names == {"confusion.png", "reliability.png"} | (set() if perfect else {"most_wrong.png", "confused.png"})
-    assert all(path.stat().st_size > 5_000 for path in tmp_path.iterdir())
+    assert {path.name for path in tmp_path.glob("*.png")} == names
+    assert all(path.stat().st_size > 5_000 for path in tmp_path.glob("*.png"))
+    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert drawn == {f"{Path(name).stem}.pdf" for name in names}
+    assert all(path.read_bytes().startswith(b"%PDF") and path.stat().st_size > 5_000 for path in (tmp_path / "figures").iterdir())
+
+
+def test_sheets_name_the_file_and_the_true_class() -> None:
+    found = made(60)
+    paths = [f"test/c{label}/picture_{i}.png" for i, label in enumerate(found.labels)]
+    found = replace(found, pictures=replace(found.pictures, names=paths))
+    (wrongest, *_), ((true, taken, number), *_) = found.most_wrong(), found.confused()
+    words = [axes.get_title() for axes in most_wrong(found).axes]
+    assert words[0].splitlines()[0] == f"is c{int(found.labels[wrongest])}"
+    assert words[0].splitlines()[2] == f"picture_{wrongest}.png"
+    figure = confused(found)
+    assert figure.axes[0].texts[0].get_text().split("\n") == [f"c{true}", "taken for", f"c{taken}", f"{number} ×"]
+    first = int(figure.axes[0].get_title().removeprefix("picture_").removesuffix(".png"))
+    assert (int(found.labels[first]), int(found.predicted[first])) == (true, taken)
+
+
+def test_names_that_mean_something_to_matplotlib_are_drawn_as_they_are(tmp_path: Path) -> None:
+    names = ["$\\frac$", "a_b^c", "猫", "x" * 300, "two\nlines", "\udcff.png"]
+    found = replace(made(60), classes=names)
+    assert len(save_all(found, tmp_path)) == 4
+    shown = [tick.get_text() for tick in confusion(found).axes[0].get_yticklabels()]
+    assert shown[:3] == names[:3]
+    assert all(len(name) <= 20 and name.isprintable() for name in shown)

@@ -36,6 +36,7 @@ def test_int8_and_pruning_beside_the_float_model(learned: Path) -> None:
     assert rows["int8"]["bytes"] < 0.5 * rows["float32"]["bytes"]  # the graph itself weighs as much as so small a model's weights
     assert rows["pruned 90%"]["zipped"] < rows["pruned 30%"]["zipped"] < rows["float32"]["zipped"]
     assert (learned / "compress" / "compress.png").stat().st_size > 5_000
+    assert (learned / "compress" / "figures" / "compress.pdf").read_bytes().startswith(b"%PDF")
     assert not [path for path in (learned / "compress").iterdir() if path.name.startswith(".")]
     session = onnxruntime.InferenceSession(learned / "compress" / "int8.onnx")
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [f"class{i}" for i in range(4)]

@@ -113,7 +113,7 @@ def test_pareto_front_by_brute_force() -> None:
 
 def test_the_command_writes_page_and_tables(sweep: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    done = command("report", f"runs={sweep}", "output=out/all", cwd=tmp_path)
+    done = command("report", f"runs={sweep}", "output=out/all", "baseline='lora.r=1'", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "the best: python -m visionlora.train" in done.stdout
     assert "69.0% ± 2.5" in done.stdout
@@ -125,6 +125,20 @@ def test_the_command_writes_page_and_tables(sweep: Path, tmp_path: Path) -> None
     assert str(table.schema.field("test/top1").type) == "double"
     text = (tmp_path / "out" / "all.html").read_text()
     assert "src=" not in text.split("<script>")[0]
+    paper = tmp_path / "out" / "all_paper"
+    pictures = {f"by_{name}" for name in ("parameters", "seconds", "memory", "rank")}
+    assert {path.name for path in paper.glob("*")} == {
+        "figures",
+        "table.csv",
+        "table.md",
+        "table.tex",
+        *(f"{name}.png" for name in pictures),
+    }
+    assert {path.name for path in (paper / "figures").iterdir()} == {f"{name}.pdf" for name in pictures}
+    assert all(path.stat().st_size > 4_000 for path in (*paper.glob("*.png"), *(paper / "figures").iterdir()))
+    table = list(csv.DictReader(io.StringIO((paper / "table.csv").read_text())))
+    assert (table[0]["name"], table[0]["n"]) == ("lora.method=lora lora.r=4", "3")
+    assert "LoRA, rank 4 & 3 & \\textbf{69.0 $\\pm$ 2.5} & 4,000 & 14.0" in (paper / "table.tex").read_text()
 
 
 @pytest.mark.parametrize(
@@ -134,6 +148,9 @@ def test_the_command_writes_page_and_tables(sweep: Path, tmp_path: Path) -> None
         (("runs=.",), "no finished run below it"),
         (("runs=sweep", "metric=test/top"), "no run has it; .* Did you mean 'test/top1'"),
         (("runs=sweep", "top=0"), "top=0 must be at least 1"),
+        (("runs=sweep", "columns=[test/top]"), "columns: no run has test/top. Did you mean 'test/top1'"),
+        (("runs=sweep", "baseline=full"), "baseline=full names no configuration"),
+        (("runs=sweep", "baseline=[1,2]"), "must be one configuration's name"),
         (("runs={a: b}",), "must be a folder or a list of folders"),
         ((), "runs is not set"),
     ],
@@ -203,6 +220,9 @@ def test_the_page_in_a_browser(number: int, tmp_path: Path) -> None:
             page.fill("#filter", "seconds<100 lora.r>=40")
             found = rows.count()
             assert found == sum(1 + i % 50 >= 40 for i in range(1, 100))
+        page.set_viewport_size({"width": 420, "height": 900})
+        page.wait_for_function("document.querySelector('#by-seconds .main-svg').getBoundingClientRect().width < 420")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
         page.fill("#filter", "nothing-like-it")
         assert page.locator("#table tbody tr").inner_text() == "Nothing fits the filter."
         page.click("#copy")

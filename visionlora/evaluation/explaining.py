@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
+from visionlora.common.drawing import WIDTH, short, styled
 from visionlora.common.text import printable
 from visionlora.data.transforms import normalize
 from visionlora.errors import UserError
@@ -21,22 +23,23 @@ DETAIL = 6
 """Pixels a side of the map that Grad-CAM colours by, where there is one."""
 
 
-def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto") -> tuple[Figure, str]:
+def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto", labels: Sequence[str | None] = ()) -> tuple[Figure, str]:
     """A sheet of pictures, each beside the same with what the prediction depends on in colour; and the method taken.
 
     Args:
         predictor: of a run.
         paths: of pictures; unreadable ones are left out.
         method: ``gradcam``, ``rollout``, or ``auto``: rollout where there is attention to be had, else Grad-CAM.
+        labels: the true class of each picture, ``None`` where it is not known.
 
     Raises:
         UserError: a package is missing, the model has nothing of the kind, or no picture can be read.
     """
-    readable, prepared = [], []
-    for path in paths:
+    names, prepared = [], []
+    for path, true in itertools.zip_longest(paths, labels):
         try:
             prepared.append(predictor.prepare(path))
-            readable.append(path)
+            names.append(short(path.name) + ("" if true is None else f"\nis {short(true, 24)}"))
         except UserError as error:
             print(printable(f"left out: {error}"))
     if not prepared:
@@ -46,10 +49,10 @@ def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto") -
     if method == "auto":
         method = "rollout" if has_rollout(predictor.model, images[:1]) else "gradcam"
     heat = rollout(predictor.model, images) if method == "rollout" else gradcam(predictor.model, images)
-    predictions = list(predictor.classify([path.name for path in readable], prepared))
-    titles = [f"{p.labels[0]} {p.probabilities[0]:.0%}" for p in predictions]
+    predictions = list(predictor.classify(names, prepared))
+    titles = [f"predicted:\n{short(p.labels[0], 20)} {p.probabilities[0]:.0%}" for p in predictions]
     shown = batch[:, :3] if batch.shape[1] >= 3 else batch[:, :1].expand(-1, 3, -1, -1)
-    return _sheet(shown.permute(0, 2, 3, 1).numpy(), heat, titles, [path.name for path in readable]), method
+    return _sheet(shown.permute(0, 2, 3, 1).numpy(), heat, names, titles), method
 
 
 def gradcam(model: nn.Module, images: Tensor) -> np.ndarray:
@@ -159,19 +162,20 @@ def _attention_names(model: nn.Module) -> list[str]:
     return [f"{name}.attn_drop" for name, module in model.named_modules() if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")]
 
 
-def _sheet(images: np.ndarray, heat: np.ndarray, titles: list[str], names: list[str]) -> Figure:
-    columns = min(4, len(images))
+@styled
+def _sheet(images: np.ndarray, heat: np.ndarray, names: list[str], titles: list[str]) -> Figure:
+    columns = min(3, len(images))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.4 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH * columns / 3, 1.45 * rows))
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for number, (image, one, title, name) in enumerate(zip(images, heat, titles, names, strict=True)):
+    for number, (image, one, name, title) in enumerate(zip(images, heat, names, titles, strict=True)):
         row, column = divmod(number, columns)
         plain, coloured = grid[row, 2 * column], grid[row, 2 * column + 1]
         plain.imshow(Image.fromarray(np.ascontiguousarray(image)))
-        plain.set_title(name[:24], fontsize=8, parse_math=False)  # $ in a name is a dollar
+        plain.set_title(name, fontsize=6, loc="center")
         coloured.imshow(image)
         coloured.imshow(one, cmap="inferno", alpha=0.55, vmin=0, vmax=1)
-        coloured.set_title(title[:24], fontsize=8, parse_math=False)
+        coloured.set_title(title, fontsize=6, loc="center")
     return figure

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import html
 import json
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
+from visionlora.common.drawing import BLUE, METHOD_COLOURS, PALETTE, log_ticks
+from visionlora.common.labels import METHODS
+from visionlora.common.labels import label as _label
 from visionlora.errors import UserError
-from visionlora.reporting.runs import Configuration, Summary, higher_is_better, is_share, made_differently
+from visionlora.reporting.figures import beside, pareto
+from visionlora.reporting.runs import Configuration, higher_is_better, is_share, made_differently, spread_in_words
+from visionlora.reporting.summary import Summary
 from visionlora.rows import is_number, shown
 
 try:
@@ -20,18 +24,6 @@ try:
 except ModuleNotFoundError:
     raise UserError('the report is drawn by plotly; install it with: pip install "visionlora[report]"') from None
 
-COLOURS = {
-    "lora": "#2166ac",
-    "dora": "#7b3294",
-    "adalora": "#1b7837",
-    "norm": "#b8860b",
-    "none": "#777777",
-    "full": "#d6604d",
-}
-LINES = {"none": "linear probe", "full": "full fine-tuning"}
-"""Methods that stand as lines where LoRA's are points."""
-_PALETTE = ("#2166ac", "#d6604d", "#1b7837", "#7b3294", "#b8860b", "#008b8b", "#c51b7d", "#666666", "#8c510a", "#4393c3")
-"""Of the learning curves of the best configurations; the others are grey."""
 COLUMNS = {
     "val/top1": ("validation", "share"),
     "test/top1": ("test top-1", "share"),
@@ -81,53 +73,45 @@ def _in_script(values: Any) -> str:
     return json.dumps(values).translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})
 
 
-def against(ranked: Sequence[Configuration], metric: str, key: str, label: str, log: bool = False, front: bool = False) -> go.Figure:
-    """The metric of each configuration against a cost, seeds as intervals.
+def against(ranked: Sequence[Configuration], metric: str, key: str, label: str, log: bool = False, front: bool = True) -> go.Figure:
+    """The metric of each configuration against a cost, the spread over seeds as bars, the rank beside each point.
 
     Args:
         ranked: configurations.
         metric: of the vertical axis.
         key: of the horizontal one.
         label: of the horizontal one.
-        log: logarithmic; probe and full fine-tuning then stand as lines.
+        log: logarithmic.
         front: mark what nothing is both cheaper and better than.
     """
     figure = go.Figure()
     points = [(c, x, y) for c in ranked if (x := c.summary(key)) is not None and (y := c.summary(metric)) is not None]
-    for method in dict.fromkeys(c.method for c, _, _ in points):
-        chosen = [(c, x, y) for c, x, y in points if c.method == method]
-        if log and method in LINES:
-            best = chosen[0][2]
-            figure.add_hline(best.mean, line={"dash": "dash", "color": COLOURS[method]}, annotation_text=f"{LINES[method]}: {best}")
-            if not math.isnan(best.half):
-                low, high = best.mean - best.half, best.mean + best.half
-                figure.add_hrect(low, high, fillcolor=COLOURS[method], opacity=0.08, line_width=0)
-            continue
-        figure.add_scatter(
-            x=[x.mean for _, x, _ in chosen],
-            y=[y.mean for _, _, y in chosen],
-            error_y={"array": [_interval(y) for _, _, y in chosen], "thickness": 1, "width": 3},
-            mode="markers",
-            name=html.escape(LINES.get(method, method)),
-            marker={"color": COLOURS.get(method, "#2166ac"), "size": 9},
-            text=[_hover(c, metric) for c, _, _ in chosen],
-            hovertemplate="%{text}<extra></extra>",
-        )
     if front and points:
         edge = pareto([(x.mean, y.mean) for _, x, y in points], lower=not higher_is_better(metric))
         line = {"shape": "hv", "color": "#222", "width": 1}
         figure.add_scatter(x=[x for x, _ in edge], y=[y for _, y in edge], mode="lines", name="Pareto front", line=line)
-    figure.update_xaxes(title=label, type="log" if log else "linear")
+    for method in dict.fromkeys(c.method for c, _, _ in points):
+        chosen = [(c, x, y) for c, x, y in points if c.method == method]
+        bars = {"array": [y.high - y.mean for _, _, y in chosen], "arrayminus": [y.mean - y.low for _, _, y in chosen]}
+        figure.add_scatter(
+            x=[x.mean for _, x, _ in chosen],
+            y=[y.mean for _, _, y in chosen],
+            error_y={**bars, "symmetric": False, "thickness": 1, "width": 3},
+            mode="markers+text",
+            name=html.escape(METHODS.get(method, method)),
+            marker={"color": METHOD_COLOURS.get(method, BLUE), "size": 9},
+            text=[html.escape(beside(c, ranked)) for c, _, _ in chosen],
+            textposition="top right",
+            textfont={"size": 10},
+            cliponaxis=False,
+            hovertext=[_hover(c, metric) for c, _, _ in chosen],
+            hovertemplate="%{hovertext}<extra></extra>",
+        )
+    figure.update_xaxes(title=label)
+    if log and points and min(x.mean for _, x, _ in points) > 0:
+        places, words = log_ticks([x.mean for _, x, _ in points])
+        figure.update_xaxes(type="log", tickvals=places, ticktext=words)
     return _styled(figure, metric)
-
-
-def pareto(points: Iterable[tuple[float, float]], lower: bool = False) -> list[tuple[float, float]]:
-    """The points that no other is both cheaper and better than, cheapest first; ``lower``: less is better."""
-    edge: list[tuple[float, float]] = []
-    for cost, score in sorted(points, key=lambda point: (point[0], point[1] if lower else -point[1])):
-        if not edge or (score < edge[-1][1] if lower else score > edge[-1][1]):
-            edge.append((cost, score))
-    return edge
 
 
 def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
@@ -137,7 +121,7 @@ def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
         found = [(c, curve) for c in ranked for run in c.runs if (curve := run.curve(key)) is not None]
         if any(len(x) > 1 for _, (x, _) in found):
             break
-    colours = {id(c): colour for c, colour in zip(ranked, _PALETTE, strict=False)}
+    colours = {id(c): colour for c, colour in zip(ranked, PALETTE, strict=False)}  # of the best; the others are grey
     grey_x: list[float | None] = []
     grey_y: list[float | None] = []
     grey_text: list[str] = []
@@ -160,12 +144,14 @@ def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
         )  # fmt: skip
         figure.add_trace(grey)
         figure.data = (figure.data[-1], *figure.data[:-1])  # behind the others
-    figure.update_xaxes(title="epoch")
-    return _styled(figure, key).update_layout(showlegend=len(ranked) <= 4)
+    longest = max((x[-1] for _, (x, _) in found), default=1)
+    figure.update_xaxes(title="epoch", dtick=1 if longest <= 12 else None)
+    named_ones = len(ranked) if len(ranked) <= len(PALETTE) else 0
+    return _styled(figure, key).update_layout(showlegend=named_ones > 0, height=380 + 20 * named_ones)
 
 
 def _styled(figure: go.Figure, metric: str) -> go.Figure:
-    figure.update_yaxes(title=_label(metric), tickformat=".0%" if is_share(metric) else None)
+    figure.update_yaxes(title=_label(metric), tickformat=".3~%" if is_share(metric) else None)  # 67.5 %, not 68 %
     return figure.update_layout(
         template="plotly_white", margin={"l": 60, "r": 20, "t": 20, "b": 50}, height=380, hovermode="closest",
         legend={"orientation": "h", "yanchor": "top", "y": -0.2, "font": {"size": 11}}, font={"family": "system-ui, sans-serif"},
@@ -202,32 +188,18 @@ def _row(number: int, c: Configuration) -> dict[str, Any]:
     for key in COLUMNS:
         if (found := c.summary(key)) is not None:
             row[key] = found.mean
-            if not math.isnan(found.half):
-                row[f"{key}±"] = found.half
+            row[f"{key}±"] = str(found).partition(" ")[2]  # what follows the mean
     return row
 
 
 def _text(metric: str, summary: Summary | None) -> str:
     if summary is None:
         return ""
-    return str(summary) if is_share(metric) else f"{summary.mean:,.4g}" + ("" if math.isnan(summary.half) else f" ± {summary.half:.2g}")
-
-
-def _interval(summary: Summary) -> float:
-    return 0.0 if math.isnan(summary.half) else summary.half
-
-
-def _label(metric: str) -> str:
-    return (
-        COLUMNS[metric][0] if metric in COLUMNS else {"train/loss": "training loss", "train/loss_step": "training loss"}.get(metric, metric)
-    )
+    return str(summary) if is_share(metric) else summary.written("{:,.4g}".format)
 
 
 def _note(ranked: Sequence[Configuration], metric: str) -> str:
-    seeds = {len(c.runs) for c in ranked}
-    parts = [f"Ranked by {_label(metric)}."]
-    if max(seeds) > 1:
-        parts.append("Bars are 95 % intervals of the mean over seeds (Student's t).")
+    parts = [f"Ranked by {_label(metric)}.", *spread_in_words(ranked)]
     if metric.startswith("test/") and len(ranked) > 1:
         parts.append("Ranked on the test set, the best is a little too good: choose by validation (data.val_fraction) where you can.")
     return " ".join([*parts, made_differently([run for c in ranked for run in c.runs])]).strip()

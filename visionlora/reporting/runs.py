@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionlora.common.labels import METHODS, label
 from visionlora.errors import UserError, did_you_mean
+from visionlora.reporting.summary import SEEDS_FOR_INTERVAL, Summary
 from visionlora.resume import NO_MATTER, OWN, WITHOUT_FILES
 from visionlora.rows import is_number, shown
 from visionlora.run_folder import RunFolder
@@ -48,17 +49,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Mean of a figure over seeds; ``half`` is half of its 95 % interval (Student's t), ``nan`` for one seed."""
-
-    mean: float
-    half: float = math.nan
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1%}" + ("" if math.isnan(self.half) else f" ± {100 * self.half:.1f}")
-
-
-@dataclass(frozen=True)
 class Configuration:
     """Runs that differ in their seed alone. ``changed`` has the keys in which configurations differ, with this one's values."""
 
@@ -69,6 +59,11 @@ class Configuration:
     def name(self) -> str:
         """What sets it apart, in words of the command line."""
         return " ".join(f"{key}={shown(value)}" for key, value in self.changed.items() if value is not False) or self.runs[0].path.name
+
+    @property
+    def title(self) -> str:
+        """What sets it apart, in the words of a paper: ``LoRA, rank 8``."""
+        return in_words(self.changed, self.method) or self.runs[0].path.name
 
     @property
     def method(self) -> str:
@@ -83,7 +78,21 @@ class Configuration:
         numbers = [float(value) for value in values if is_number(value) and math.isfinite(value)]
         if not numbers or len(numbers) < len(values):
             return None
-        return Summary(statistics.mean(numbers), _half_interval(numbers))
+        return Summary(tuple(numbers), *((0.0, 1.0) if is_share(key) else (0.0, math.inf)))
+
+    def by_seed(self, key: str) -> dict[Any, float]:
+        """A figure of each seed that has it."""
+        found = {run.config.get("seed"): run.results.get(key) for run in self.runs}
+        return {seed: float(value) for seed, value in found.items() if is_number(value) and math.isfinite(value)}
+
+
+def in_words(changed: Mapping[str, Any], method: str) -> str:
+    """Settings as they are named in a paper, the method first."""
+    first = [METHODS.get(method, method)] if "lora.method" in changed else []
+    said = {key: value for key, value in changed.items() if key != "lora.method" and value is not False}
+    if method == "norm":
+        said.pop("lora.train_norm", None)
+    return ", ".join([*first, *(label(key) + ("" if value is True else f" {shown(value)}") for key, value in said.items())])
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Run]:
@@ -186,6 +195,17 @@ def ranked(found: Iterable[Configuration], metric: str) -> list[Configuration]:
     return sorted(found, key=score, reverse=True)
 
 
+def spread_in_words(found: Iterable[Configuration]) -> list[str]:
+    """What the spreads over seeds are, a sentence for each kind there is."""
+    seeds = {len(c.runs) for c in found}
+    said = []
+    if max(seeds, default=0) >= SEEDS_FOR_INTERVAL:
+        said.append("Spreads are 95 % intervals of the mean over seeds (Student's t), no wider than what is possible.")
+    if 2 in seeds:
+        said.append("Two seeds are too few for an interval: their lowest and highest are given.")
+    return said
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings with a dotted key for each value."""
     flat: dict[str, Any] = {}
@@ -208,11 +228,3 @@ def _without_echoes(keys: list[str], runs: Sequence[Run]) -> list[str]:
         pattern = tuple(numbers.setdefault(shown(run.config.get(key)), len(numbers)) for run in runs)
         kept.setdefault(pattern, key)
     return [key for key in keys if key in kept.values()]
-
-
-def _half_interval(numbers: list[float]) -> float:
-    if len(numbers) < 2:
-        return math.nan
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, len(numbers) - 1)) * statistics.stdev(numbers) / math.sqrt(len(numbers))

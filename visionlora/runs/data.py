@@ -8,8 +8,8 @@ from pathlib import Path
 
 from visionlora.config import DataConfig, checked
 from visionlora.errors import UserError
+from visionlora.resume import WITHOUT_FILES
 from visionlora.run_folder import RunFolder
-from visionlora.sweeps import WITHOUT_FILES
 
 
 def data_config(run: RunFolder, root: str | None = None) -> DataConfig:
