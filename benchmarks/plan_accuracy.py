@@ -3,13 +3,16 @@
 python benchmarks/plan_accuracy.py --root DIR    # DIR has class folders of CIFAR-10: train/CLASS/*, test/CLASS/*
 
 Each line is one configuration, planned and then trained in a process of its own; the ratios are plan : run of peak memory
-(``memory/peak_mib``), seconds of training (``seconds/fit``) and bytes of the run folder.
+(``memory/peak_mib``), seconds of training (``seconds/fit``) and bytes of the run folder. With ``--cpu`` both sides count the seconds that
+their process computes in place of those that pass: on a machine that does other things beside, the two are not comparable otherwise.
+(What worker processes compute is then not in them.)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -72,7 +75,12 @@ def main() -> None:
     parser.add_argument("--root", help="class folders; without, the configuration that reads files is left out")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", default="", help="configurations whose name has this in it")
+    parser.add_argument("--cpu", action="store_true", help="count CPU seconds")
     options = parser.parse_args()
+    clock = tempfile.TemporaryDirectory()
+    if options.cpu:
+        Path(clock.name, "sitecustomize.py").write_text("import time\ntime.perf_counter = time.process_time\n")
+        os.environ["PYTHONPATH"] = os.pathsep.join([clock.name, os.environ.get("PYTHONPATH", "")])
     configurations = dict(CONFIGURATIONS)
     if options.root:
         configurations["class folders, 2 workers, RandAugment"] = (*FOLDERS, "data.randaugment=1", f"data.root={options.root}")

@@ -9,12 +9,14 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import QUIET, TINY, command, compose, results
 
 from visionlora import UserError
-from visionlora.planning import measure
+from visionlora.planning import beginnings, measure
+from visionlora.training import run
 
-LONG = (*TINY, *QUIET, "trainer=cpu", "data.num_images=2000", "data.image_size=32", "data.batch_size=16", "trainer.max_epochs=3")
+LONG = (*TINY, *QUIET, "trainer=cpu", "data.num_images=600", "data.image_size=32", "data.batch_size=16", "trainer.max_epochs=4")
 
 
 @pytest.fixture
@@ -27,23 +29,51 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("more", [(), ("lora=none", "data.cache=disk", "data.hflip=0")], ids=["lora", "probe, cached on disk"])
-def test_what_is_planned_is_what_happens(more: tuple[str, ...], tmp_path: Path, temporary: Path) -> None:
+KINDS = {
+    "lora": (),
+    "probe, cached on disk": ("lora=none", "data.cache=disk", "data.hflip=0"),
+    "accumulated": ("trainer.accumulate_grad_batches=3",),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_planned_is_what_happens(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts to the last one, disk nearly so; time only roughly, as other tests run beside this one."""
+    for name, value in (("SECONDS", 0.1), ("LONGEST", 0.2), ("EVALUATION_SECONDS", 0.0)):
+        monkeypatch.setattr(beginnings, name, value)
+    config = compose(*LONG, *KINDS[kind])
+    plan = measure.abridged_run(config, tmp_path / "plan")
+    was = run(config, tmp_path / "run")
+    for key in ("params/trainable", "params/total"):
+        assert plan.figures[key] == was[key]
+    steps = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert (plan.figures["epochs"], plan.figures["batches"], plan.figures["steps"]) == (4, 34, steps)
+    abridged = torch.load(tmp_path / "plan" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert abridged < steps
+    assert size_of(tmp_path / "run") == pytest.approx(plan.bytes["folder"], rel=0.05)
+    assert was["seconds/fit"] / 3 < plan.seconds["fit"] < was["seconds/fit"] * 3
+    assert plan.seconds["fit"] < plan.seconds["total"]
+    assert (plan.bytes["cache"] > 0) == ("cached" in kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_within_fifteen_per_cent(kind: str, tmp_path: Path, temporary: Path) -> None:
+    """On a machine that does nothing else; ``benchmarks/plan_accuracy.py`` has larger models."""
+    more = ("data.num_images=4000", *KINDS[kind])
     plan = measure.plan(compose(*LONG, *more))
     assert not list(temporary.iterdir())
     folder = tmp_path / "run"
-    done = command("train", *LONG, *more, f"hydra.run.dir={folder}")
+    done = command("train", *LONG, *more, f"hydra.run.dir={folder}", env={"OMP_NUM_THREADS": "1"}, timeout=900)
     assert done.returncode == 0, done.stderr
     was = results(folder)
-    for key in ("params/trainable", "params/total"):
-        assert plan.figures[key] == was[key]
-    assert (plan.figures["epochs"], plan.figures["batches"], plan.figures["steps"]) == (3, 113, 339)
-    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) == pytest.approx(plan.bytes["folder"], rel=0.05)
-    assert was["memory/peak_mib"] == pytest.approx(plan.figures["memory/peak_mib"], rel=0.3)
-    assert was["seconds/fit"] / 4 < plan.seconds["fit"] < was["seconds/fit"] * 4
-    assert plan.seconds["fit"] < plan.seconds["total"]
-    assert (plan.bytes["cache"] > 0) == bool(more)
+    assert size_of(folder) == pytest.approx(plan.bytes["folder"], rel=0.15)
+    assert was["memory/peak_mib"] == pytest.approx(plan.figures["memory/peak_mib"], rel=0.15)
+    assert was["seconds/fit"] == pytest.approx(plan.seconds["fit"], rel=0.15)
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def test_the_command_says_it_in_a_table_and_leaves_nothing(tmp_path: Path, temporary: Path) -> None:

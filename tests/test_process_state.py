@@ -24,6 +24,8 @@ from lightning.pytorch.callbacks import Callback
 import visionlora as vl
 from visionlora.backbone.create import rebuild
 from visionlora.backbone.info import info_of
+from visionlora.common.process_state import process_as_before
+from visionlora.common.processes import Termination
 from visionlora.config import DataConfig, checked
 from visionlora.errors import UserError
 from visionlora.run_folder import RunFolder
@@ -165,6 +167,18 @@ def test_a_run_that_breaks(words: tuple[str, ...], tmp_path: Path) -> None:
             run(config, tmp_path, [Breaks()] if "trainer.deterministic=true" in words else [])
 
     assert not differing(call)
+
+
+def test_a_command_that_was_asked_to_end_stays_deaf_while_it_cleans_up() -> None:
+    """A second SIGTERM between the run's end and the command's must not interrupt again."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        Termination.handle()
+        with process_as_before():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_seed_of_the_caller_is_no_seed_of_the_run(tmp_path: Path) -> None:

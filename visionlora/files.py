@@ -60,6 +60,8 @@ def naming(path: Path) -> Iterator[None]:
 def library_writing(folder: Path) -> Iterator[None]:
     """Inside, libraries write below ``folder`` by code of their own, whose errors may not say what is wrong with the disk.
 
+    What they have written half has to be there still at the end of it: a disk that was full is not, once that has been removed.
+
     Raises:
         OSError: one of them failed, and the folder does not take a file.
     """

@@ -36,7 +36,11 @@ def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
         UserError: an override would make it another run.
     """
     run = RunFolder(folder)
-    if config.ckpt_path is None or not run.config.is_file():
+    if config.ckpt_path is None:
+        return config
+    if not run.config.is_file():
+        if config.ckpt_path in ("last", "best") and run.resumable:
+            raise UserError(f"{run.config} is missing: it says how the run was laid out, and it cannot be gone on without.")
         return config
     saved = run.read_config()
     given = OmegaConf.create(portable(config))

@@ -212,6 +212,8 @@ class RunFolder:
             UserError: there is none, or it is damaged.
         """
         results = read_json(self.results)
+        if not results:
+            raise UserError(f"{self.results} is damaged: there is no figure in it.")
         for key, value in results.items():
             figure = ("/" in key and not is_provenance(key)) or key in _FIGURES
             if isinstance(value, list | dict) or (figure and not (value is None or _is_figure(value))):

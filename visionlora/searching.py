@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from visionlora.cli.conf import conf_dir
 from visionlora.command_config import SearchConfig, SpaceConfig
+from visionlora.common.disk import STANDS, disk_trouble
 from visionlora.config import TrainConfig, checked
 from visionlora.errors import UserError
 from visionlora.files import inside, replace_file
@@ -118,6 +119,8 @@ def objective(trial: Trial, wanted: SpaceConfig, common: list[str], folder: Path
         with claimed(RunFolder(own)):
             results = run(compose([*common, *overrides_of(trial)]), own, [Pruning(trial, wanted.metric)])
     except UserError as error:  # such as a target the model does not have; the other trials may do
+        if trouble := disk_trouble(error):  # they may not
+            raise UserError(f"{trouble} {STANDS}") from None
         print(f"error: trial {trial.number}: {error}", file=sys.stderr)
         raise Unusable from None
     if wanted.metric not in results:

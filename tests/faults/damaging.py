@@ -22,7 +22,7 @@ import yaml
 from visionlora.common.disk import disk_trouble
 from visionlora.errors import UserError
 
-FLIPS, SECONDS = 50, 60
+FLIPS, SECONDS = 50, 240
 Harm = Callable[[Path], None]
 
 
@@ -201,7 +201,7 @@ def strange_yaml(path: Path, share: float = 1.0) -> Iterator[tuple[str, Harm]]:
 def strange_tensors(path: Path) -> Iterator[tuple[str, Harm]]:
     """What a stranger makes of a safetensors file."""
     tensors = safetensors.torch.load_file(path)
-    key = next((key for key in tensors if "lora_A" in key), next(iter(tensors)))
+    key = next(key for key, tensor in sorted(tensors.items(), key=lambda item: "lora_A" not in item[0]) if tensor.ndim > 1)
 
     def header(text: bytes, length: int | None = None) -> bytes:
         return (len(text) if length is None else length).to_bytes(8, "little") + text

@@ -21,7 +21,8 @@ from conftest import FORKS, QUIET, TINY, as_started_afresh, command, results
 EPOCHS = 3
 COMMON = (*TINY, *QUIET, "trainer=cpu", f"trainer.max_epochs={EPOCHS}", "trainer.precision=32-true", "data.batch_size=16")
 PICTURES = (*COMMON, "data=imagefolder", "data.image_size=32", "data.crop_scale=[0.5,1.0]", "data.randaugment=1")
-TIMES = ("seconds/", "images_per_second", "memory/")
+TIMES = ("seconds/", "images_per_second", "memory/", "sha256", "metrics.csv")
+"""Keys of ``results.json`` that are others each time, and hashes of what holds them."""
 CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -208,3 +210,15 @@ def test_output_that_nobody_takes(folder: Path, root: Path, record_property: Rec
     record_property("kind", "what is printed finds no room")
     done = command("train", *CASES["memory"].command_line(folder, root), stdout="/dev/full")
     assert_one_sentence(done, "the disk is full; make room")
+
+
+def test_shared_memory_that_is_full(folder: Path, root: Path, record_property: Recorder) -> None:
+    """The processes that open pictures hand them over in /dev/shm, which is small in a container."""
+    record_property("kind", "shared memory full")
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only root can have a small /dev/shm of its own")
+    words = [*CASES["folders, workers 2"].command_line(folder, root), "data.image_size=224"]
+    script = 'mount -t tmpfs -o size=200k none /dev/shm && exec "$@"'
+    call = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "visionlora.train", *words]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert_one_sentence(done, "the shared memory (/dev/shm) is full")

@@ -47,7 +47,7 @@ def test_a_parallel_sweep_that_is_killed(number: int, tmp_path: Path, record_pro
     record_property("kind", "a parallel sweep killed")
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    words = [*TINY, *QUIET, "-m", "trainer=cpu", "trainer.max_epochs=1", "data.num_workers=1", "lora.r=1,2,4", *parallel]
+    words = ["-m", *TINY, *QUIET, "trainer=cpu", "trainer.max_epochs=1", "data.num_workers=1", "lora.r=1,2,4", *parallel]
     call = [sys.executable, "-m", "visionlora.train", *words]
     with (tmp_path / "streams").open("wb") as streams:
         process = subprocess.Popen(call, stdout=streams, stderr=streams, start_new_session=True, env=os.environ | QUICK)

@@ -27,8 +27,10 @@ pytestmark = [
 Recorder = Callable[[str, object], None]
 
 EPOCHS, RUNS = 200, 50
+EVERY = 5
+"""Epochs from one look to the next; collecting garbage takes longer than such an epoch."""
 GROWTH = 0.02
-"""Share by which resident memory may grow after the first half of the warm-up has filled caches and pools."""
+"""Share by which resident memory may grow once caches and pools are filled."""
 SHORT = (*TINY, *QUIET, "data.batch_size=16", "data.num_images=48", "trainer.log_every_n_steps=1")
 FOLDERS = (*SHORT, "data=imagefolder", "data.image_size=32", "data.crop_scale=[0.5,1.0]")
 KINDS = {
@@ -58,13 +60,14 @@ class Usage(NamedTuple):
 
 
 class Looking(Callback):
-    """Notes at the start of each epoch what the process holds."""
+    """Notes at the start of every fifth epoch what the process holds."""
 
     def __init__(self, found: list[Usage]) -> None:
         self.found = found
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.found.append(Usage.now())
+        if trainer.current_epoch % EVERY == 0:
+            self.found.append(Usage.now())
 
 
 def _epochs(overrides: Sequence[str], folder: Path, count: int) -> list[Usage]:
@@ -133,9 +136,10 @@ def test_two_hundred_epochs(kind: str, tmp_path: Path, record_property: Recorder
     wrong = grown(found)
     record_property("kind", f"epochs in one run without growth ({kind})")
     record_property("tries", EPOCHS)
-    record_property("held", 0 if wrong else len(found))
-    assert len(found) == EPOCHS
-    assert not wrong, (wrong, found[:: EPOCHS // 10])
+    record_property("held", 0 if wrong else EPOCHS)
+    assert len(found) == EPOCHS / EVERY
+    print(*found[:: len(found) // 10], sep="\n")  # shown where it fails
+    assert not wrong
 
 
 @pytest.mark.parametrize("kind", ["memory", "worker processes", "cached features", "adalora"])
@@ -144,9 +148,10 @@ def test_fifty_runs(kind: str, tmp_path: Path, record_property: Recorder) -> Non
     wrong = grown(found)
     record_property("kind", f"runs in one process without growth ({kind})")
     record_property("tries", RUNS)
-    record_property("held", 0 if wrong else len(found))
+    record_property("held", 0 if wrong else RUNS)
     assert found[-1].children == 0
-    assert not wrong, (wrong, found[:: RUNS // 10])
+    print(*found[:: len(found) // 10], sep="\n")  # shown where it fails
+    assert not wrong
 
 
 def _leaks(overrides: Sequence[str], folder: Path, count: int) -> list[Usage]:

@@ -36,7 +36,7 @@ def git(folder: Path, *words: str) -> str:
     return subprocess.run(["git", *identity, "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
+def test_the_commit_of_a_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert commit(tmp_path) == {}  # no checkout, no word of it
     git(tmp_path, "init")
     assert commit(tmp_path) == {}  # nothing committed
@@ -47,6 +47,8 @@ def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
     head = git(tmp_path, "rev-parse", "HEAD")
     assert commit(tmp_path) == {"versions/commit": head}
     (tmp_path / "a.py").write_text("2\n")
+    assert commit(tmp_path) == {"versions/commit": f"{head}-dirty"}
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as in a hook of another repository
     assert commit(tmp_path) == {"versions/commit": f"{head}-dirty"}
     package = tmp_path / "venv" / "site-packages"  # installed below somebody else's checkout
     package.mkdir(parents=True)

@@ -58,7 +58,12 @@ def build(spec: BackboneSpec, state: dict[str, Tensor] | None = None) -> nn.Modu
     elif spec.stem != "default":
         raise UserError(f"model.stem={spec.stem} is unknown; it is default or small.")
     if state is not None:
-        model.load_state_dict(as_of(model, state), strict=False)
+        try:
+            model.load_state_dict(as_of(model, state), strict=False)
+        except RuntimeError as error:
+            raise UserError(
+                f"the weights that the run keeps of its base do not fit {spec.full_name}: {' '.join(str(error).split())[:200]}"
+            ) from None
     if spec.pretrained or state is not None:
         refuse_not_finite(model.named_parameters(), f"the weights of {spec.full_name}")
     info.fingerprint = _fingerprint(model, info)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from visionlora.common.processes import Termination
 from visionlora.common.quiet import quietly
 
 _ENVIRONMENT = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG")
@@ -27,7 +28,8 @@ def process_as_before() -> Iterator[None]:
     """
     environment = {key: os.environ.get(key) for key in _ENVIRONMENT}
     main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGTERM) if main else None
+    # A command handles it already, and once it came it is ignored until everything is cleaned up.
+    handler = signal.getsignal(signal.SIGTERM) if main and not Termination.handles() else None
     with quietly(), _random_states(), _torch_settings():
         try:
             yield

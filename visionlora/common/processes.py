@@ -87,6 +87,11 @@ class Termination:
             signal.signal(signal.SIGTERM, cls._interrupt)
 
     @classmethod
+    def handles(cls) -> bool:
+        """Whether SIGTERM comes here."""
+        return signal.getsignal(signal.SIGTERM) == cls._interrupt
+
+    @classmethod
     def _interrupt(cls, number: int, frame: FrameType | None) -> None:
         cls.asked = True
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the cleaning up short

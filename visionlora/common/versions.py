@@ -21,8 +21,9 @@ def commit(root: Path) -> dict[str, str]:
     if not (root / ".git").exists():  # asked first: git would answer for any checkout that the package is installed below
         return {}
     ask = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    own = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}  # in a hook they name another repository
     try:
-        done = subprocess.run(ask, capture_output=True, text=True, timeout=10, env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"})
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=10, env=own | {"GIT_OPTIONAL_LOCKS": "0"})
     except (OSError, subprocess.SubprocessError):
         return {}
     return {"versions/commit": done.stdout.strip()} if done.returncode == 0 else {}

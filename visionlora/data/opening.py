@@ -83,6 +83,9 @@ def _opened(path: Path, channels: int, detail: int | None) -> Image.Image:
         image.load()
         if image.format in ("JPEG", "MPO") and ends_early(path, image):
             raise UnreadableError("its data end before the picture does")
+        if image.format == "PNG":  # what comes behind the pixels, such as EXIF's orientation, is passed over when it is damaged
+            with Image.open(path, formats=["PNG"]) as again:
+                again.verify()
         return to_mode(ImageOps.exif_transpose(image), channels, image)
 
 

@@ -30,13 +30,13 @@ def save_all(outcome: Outcome, folder: Path) -> list[Path]:
     figures = {"confusion": confusion(outcome), "reliability": reliability(outcome)}
     if not outcome.right.all():
         figures |= {"most_wrong": most_wrong(outcome), "confused": confused(outcome)}
-    for stale in ("most_wrong", "confused"):
-        inside(folder, f"{stale}.png").unlink(missing_ok=True)
-        inside(folder, "figures", f"{stale}.pdf").unlink(missing_ok=True)
     paths = []
     for name, figure in figures.items():
         paths.append(inside(folder, f"{name}.png"))
         save(figure, paths[-1])
+    for stale in {"most_wrong", "confused"} - {*figures}:  # last: on a full disk what was there stands
+        inside(folder, f"{stale}.png").unlink(missing_ok=True)
+        inside(folder, "figures", f"{stale}.pdf").unlink(missing_ok=True)
     return paths
 
 

@@ -73,7 +73,7 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
     predictor.model.cpu()
     folder = folder_inside(run.path, "compress")
     example = next(_batches(data, config.split))[0][:2]
-    with library_writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".") as place:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as place, library_writing(folder):
         float_ = _exported(predictor, predictor.model, example, Path(place) / "float")
         files = {"float32": float_, "int8": _quantized(float_, data, config.calibration, Path(place) / INT8)}
         for share in sorted(set(config.prune)):

@@ -71,10 +71,15 @@ def export(run: RunFolder, formats: Sequence[str], output: Path | None, overwrit
 
 
 def pictures(run: RunFolder, predictor: Predictor, number: int = PICTURES) -> tuple[Tensor, str]:
-    """Prepared pictures of the run's test part, ``(N, C, H, W)``, and what they are; noise where the data is gone."""
-    prepared = predictor.preprocessing
+    """Prepared pictures of the run's test part, ``(N, C, H, W)``, and what they are; noise where the data is gone.
+
+    Raises:
+        UserError: what the run says of its data is damaged.
+    """
+    prepared, record = predictor.preprocessing, run.read_split()
+    run.read_section("data")  # damage is an error, pictures that are elsewhere are none
     try:
-        data = ImageData(data_config(run), record=run.read_split())
+        data = ImageData(data_config(run), record=record)
         part = data.parts.get("test", data.parts["train"])
         chosen = range(0, len(part), max(len(part) // number, 1))
         opened = []
@@ -92,6 +97,18 @@ def pictures(run: RunFolder, predictor: Predictor, number: int = PICTURES) -> tu
     return normalize(batch, prepared), what
 
 
+def _exchange(folder: Path, part: Path, before: Path) -> None:
+    """Put ``part`` in the place of ``folder``; what was there becomes ``before``, and is put back when that fails."""
+    if folder.exists():
+        folder.rename(before)
+    try:
+        part.rename(folder)
+    except BaseException:
+        if before.exists():
+            before.rename(folder)
+        raise
+
+
 @torch.no_grad()
 def _one(run: RunFolder, name: str, folder: Path, images: Tensor, wanted: Tensor, what: str) -> Exported:
     format_ = FORMATS[name]
@@ -99,7 +116,7 @@ def _one(run: RunFolder, name: str, folder: Path, images: Tensor, wanted: Tensor
     merge(model, keep=False)
     dequantize(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with library_writing(folder.parent), tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as place:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as place, library_writing(folder.parent):
         part = Path(place) / name
         part.mkdir()
         format_.write(model, info, images[:2], part)
@@ -115,7 +132,5 @@ def _one(run: RunFolder, name: str, folder: Path, images: Tensor, wanted: Tensor
         usual = (part / "README.md").stat().st_mode
         for path in part.iterdir():  # safetensors writes files that nobody else may read, a server for one
             path.chmod(usual)
-        if folder.exists():
-            folder.rename(Path(place) / "before")
-        part.rename(folder)
+        _exchange(folder, part, Path(place) / "before")
     return Exported(name, folder, sum(path.stat().st_size for path in folder.iterdir()), difference, what)

@@ -117,7 +117,7 @@ def _measure(config: TrainConfig, folder: Path, starter: int, sender: Connection
     quiet()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the figures of an abridged run say nothing
     try:
-        sender.send(_abridged_run(config, folder / "run"))
+        sender.send(abridged_run(config, folder / "run"))
     except UserError as error:
         sender.send(error)
     except Exception as error:  # with its traceback, here
@@ -125,7 +125,12 @@ def _measure(config: TrainConfig, folder: Path, starter: int, sender: Connection
         raise
 
 
-def _abridged_run(config: TrainConfig, folder: Path) -> Plan:
+def abridged_run(config: TrainConfig, folder: Path) -> Plan:
+    """The plan of a run from its beginning, in this process; that run's folder stays.
+
+    Raises:
+        UserError: see ``plan``.
+    """
     validate_every = config.trainer.get("check_val_every_n_epoch") or 1
     config = replace(config, trainer=config.trainer | BARE, callbacks={}, logger={})
     _refuse_several_processes(config)
@@ -135,12 +140,11 @@ def _abridged_run(config: TrainConfig, folder: Path) -> Plan:
         results = run(config, folder, [abridged])
     left = abridged.left_out
     fit = results["seconds/fit"] + left["training"] + left["validation"] + left["epochs"]
-    before, after = left["before"], left["after"]
     total = results["seconds/total"] + sum(left.values())
     cache = results["seconds/cache"] + left["cache"]
     seconds = {"cache": cache, "fit": fit, "measuring": total - fit - cache, "total": total}
     seconds |= {key: abridged.figures.pop(f"seconds/{key}") for key in ("step", "training", "validation", "epochs")}
-    figures = results | abridged.figures | {"memory/start_mib": at_start, "left_out/before": before, "left_out/after": after}
+    figures = results | abridged.figures | {"memory/start_mib": at_start}
     return Plan(figures, seconds, _bytes(RunFolder(folder), int(abridged.figures["epochs"]), abridged.features), available)
 
 

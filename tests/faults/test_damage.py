@@ -17,15 +17,21 @@ import torch
 from conftest import QUIET, TINY, command
 from faults.damaging import STRANGERS, Ended, Harm, damages, ended, main_of
 from faults.killing import differences
+from safetensors.torch import load_file
 
 import visionlora as vl
+from visionlora.backbone.info import fingerprint
 from visionlora.command_config import CompressConfig, EvaluateConfig, ExplainConfig, ExportConfig, PredictConfig, ReportConfig
 from visionlora.compress import compress
+from visionlora.config import checked
 from visionlora.evaluate import evaluate
 from visionlora.explain import explain
 from visionlora.export import export
+from visionlora.lora.config import LoraConfig
 from visionlora.predict import predict
 from visionlora.report import report
+from visionlora.run_folder import RunFolder
+from visionlora.runs.data import data_config
 
 Recorder = Callable[[str, object], None]
 WEIGHTS, PEFT, CARD = "adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/visionlora.json"
@@ -50,6 +56,12 @@ def _evaluation(run: Path, scratch: Path) -> Any:
 def _compressed(run: Path, scratch: Path) -> Any:
     rows = json.loads((run / "compress/results.json").read_text())
     return [[row[key] for key in ("name", "top1", "low", "high", "bytes")] for row in rows]
+
+
+def _exported(run: Path, scratch: Path) -> Any:
+    """Texts as they are, and tensors by value: the order of what a header says beside them is another each time."""
+    files = sorted(path for path in (scratch / "out").rglob("*") if path.is_file())
+    return [(path.name, fingerprint(load_file(path)) if path.suffix == ".safetensors" else path.read_text()) for path in files]
 
 
 def _bytes(*names: str) -> Callable[[Path, Path], Any]:
@@ -91,7 +103,7 @@ READS = {
     ),
     "export": Reads(
         lambda run, scratch: export(ExportConfig(str(run), "state_dict", str(scratch / "out")), scratch),
-        lambda run, scratch: [(path.name, path.read_bytes()) for path in sorted((scratch / "out").rglob("*.*"))],
+        _exported,
         (*MODEL, "split.json", "results.json"),
     ),
     "compress": Reads(
@@ -231,7 +243,8 @@ def tried(
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("name", "file"), PAIRS)
-def test_damaged(name: str, file: str, place: Path, runs: Runs, record_property: Recorder) -> None:
+def test_damaged(name: str, file: str, place: Path, runs: Runs, record_property: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("visionlora.reporting.commands.command_of", lambda *_: "a command")  # which takes seconds to find
     answer = right_answer(name, place, runs)
     tried(damages(runs.of(name) / file), name, file, place, runs, answer, record_property, f"damaged files, {name}")
 
@@ -245,10 +258,27 @@ SHARE = {"load": 1.0, "load_adapter": 0.5, "compress": 0.01, "train ckpt_path=la
 def test_made_by_a_stranger(name: str, file: str, place: Path, runs: Runs, record_property: Recorder) -> None:
     whole = runs.of(name) / file
     if whole.suffix in (".json", ".yaml", ".ckpt"):
-        cases = STRANGERS[whole.suffix](whole, share=SHARE.get(name, 0.05))
+        cases = STRANGERS[whole.suffix](whole, share=0.02 if file == "config.yaml" else SHARE.get(name, 0.05))
     else:
         cases = STRANGERS[whole.suffix](whole)
     tried(cases, name, file, place, runs, None, record_property, f"files made by a stranger, {name}")
+
+
+@pytest.mark.faults
+def test_every_change_of_a_config(place: Path, runs: Runs, record_property: Recorder) -> None:
+    """All that a stranger may do to ``config.yaml``, and what is made of it before anything else is read."""
+    failed, tries = [], 0
+    with harmed(runs.finished, "config.yaml", lambda file: None, place) as (folder, _):
+        run = RunFolder(folder)
+        for case, harm in STRANGERS[".yaml"](runs.finished / "config.yaml"):
+            tries += 1
+            harm(run.config)
+            end = ended(lambda: (data_config(run), checked(LoraConfig, run.read_section("lora"))))
+            failed += [f"{case}: {end.fault}"] * bool(end.fault or SECRET in end.complaint)
+    record_property("kind", "config.yaml made by a stranger")
+    record_property("tries", tries)
+    record_property("held", tries - len(failed))
+    assert not failed, f"{len(failed)} of {tries}: " + "\n".join(failed[:40])
 
 
 NOT_NEEDED = ("config.yaml", "metrics.csv")
