@@ -5,14 +5,12 @@ python docs/reference.py
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 
-CONF = Path(__file__).parents[1] / "conf"
+from visionlora.cli.conf import Key, conf_dir, first_option, groups, option_keys, options, own_keys
+
 PAGE = Path(__file__).with_name("configuration.md")
-FIRST = {"model": "timm", "data": "imagefolder", "optim": "adamw"}
-"""Options that show every key of their group; else ``default``."""
-KEY = re.compile(r"^( *)([\w/.]+): *(.*?)(?: +# (.*))?$")
 INTRO = """# Configuration
 
 Written by `python docs/reference.py` from the files in `conf/`. A group's option is chosen as `group=option`, a key set as `key=value`;
@@ -22,40 +20,26 @@ Written by `python docs/reference.py` from the files in `conf/`. A group's optio
 
 def page() -> str:
     """The page as text."""
-    parts = [INTRO, "## train\n", "Keys of `python -m visionlora.train`, beside the groups below.\n", _table(CONF / "train.yaml", "")]
-    for folder in sorted(path for path in CONF.iterdir() if path.is_dir()):
-        parts += [f"## {folder.name}\n", _options(folder)]
-        first = folder / f"{FIRST.get(folder.name, 'default')}.yaml"
-        if first.is_file() and folder.name not in ("callbacks", "logger"):
-            parts.append(_table(first, f"{folder.name}."))
-    for file in sorted(CONF.glob("*.yaml")):
+    parts = [INTRO, "## train\n", "Keys of `python -m visionlora.train`, beside the groups below.\n", _table(own_keys("train"))]
+    for group in groups():
+        parts += [f"## {group}\n", _options(group)]
+        if first := first_option(group):
+            parts.append(_table(option_keys(group, first)))
+    for file in sorted(conf_dir().glob("*.yaml")):
         if file.stem != "train":
-            parts += [f"## {file.stem}\n", f"Keys of `python -m visionlora.{file.stem}`.\n", _table(file, "")]
+            own = {name: key for name, key in own_keys(file.stem).items() if name not in own_keys("train") or file.stem != "search"}
+            parts += [f"## {file.stem}\n", f"Keys of `python -m visionlora.{file.stem}`.\n", _table(own)]
     return "\n".join(parts)
 
 
-def _options(folder: Path) -> str:
-    lines = ["| option | |", "|---|---|"]
-    for file in sorted(folder.glob("*.yaml")):
-        head = [line[2:] for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
-        lines.append(f"| `{folder.name}={file.stem}` | {_cell(' '.join(head))} |")
+def _options(group: str) -> str:
+    lines = ["| option | |", "|---|---|", *(f"| `{group}={name}` | {_cell(meaning)} |" for name, meaning in options(group).items())]
     return "\n".join(lines) + "\n"
 
 
-def _table(file: Path, prefix: str) -> str:
+def _table(keys: Mapping[str, Key]) -> str:
     lines = ["| key | default | |", "|---|---|---|"]
-    above: list[str] = []
-    for line in file.read_text().splitlines():
-        found = KEY.match(line)
-        if not found or line.startswith("#"):
-            continue
-        indent, key, value, comment = found.groups()
-        above = [*above[: len(indent) // 2], key]
-        if above[0] in ("defaults", "hydra"):
-            continue
-        name = prefix + ".".join(above)
-        if value or comment:
-            lines.append(f"| `{name}` | {f'`{value}`' if value else ''} | {_cell(comment or '')} |")
+    lines += [f"| `{key.name}` | {f'`{key.default}`' if key.default else ''} | {_cell(key.meaning)} |" for key in keys.values()]
     return "\n".join(lines if len(lines) > 2 else ["Those of train, and its groups."]) + "\n"
 
 

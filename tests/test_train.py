@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,14 +197,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(lora: tuple[str, ...], tmp
 
 
 def test_what_an_attempt_without_a_checkpoint_left_is_replaced(tmp_path: Path) -> None:
-    tried = command("train", *TINY, *QUIET, f"hydra.run.dir={tmp_path}", "trainer.max_epochs=0", "seed=1")
+    tried = command("train", *TINY, *QUIET, f"hydra.run.dir={tmp_path}", "trainer.max_epochs=1", "seed=1")
     assert tried.returncode == 0, tried.stderr
-    assert results(tmp_path)["checkpoint"] == "none"
-    for name in ("results.json", "adapter/adapter_model.safetensors"):
-        (tmp_path / name).unlink()
-    (tmp_path / "adapter" / "adapter_config.json").unlink()
-    (tmp_path / "adapter" / "visionlora.json").unlink()
-    (tmp_path / "adapter").rmdir()
+    (tmp_path / "results.json").unlink()
+    for folder in ("adapter", "checkpoints"):
+        shutil.rmtree(tmp_path / folder)
     done = command("train", *TINY, *QUIET, f"hydra.run.dir={tmp_path}", "trainer.max_epochs=1", "seed=2")
     assert done.returncode == 0, done.stderr
     assert vl.load(tmp_path).classes  # the base is that of seed 2
@@ -265,6 +263,7 @@ def test_two_processes_train_the_same_as_one(tmp_path: Path) -> None:
     one = command("train", *common, "trainer=cpu", "data.batch_size=16", f"hydra.run.dir={tmp_path / 'one'}")
     two = command("train", *common, "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=8", f"hydra.run.dir={tmp_path / 'two'}")
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    assert not two.stderr  # no warning of any library
     assert results(tmp_path / "two")["test_before/loss"] == pytest.approx(results(tmp_path / "one")["test_before/loss"], rel=1e-4)
     assert results(tmp_path / "two")["test/loss"] == pytest.approx(results(tmp_path / "one")["test/loss"], rel=1e-3)
 

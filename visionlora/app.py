@@ -105,6 +105,7 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
             interrupt.args = (f"; the same command with hydra.sweep.dir={SweepSummary.folder} goes on",)
         word = "terminated" if Termination.asked else "interrupted"
         print(" ".join([word, *map(str, interrupt.args)]).replace(" ;", ";") + ".", file=sys.stderr)
+        Termination.told = True
         sys.exit(TERMINATED if Termination.asked else INTERRUPTED)
     except Exception as error:
         sentence = _sentence(error)

@@ -71,8 +71,7 @@ class NearestClassMean(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         if isinstance(self.totals, int):  # none of the sample can be read
             return
-        gathered: Any = self.all_gather(self.totals)
-        totals: Tensor = gathered.sum(0) if self.trainer.world_size > 1 else gathered
+        totals: Tensor = self.trainer.strategy.reduce(self.totals, reduce_op="sum")  # of all processes
         sums, counts, squares = totals[:, :-2], totals[:, -2:-1], totals[:, -1:]
         self.means = sums / counts.clamp(min=1)
         within = squares.sum() - (counts * self.means.square()).sum()
@@ -86,7 +85,7 @@ class NearestClassMean(L.LightningModule):
         self.evaluation.update(-distances / (2 * self.variance), labels)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self.evaluation.compute(), logger=False)
+        self.log_dict(self.evaluation.compute(), logger=False, sync_dist=True)
 
     def _features(self, images: Tensor) -> Tensor:
         self.features.clear()

@@ -199,7 +199,10 @@ def checked(schema: type[T], config: DictConfig, prefix: str = "") -> T:
         if wanted is None or OmegaConf.is_dict(value):
             raise UserError(f"{prefix}{key or 'config'}: {str(error).splitlines()[0].rstrip('.')}.") from None
         null = ", or null" if str(_type_of(schema, key)).endswith("None") else ""
-        raise UserError(f"{prefix}{key}={value} must be {wanted}{null}.") from None
+        python = {True: "true", False: "false", None: "null"}  # as it is typed
+        shown = python[value] if value is None or isinstance(value, bool) else value
+        hint = ", which is written null" if value == "None" and null else ""
+        raise UserError(f"{prefix}{key}={shown} must be {wanted}{null}{hint}.") from None
 
 
 _WANTED = {

@@ -14,6 +14,7 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The names that look most like ``word``, whatever their case; the nearest first."""
     by_lower = {name.lower(): name for name in reversed(list(known))}
     found = difflib.get_close_matches(word.lower(), by_lower, n=count, cutoff=0.6)
+    found = found or [name for name in by_lower if len(word) > 2 and word.lower() in name][:count]
     likeness = {name: difflib.SequenceMatcher(None, name, word.lower()).ratio() for name in found}
     return [by_lower[name] for name in found if likeness[name] > likeness[found[0]] - 0.1]
 

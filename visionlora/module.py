@@ -197,7 +197,7 @@ class Classifier(L.LightningModule):
         self.train_loss.reset()
         if not all_finite(loss):  # no picture was left in the whole epoch
             return
-        self.log("train/loss", loss, logger=False)  # for callbacks
+        self.log("train/loss", loss, logger=False, sync_dist=True)  # for callbacks
         # Lightning would write it down after the checkpoint: an interruption in between would lose the row.
         for logger in self.loggers:
             logger.log_metrics({"train/loss": float(loss), "epoch": self.current_epoch}, step=self.trainer.global_step - 1)
@@ -210,10 +210,10 @@ class Classifier(L.LightningModule):
         self._evaluate("test", batch)
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict(self._evaluation("val").compute(), prog_bar=True)
+        self.log_dict(self._evaluation("val").compute(), prog_bar=True, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
-        self.log_dict(self._evaluation("test").compute())
+        self.log_dict(self._evaluation("test").compute(), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self.model, self.head, self.optim_config, self.lora_config.lr_ratio)

@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from visionlora.app import run_command
 from visionlora.config import TrainConfig
+from visionlora.errors import UserError
 from visionlora.run_folder import RunFolder
 
 
@@ -22,6 +23,7 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
 
     words = HydraConfig.get().overrides.task
     config = repeated_config(config, words)
+    refuse_missing_files(config)
     with claimed(RunFolder(folder)):
         left = continued(config, folder)
         if left is None:
@@ -32,6 +34,27 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
         resumed = left.ckpt_path is not None and not any(word.startswith("ckpt_path=") for word in words)
         with requeued_on_signal(), own_command_line(folder, [f"ckpt_path={left.ckpt_path}"] if resumed else []):
             return run(config, folder)
+
+
+def refuse_missing_files(config: TrainConfig) -> None:
+    """Look for the pictures and files that the config names, before torch is imported.
+
+    Raises:
+        UserError: one is not there, or the folder of the pictures cannot be one of class folders.
+    """
+    from visionlora.data.folders import part_folders
+
+    if config.ckpt_path is not None:  # what a run is resumed with is in its folder
+        if config.ckpt_path not in ("last", "best") and not Path(config.ckpt_path).is_file():
+            raise UserError(f"ckpt_path={config.ckpt_path}: there is no such file; last and best are those of hydra.run.dir=DIR.")
+        return
+    if config.data.name in ("imagefolder", "imagenet"):
+        part_folders(Path(config.data.root), config.data.name)
+    weights = config.model.weights
+    if weights is not None and not weights.startswith("pip:") and not Path(weights).is_file():
+        raise UserError(f"model.weights={weights}: there is no such file.")
+    if config.lora.reference is not None and not Path(config.lora.reference).exists():
+        raise UserError(f"lora.reference={config.lora.reference}: there is no such file or folder.")
 
 
 def main() -> None:

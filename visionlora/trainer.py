@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,16 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 
 from visionlora.callbacks import AdaptiveRanks, Stopwatch, Terminable
 from visionlora.common.memory import memory_has_an_end
 from visionlora.common.trainer_config import OURS
 from visionlora.config import TrainConfig
 from visionlora.data.module import ImageData
-from visionlora.errors import UserError
+from visionlora.errors import UserError, did_you_mean
 from visionlora.module import Classifier
 from visionlora.run_folder import RunFolder
 from visionlora.runs.checkpoint_io import RunCheckpoints, checkpoints, read_run_checkpoint, say_if_best_is_gone
@@ -77,8 +80,39 @@ def lightning_arguments(config: TrainConfig) -> dict[str, Any]:
     if arguments.get("sync_batchnorm") and config.model.freeze_bn:
         raise UserError("trainer.sync_batchnorm=true would let the frozen statistics move; set model.freeze_bn=false with it.")
     if arguments.get("strategy") == "ddp" and config.model.freeze_bn:
-        arguments["strategy"] = DDPStrategy(broadcast_buffers=False)  # they do not move, and folded copies of them need not be made anew
+        known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch renamed it
+        options: dict[str, Any] = {name: False}
+        arguments["strategy"] = DDPStrategy(**options)  # they do not move, and folded copies of them need not be made anew
     return arguments
+
+
+def check_hardware(config: TrainConfig) -> None:
+    """Make sure that this machine has what ``trainer.accelerator`` and ``trainer.devices`` ask for; asked before anything is read.
+
+    Raises:
+        UserError: no such accelerator, or more processes than the CPU has cores.
+    """
+    accelerator, devices = str(config.trainer.get("accelerator") or "auto"), config.trainer.get("devices")
+    known = ("auto", "gpu", *AcceleratorRegistry)
+    if accelerator not in known:
+        raise UserError(f"trainer.accelerator={accelerator} is unknown; it is one of {', '.join(known)}.{did_you_mean(accelerator, known)}")
+    strategy, strategies = str(config.trainer.get("strategy") or "auto"), ("auto", *StrategyRegistry)
+    if strategy not in strategies:
+        raise UserError(f"trainer.strategy={strategy} is unknown; auto and ddp are the usual ones.{did_you_mean(strategy, strategies)}")
+    there = [name for name, registered in AcceleratorRegistry.items() if registered["accelerator"].is_available()]
+    if (accelerator == "gpu" and not {"cuda", "mps"} & set(there)) or accelerator not in ("auto", "gpu", *there):
+        raise UserError(
+            f"trainer.accelerator={accelerator}: torch {torch.__version__} finds none here; there is {', '.join(there)}. Leave it out to"
+            " take what is there."
+        )
+    if there != ["cpu"] and accelerator != "cpu":
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not isinstance(devices, int | str | None) or str(devices).startswith("-") or "," in str(devices):
+        raise UserError(f"trainer.devices={devices} on a CPU must be a number of processes, 1 to {cores}, or auto.")
+    if str(devices).isdecimal() and int(str(devices)) > cores:
+        raise UserError(f"trainer.devices={devices} is more processes than this machine has cores; at most trainer.devices={cores} here.")
 
 
 def auto_precision(accelerator: str) -> Any:

@@ -54,7 +54,7 @@ from visionlora.runs.metrics import RunLogger
 from visionlora.runs.provenance import fingerprints, provenance
 from visionlora.tables import print_results, print_trained
 from visionlora.trained import save_adapter
-from visionlora.trainer import build_trainer, fit
+from visionlora.trainer import build_trainer, check_hardware, fit
 
 BASELINE_PER_CLASS = 50
 """Training pictures a class from which the class means of ``test_before`` are taken."""
@@ -77,6 +77,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
 
 def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback]) -> dict[str, Any]:
     started = time.perf_counter()
+    check_hardware(config)
     run_folder = RunFolder(folder)
     checkpoint = find_checkpoint(config, run_folder)
     resuming = checkpoint is not None and checkpoint.resolve().parent == run_folder.checkpoints.resolve()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,6 +52,12 @@ def chosen(command: str) -> dict[str, str]:
         elif option is None and name != "_self_":
             found |= chosen(name)
     return found
+
+
+def taken(command: str, words: Sequence[str]) -> dict[str, list[str]]:
+    """The groups of a command with the options that ``words`` leave chosen; a logger can be several."""
+    given = {key.lstrip("+"): value for key, _, value in (word.partition("=") for word in words)}
+    return {group: re.findall(r"[\w-]+", given.get(group, option)) for group, option in chosen(command).items()}
 
 
 @cache

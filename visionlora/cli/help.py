@@ -12,7 +12,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import visionlora
-from visionlora.cli.conf import Key, chosen, conf_dir, option_keys, options, own_keys
+from visionlora.cli.conf import Key, conf_dir, option_keys, options, own_keys, taken
 
 WIDTH = 100
 _LEFT = 36
@@ -33,16 +33,19 @@ def show_help(command: str, overrides: Sequence[str]) -> None:
         composed = hydra.compose(command, list(overrides), return_hydra_config=True)
     template = str(OmegaConf.to_container(composed.hydra.help, resolve=False)["template"])  # type: ignore[call-overload,index]
     print(template.replace("${hydra.help.header}", str(composed.hydra.help.header)).rstrip())
-    taken = {group: str(composed.hydra.runtime.choices.get(group)) for group in chosen(command)}
-    if taken:
+    now = taken(command, overrides)
+    for group, option in composed.hydra.runtime.choices.items():  # an experiment chooses as well; a list is not among them
+        if group in now and isinstance(option, str):
+            now[group] = [option]
+    if now:
         print("\nGroups, chosen as GROUP=OPTION (* is chosen):")
-    for group in [*taken, *(["sweep"] if "trainer" in taken else [])]:
+    for group in [*now, *(["sweep"] if "trainer" in now else [])]:
         print(f"\n  {group}")
         for option, meaning in options(group).items():
-            star = " *" if option in taken.get(group, "").strip("[]").split(", ") else ""
+            star = " *" if option in now.get(group, ()) else ""
             print(_line(f"    {option}{star}", meaning))
     print("\nKeys, set as KEY=VALUE (??? is needed):")
-    sections = [own_keys(command), *({} if option == "None" else _keys_of(group, option) for group, option in taken.items())]
+    sections = [own_keys(command), *(_keys_of(group, names) for group, names in now.items())]
     for keys in sections:
         lines = [_line(f"  {key.name}={_value(composed, key)}", key.meaning) for key in _set(keys.values())]
         print("\n".join(["", *lines]) if lines else "", end="\n" if lines else "")
@@ -62,10 +65,10 @@ def show_version() -> None:
     print(f"Python {platform.python_version()}, {platform.platform()}")
 
 
-def _keys_of(group: str, option: str) -> dict[str, Key]:
-    if group == "experiment":
+def _keys_of(group: str, names: Sequence[str]) -> dict[str, Key]:
+    if group == "experiment":  # it sets keys of the other groups
         return {}
-    return {name: key for one in option.strip("[]").split(", ") for name, key in option_keys(group, one).items()}
+    return {name: key for option in names for name, key in option_keys(group, option).items()}
 
 
 def _set(keys: Iterable[Key]) -> list[Key]:

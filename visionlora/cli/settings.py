@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from hydra.conf import HydraConf
 from hydra.core.override_parser.types import Override
 
-from visionlora.cli.conf import chosen, groups, option_keys, options, own_keys
+from visionlora.cli.conf import chosen, groups, option_keys, options, own_keys, taken
 from visionlora.cli.suggest import typed, unknown, unknown_option
 from visionlora.cli.words import CommandLine, taken_apart
 from visionlora.common.trainer_config import SET_BY_US, TrainerConfig
@@ -55,7 +55,7 @@ def prepared(command: str, words: Sequence[str]) -> CommandLine:
     known, elsewhere = _keys(command, words)
     names = known | elsewhere
     line = taken_apart(words, names)
-    told = ("help", "hydra_help", "cfg", "info", "shell_completion", "experimental_rerun")
+    told = ("hydra_help", "cfg", "info", "shell_completion", "experimental_rerun")
     if any(getattr(line.options, name) for name in told):
         return line
     settings = line.settings
@@ -76,10 +76,9 @@ def _keys(command: str, words: Sequence[str]) -> tuple[dict[str, str], dict[str,
     given = {key.lstrip("+~"): value for key, _, value in (word.partition("=") for word in words)}
     known = dict.fromkeys(own_keys(command), "")
     elsewhere: dict[str, str] = {}
-    for group, option in chosen(command).items():
+    for group, names in taken(command, words).items():
         known[group] = ""
-        now = given.get(group, option).strip("[]").split(",")
-        for name in now:
+        for name in names:
             known |= dict.fromkeys(option_keys(group, name), "")
         for other in options(group) if group not in ("experiment", "sweep") else ():
             elsewhere |= {key: f"{group}={other}" for key in option_keys(group, other) if key not in known and key not in elsewhere}
@@ -139,10 +138,10 @@ def _check_options(group: str, override: Override, text: str) -> None:
     else:
         values = text.strip("[]").split(",") if text.startswith("[") else [text]
     for value in (value.strip().strip("'\"") for value in values):
-        if value not in options(group) and value not in ("null", ""):
+        if value not in options(group) and value != "null" and not (text.startswith("[") and not value):
             raise UserError(unknown_option(group, value, options(group)))
-        if group == "experiment" and not value:
-            raise UserError(f"experiment= has no value; there are {', '.join(options(group))}.")
+    if text.startswith("[") and group not in LISTS:
+        raise UserError(f"{group}={text}: one of them is chosen, not a list; for one run each: -m {group}={text.strip('[]')}.")
 
 
 def _check_together(command: str, settings: Sequence[tuple[str, Override]]) -> None:
@@ -151,6 +150,9 @@ def _check_together(command: str, settings: Sequence[tuple[str, Override]]) -> N
         return
     model, name = given.get("model", chosen("train")["model"]), given.get("model.name")
     weights = option_keys("model", model).get("model.weights")
+    library, slash, rest = (name or "").partition("/")
+    if slash and library in ("timm", "torchvision"):
+        raise UserError(f"model.name={name}: the library is an option; write model={library} model.name={rest}.")
     own = weights is not None and weights.default != "null" and "model.weights" not in given and given.get("model.pretrained") != "false"
     if name is not None and own and name != option_keys("model", model)["model.name"].default:
         short = [option for option in options("model") if name in (option, option_keys("model", option)["model.name"].default)]
@@ -186,7 +188,5 @@ def _say_what_is_given_twice(settings: Sequence[tuple[str, Override]]) -> None:
     for word, override in settings:
         key = override.key_or_group
         if key in seen and not key.startswith("hydra") and not process_rank() and seen[key] != word:
-            if key in groups():
-                raise UserError(f"{key} is given twice, as {seen[key]} and {word}; leave one out.")
             print(f"note: {key} is given twice; the last one counts: {word}", file=sys.stderr)
         seen[key] = word

@@ -17,6 +17,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "arch": ("model",),
     "architecture": ("model",),
     "augment": ("data.randaugment",),
+    "b": ("data.batch_size", "batch_size"),
     "backbone": ("model",),
     "batch": ("data.batch_size", "batch_size"),
     "batch_size": ("data.batch_size", "batch_size"),
@@ -34,6 +35,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "dataset": ("data",),
     "device": ("trainer.accelerator",),
     "dir": ("data.root", "run", "runs"),
+    "e": ("trainer.max_epochs",),
     "early_stop": ("callbacks=early_stopping",),
     "early_stopping": ("callbacks=early_stopping",),
     "epoch": ("trainer.max_epochs",),
@@ -51,6 +53,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "img_size": ("data.image_size",),
     "imgsz": ("data.image_size",),
     "input_size": ("data.image_size",),
+    "j": ("data.num_workers", "num_workers"),
     "k": ("topk",),
     "layers": ("lora.targets",),
     "learning_rate": ("optim.lr",),
@@ -110,6 +113,17 @@ WORDS: dict[str, tuple[str, ...]] = {
 """Words of torch scripts, timm, PEFT, transformers, ultralytics -> our keys; the first that a command has counts."""
 PLACES = ("VALUE", "NAME")
 """What stands for a value that was not typed."""
+OPTIONS = {
+    ("lora", "lora"): "default",
+    ("lora", "adalora"): "adaptive",
+    ("lora", "lora+"): "loraplus",
+    ("lora", "lora-fa"): "lorafa",
+    ("lora", "probe"): "none",
+    ("lora", "linear"): "none",
+    ("trainer", "cuda"): "gpu",
+    ("trainer", "gpus"): "gpu",
+}
+"""Other names of options."""
 REMARKS = {
     "num_classes": "the classes are the class folders, so their number is not given",
     "n_classes": "the classes are the class folders, so their number is not given",
@@ -145,7 +159,7 @@ def meant(key: str, known: Mapping[str, str]) -> list[str]:
 def near(key: str, known: Mapping[str, str]) -> list[str]:
     """The keys whose name, last part or usual word looks like ``key``; the nearest first."""
     if "." in key:
-        return nearest(key, known)
+        return nearest(key, [name for name in known if "." in name])
     last = {name.rpartition(".")[2]: name for name in reversed(list(known))}
     words = {word: found[0] for word in WORDS if (found := meant(word, known))}
     return list(dict.fromkeys((words | last)[word] for word in nearest(key, [*last, *words])))
@@ -174,6 +188,7 @@ def unknown(key: str, value: str, known: Mapping[str, str]) -> str:
 
 def typed(key: str, value: str, known: Mapping[str, str]) -> str:
     """A key with its value as it is typed in a shell, with the words that it needs beside it."""
+    value = value or PLACES[0]
     if key in groups():
         word = option_for(key, value) or (f"model=timm model.name={value}" if key == "model" and value not in PLACES else f"{key}={value}")
     else:
@@ -187,6 +202,11 @@ def option_for(group: str, value: str) -> str:
     same = [option for option in options(group) if option.lower() == value.lower().replace("-", "_")]
     if same:
         return f"{group}={same[0]}"
+    if other := OPTIONS.get((group, value.lower())):
+        return f"{group}={other}"
+    library, slash, name = value.partition("/")
+    if group == "model" and slash and library in ("timm", "torchvision"):
+        return f"model={library} model.name={name}"
     if group == "model" and Path(value).expanduser().is_file():
         return f"model=timm model.name=NAME {shlex.quote(f'model.weights={value}')}"
     if group == "data" and Path(value).expanduser().is_dir():
@@ -195,14 +215,14 @@ def option_for(group: str, value: str) -> str:
         return f"lora.r={value}"
     if group == "optim" and value.lower() in OPTIMIZERS:
         return f"optim.name={value.lower()}"
-    if group == "trainer" and value.lower() in ("cuda", "gpus"):
-        return "trainer=gpu"
     return ""
 
 
 def unknown_option(group: str, value: str, known: Iterable[str]) -> str:
     """The sentence for an option that a group has not, with what to type instead."""
     names = list(known)
+    if not value:
+        return f"{group}= has no value; there are {', '.join(names)}."
     if group in groups() and (instead := option_for(group, value)):
         return f"{group}={value} is not a config of {group}; write {instead}."
     hint = f" For any other model: model=timm model.name={value}." if group == "model" else ""

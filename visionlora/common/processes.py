@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -13,7 +14,10 @@ from types import FrameType
 
 STARTED_BY = "VISIONLORA_STARTED_BY"
 """Environment variable in which a process tells those that it starts who is to outlive them."""
+SEVERAL = "WORLD_SIZE"
+"""Environment variable that is set while a job has several processes; Lightning's."""
 _LOOK_EVERY = 0.2  # seconds
+_GRACE = 2.0  # seconds
 TERMINATED = 128 + int(signal.SIGTERM)
 """The exit code of a process that was asked to terminate."""
 
@@ -78,6 +82,9 @@ class Termination:
     """SIGTERM as Ctrl-C: everything that cleans up after a ``KeyboardInterrupt`` does so, and ``asked`` tells the two apart."""
 
     asked = False
+    told = False
+    """Whether the user has been told what stands."""
+    _watching = False
 
     @classmethod
     def handle(cls) -> None:
@@ -85,6 +92,34 @@ class Termination:
         ours = threading.current_thread() is threading.main_thread() and "SLURM_JOB_ID" not in os.environ  # there it is Lightning's
         if ours and not cls.asked:
             signal.signal(signal.SIGTERM, cls._interrupt)
+            cls._watch()
+
+    @classmethod
+    def _watch(cls) -> None:
+        """End the process some seconds after SIGTERM once the user has been told, or where it is one of several: it may wait for
+        another one in code that Python's handlers cannot interrupt. What is written appears whole or not at all, so nothing is lost.
+        """
+        if cls._watching:
+            return
+        cls._watching = True
+        reads, writes = socket.socketpair()
+        writes.setblocking(False)
+        signal.set_wakeup_fd(writes.fileno(), warn_on_full_buffer=False)
+        if hasattr(os, "register_at_fork"):  # what a child is sent is no matter of this process
+            os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+
+        def watch(keep: socket.socket = writes) -> None:
+            while int(signal.SIGTERM) not in reads.recv(64):
+                pass
+            several = SEVERAL in os.environ
+            time.sleep(_GRACE)
+            while not (several or cls.told):  # a process alone puts everything in order first
+                time.sleep(_LOOK_EVERY)
+            if not cls.told:
+                print("terminated.", file=sys.stderr, flush=True)
+            os._exit(TERMINATED)
+
+        threading.Thread(target=watch, name="ends what SIGTERM does not", daemon=True).start()
 
     @classmethod
     def handles(cls) -> bool:

@@ -12,11 +12,9 @@ import torchvision
 from torchvision.datasets.folder import make_dataset
 
 from visionlora.config import DataConfig
+from visionlora.data.folders import class_names, part_folders
 from visionlora.data.pictures import OtherFiles, Pictures
 from visionlora.errors import UserError
-
-PARTS = ("train", "val", "test")
-_NEAR = ("val", "test", "dev", "eval")
 
 
 @dataclass(frozen=True)
@@ -93,25 +91,11 @@ def class_folders(root: Path, name: str) -> Source:
     Raises:
         UserError: no folder, no pictures, a class without pictures, or parts with different classes.
     """
-    if not root.is_dir():
-        raise UserError(f"data.root={root} is not a folder; give data.root=DIR with DIR/train/CLASS/* or DIR/CLASS/*.")
-    folders = {part: root / part for part in PARTS if (root / part).is_dir()}
-    if "train" in folders:
-        misnamed = [
-            path.name for path in sorted(root.iterdir()) if path.is_dir() and path.name not in PARTS and path.name.startswith(_NEAR)
-        ]
-        if misnamed:
-            raise UserError(f"{root / misnamed[0]} beside train is not read: the folders are named {', '.join(PARTS)}; rename or move it.")
-    else:
-        if folders:
-            raise UserError(f"{root} has {' and '.join(folders)} but no train folder.")
-        folders = {"train": root}
-    classes = _class_names(folders["train"])
-    if not classes:
-        raise UserError(f"{folders['train']} is empty: it has no class folders (data={name} reads DIR/train/CLASS/* or DIR/CLASS/*).")
+    folders = part_folders(root, name)
+    classes = class_names(folders["train"])
     parts, is_picture = {}, OtherFiles()
     for part, folder in folders.items():
-        differ = sorted(set(_class_names(folder)) ^ set(classes))
+        differ = sorted(set(class_names(folder)) ^ set(classes))
         if differ:
             raise UserError(f"the classes of {folders['train']} and {folder} differ: {', '.join(differ[:5])} is in one of them only.")
         samples = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, is_valid_file=is_picture, allow_empty=True)
@@ -128,10 +112,6 @@ def class_folders(root: Path, name: str) -> Source:
         # The one held-out folder gives the final figure; the checkpoint is chosen on pictures split off train.
         parts["test"] = parts.pop("val")
     return Source(classes, parts)
-
-
-def _class_names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
 
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {

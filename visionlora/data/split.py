@@ -9,8 +9,9 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from visionlora.config import DataConfig
+from visionlora.data.folders import PARTS
 from visionlora.data.pictures import Pictures
-from visionlora.data.sources import PARTS, Source
+from visionlora.data.sources import Source
 from visionlora.errors import UserError
 
 
@@ -31,11 +32,11 @@ def complete(source: Source, config: DataConfig) -> tuple[dict[str, Pictures], d
         train = parts["train"]
         try:
             kept, held_out = train_test_split(range(len(train)), test_size=share, stratify=train.labels, random_state=config.split_seed)
-        except ValueError as error:
+        except ValueError:
             label, count = min(Counter(train.labels).items(), key=lambda item: item[1])
             raise UserError(
-                f"cannot split {share:.0%} off {len(train)} pictures for {part}: class {source.classes[label]!r} has {count}"
-                f" ({error}); add pictures, or change data.{part}_fraction (0 for none)."
+                f"cannot split {share:.0%} off {len(train)} pictures for {part} so that every class is in both: class"
+                f" {source.classes[label]!r} has {count}; add pictures, or change data.{part}_fraction (0 for none)."
             ) from None
         parts["train"], parts[part] = train.subset(sorted(kept)), train.subset(sorted(held_out))
         record |= {part: parts[part].names, "train": parts["train"].names}

@@ -142,6 +142,11 @@ class LoraConfig:
             self.exclude = [self.exclude]
         if not isinstance(self.exclude, list | tuple) or not all(isinstance(pattern, str) for pattern in self.exclude):
             raise UserError(f"lora.exclude={self.exclude!r} must be a pattern or a list of patterns.")
+        for pattern in [self.targets] if isinstance(self.targets, str) else self.targets if isinstance(self.targets, list | tuple) else ():
+            if pattern in ("", "None") or (isinstance(pattern, str) and " " in pattern and not pattern.startswith("re:")):
+                raise UserError(
+                    f"lora.targets: {pattern!r} is no name of a layer; a list is written [qkv,fc1], and lora=none adapts nothing."
+                )
         if isinstance(self.targets, dict):
             for pattern, value in self.targets.items():
                 self._rank_of(pattern, value)
