@@ -7,7 +7,7 @@ ARGS   ?=
 QUICK  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-faults lint types check test-families bench bench-accuracy bench-adapters docs test-notebooks clean
+.PHONY: help setup train test test-slow test-faults lint types check test-families cpu-kernels bench bench-accuracy bench-adapters docs test-notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,8 +43,11 @@ types: $(STAMP) ## mypy, strict
 check: test lint types docs ## what CI runs
 	$(MAKE) test-notebooks QUICK=1
 
-test-families: $(STAMP) ## every family of timm and torchvision, ours beside PEFT's: docs/families.md (an hour)
-	$(BIN)/python benchmarks/families.py --afresh $(ARGS)
+test-families: $(STAMP) ## every family of timm and torchvision through the commands: docs/families.md; ARGS="--graphs" with ONNX, "--sides peft --afresh" for PEFT's column
+	$(BIN)/python benchmarks/families.py $(ARGS)
+
+cpu-kernels: $(STAMP) ## every linear and conv geometry of these families, forward and backward, in torch's own CPU library
+	$(BIN)/python benchmarks/cpu_kernels.py $(ARGS)
 
 bench: $(STAMP) ## time and memory of a step, ours beside PEFT's, and how they grow: docs/speed.md; DATA=DIR adds the time to 84 % of CIFAR-10
 	$(BIN)/python benchmarks/step_time.py --peak $(ARGS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,22 +14,27 @@ import torch
 from torch import Tensor, nn
 
 import visionlora as vl
-from visionlora.lora.layer import lora_layers
+from visionlora.lora.layer import lora_layers, without_kernels
 from visionlora.lora.targets import candidates
 
 CHECKS = ("identity", "gradients", "merge", "unmerge", "reload", "remove")
+OURS = ("identity", "gradients", "folded", "precision", "merge", "unmerge", "reload", "remove")
 TOLERANCE = 1e-9
 NONZERO = 0.95
+ROUNDING = 4.0
+"""How much larger than with plain layers the error of a gradient in bf16 may be: than its own, and than the median of all."""
+FLOOR = 0.03
+"""Relative error of a gradient that bf16's rounding alone accounts for."""
 
 
 class CheckError(Exception):
     """A check that does not hold, and why."""
 
 
-def build(full_name: str) -> nn.Module:
+def build(full_name: str, size: int | None = None) -> nn.Module:
     """The model in float64, eval, nothing in it zero that training would fill."""
     torch.manual_seed(0)
-    model = vl.create_backbone(full_name, 10, pretrained=False).double()
+    model = vl.create_backbone(full_name, 10, pretrained=False, image_size=size).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.abs().max() < 1e-3:
@@ -52,8 +59,10 @@ def calibrate(model: nn.Module, x: Tensor) -> None:
     model.eval()
 
 
-def example(model: nn.Module) -> Tensor:
-    """Two pictures of noise, small where the model takes any size."""
+def example(model: nn.Module, size: int | None = None) -> Tensor:
+    """Two pictures of noise, of that size, or small where the model takes any."""
+    if size is not None:
+        return vl.example_batch(model, size)
     own = vl.example_batch(model)
     config = getattr(model, "pretrained_cfg", None) or {}
     smallest = (config.get("min_input_size") or own.shape)[-1]
@@ -80,6 +89,7 @@ class Side:
     load: Callable[[nn.Module, str], nn.Module]
     remove: Callable[[Any], nn.Module]
     exact: bool
+    checks: tuple[str, ...] = CHECKS
 
 
 def ours() -> Side:
@@ -98,7 +108,7 @@ def ours() -> Side:
             for factor in ("lora_A", "lora_B")
         }
 
-    return Side(inject, factors, vl.merge, vl.unmerge, vl.save_adapter, vl.load_adapter, vl.remove, exact=True)
+    return Side(inject, factors, vl.merge, vl.unmerge, vl.save_adapter, vl.load_adapter, vl.remove, exact=True, checks=OURS)
 
 
 def theirs() -> Side:
@@ -129,15 +139,21 @@ def theirs() -> Side:
     )
 
 
-def check(full_name: str, side: Side) -> dict[str, Any]:
+def check(full_name: str, side: Side, size: int | None = None) -> dict[str, Any]:
     """Every check of one model; ``failed`` names the first that does not hold, the later ones are not tried."""
-    model = build(full_name)
-    x = example(model).double()
+    model = build(full_name, size)
+    x = example(model, size).double()
     calibrate(model, x)
-    result: dict[str, Any] = {"model": full_name, "parameters": sum(p.numel() for p in model.parameters()), "adapters": 0, "passed": []}
+    result: dict[str, Any] = {
+        "model": full_name,
+        "image_size": size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "adapters": 0,
+        "passed": [],
+    }
     steps = _checks(model, x, side, result)
     try:
-        for name in CHECKS:
+        for name in side.checks:
             result["failed"], result["why"] = name, ""
             next(steps)
             result["passed"].append(name)
@@ -181,6 +197,23 @@ def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any]) -> 
     adapted_out = out.detach()
     yield
 
+    if "folded" in side.checks:
+        reference = train_gradients(adapted, x, folded=False)
+        exact = train_gradients(adapted, x, folded=True, result=result)
+        for name, wanted in reference.items():
+            if not error(exact[name], wanted) < TOLERANCE:
+                raise CheckError(f"{name} differs by {error(exact[name], wanted):.1g} from the plain layers'")
+        yield
+        twin = copy.deepcopy(adapted).float()
+        rough, fast = (train_gradients(twin, x.float(), folded, torch.bfloat16) for folded in (False, True))
+        off = {name: (error(fast[name], wanted), error(rough[name], wanted)) for name, wanted in reference.items()}
+        ours_, theirs_ = (statistics.median(errors) for errors in zip(*off.values(), strict=True))
+        worst = max(off, key=lambda name: off[name][0] / (ROUNDING * max(off[name][1], theirs_) + FLOOR))
+        result["bf16"] = {"median": ours_, "plain": theirs_, "worst": [worst, *off[worst]]}
+        if not ours_ < 1.5 * theirs_ + 0.3 * FLOOR or not off[worst][0] < ROUNDING * max(off[worst][1], theirs_) + FLOOR:
+            raise CheckError(f"in bf16 the gradients are {ours_:.2g} off, {worst} {off[worst][0]:.2g}; plain layers' {theirs_:.2g}")
+        yield
+
     with torch.no_grad():
         side.merge(adapted)
         near(logits(adapted, x), adapted_out, "the merged model differs")
@@ -201,9 +234,9 @@ def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any]) -> 
 
         with tempfile.TemporaryDirectory() as folder:
             side.save(adapted, folder)
-            fresh = build(result["model"])
-            fresh.load_state_dict(state)
-            near(logits(side.load(fresh, folder), x), adapted_out, "the reloaded adapter differs")
+            other = build(result["model"], result["image_size"])
+            other.load_state_dict(state)
+            near(logits(side.load(other, folder), x), adapted_out, "the reloaded adapter differs")
         yield
 
         plain = side.remove(adapted)
@@ -221,6 +254,31 @@ def logits(model: nn.Module, x: Tensor) -> Tensor:
     """Of a classifier that may return several, joined."""
     out = model(x)
     return out if isinstance(out, Tensor) else torch.cat([t.flatten(1) for t in out], 1)
+
+
+def train_gradients(
+    model: nn.Module, x: Tensor, folded: bool, autocast: torch.dtype | None = None, result: dict[str, Any] | None = None
+) -> dict[str, Tensor]:
+    """The gradient of everything that is trained, in train mode, with all that makes it fast or with none of it; and the output."""
+    if folded:
+        report = vl.fold(model, x)
+        if result is not None:
+            result |= {"folded": len(report.folded), "note": report.note}
+    model.train()
+    torch.manual_seed(2)  # the same dropout
+    with contextlib.nullcontext() if folded else without_kernels(model), torch.autocast("cpu", autocast, enabled=autocast is not None):
+        out = logits(model, x)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out)
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    grads = torch.autograd.grad((out.double() * weights).sum(), list(learning.values()))
+    vl.unfold(model)
+    model.eval()
+    return {"the output": out.detach()} | {f"the gradient of {name}": grad for name, grad in zip(learning, grads, strict=True)}
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    """Relative, of the whole tensor; of one that is nothing, none."""
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm().clamp_min(1e-12))
 
 
 def share_of_nonzero(out: Tensor, weights: list[nn.Parameter]) -> float:

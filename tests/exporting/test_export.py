@@ -165,6 +165,8 @@ def test_the_line_of_the_card_loads_it(exports: Path, batch: tuple[torch.Tensor,
         (("model.stem=small", "lora=dora", "model.in_chans=4"), "state_dict"),
         (("model.name=test_efficientnet", "lora=full", "model.freeze_bn=false"), "pt2"),
         (("model.name=test_vit", "data.image_size=160", "model.quantize=int8", "lora.targets=[attn]"), "timm"),
+        (("model.name=swinv2_cr_tiny_ns_224", "data.image_size=64"), "timm"),  # nothing of it is resized, and it has a size
+        (("model.name=coat_tiny", "data.image_size=64"), "timm"),  # tensors that share their memory
     ],
 )
 def test_other_models(overrides: tuple[str, ...], format_: str, tmp_path: Path) -> None:

@@ -29,8 +29,7 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
         config = timm.get_pretrained_cfg(spec.name)
     except RuntimeError:
         raise UserError(f"model.name={spec.name}: timm has no weights tagged {spec.name.partition('.')[2]!r} for {name}.") from None
-    if spec.image_size is not None and config is not None and config.fixed_input_size:
-        arguments["img_size"] = spec.image_size  # such models have position embeddings of a fixed size
+    arguments |= size_argument(spec)
     pretrained_head = False
     if load and spec.weights is not None:
         model, pretrained_head = _from_state(spec, arguments)
@@ -49,6 +48,12 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
         own = _shapes(spec.name)
         info.resized = tuple(key for key, value in model.state_dict().items() if own.get(key) != value.shape and not _within(key, info))
     return model, info
+
+
+def size_argument(spec: BackboneSpec) -> dict[str, Any]:
+    """What a constructor has to be told of the size of the pictures: some models have windows or position embeddings made for one."""
+    config = timm.get_pretrained_cfg(spec.name)
+    return {"img_size": spec.image_size} if spec.image_size is not None and config is not None and config.fixed_input_size else {}
 
 
 def _create(spec: BackboneSpec, arguments: dict[str, Any], **more: Any) -> nn.Module:

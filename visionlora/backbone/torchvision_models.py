@@ -61,14 +61,18 @@ def _create(spec: BackboneSpec, size: int, load: bool) -> nn.Module:
         arguments["dropout"] = spec.drop_rate
     if spec.drop_path_rate:
         arguments["stochastic_depth_prob"] = spec.drop_path_rate
-    if spec.name.startswith("vit_"):
-        arguments["image_size"] = size
-    if spec.name.startswith("maxvit"):
-        arguments["input_size"] = (size, size)
+    arguments |= size_argument(spec.name, size)
     try:
         return torchvision.models.get_model(spec.name, weights=None, **arguments)  # type: ignore[no-any-return]
     except (TypeError, ValueError) as error:
         raise UserError(f"model.name={spec.name} does not take these arguments ({', '.join(arguments)}): {error}") from None
+
+
+def size_argument(name: str, size: int) -> dict[str, Any]:
+    """What a constructor has to be told of the size of the pictures."""
+    if name.startswith("vit_"):
+        return {"image_size": size}
+    return {"input_size": (size, size)} if name.startswith("maxvit") else {}
 
 
 def find_head(model: nn.Module) -> str:

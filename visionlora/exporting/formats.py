@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from visionlora.backbone import timm_models, torchvision_models
 from visionlora.backbone.info import BackboneInfo
 from visionlora.common.quiet import hushed
 from visionlora.errors import UserError
@@ -55,8 +56,8 @@ def _arguments(info: BackboneInfo) -> dict[str, Any]:
     arguments: dict[str, Any] = {"num_classes": spec.num_classes}
     if spec.source == "timm" and spec.in_chans != 3:
         arguments["in_chans"] = spec.in_chans
-    if spec.source == "timm" and info.resized:
-        arguments["img_size"] = info.preprocessing.image_size
+    if spec.source == "timm":
+        arguments |= timm_models.size_argument(spec)
     return arguments
 
 
@@ -66,14 +67,15 @@ def _wants(info: BackboneInfo, source: str) -> None:
 
 
 def _write_timm(model: nn.Module, info: BackboneInfo, example: Tensor, folder: Path) -> None:
-    from timm.models import save_for_hf
+    from timm.models._hub import save_config_for_hf  # save_for_hf itself cannot save tensors that share their memory (CoaT's)
 
     _wants(info, "timm")
     prepared = asdict(info.preprocessing)
     size = prepared.pop("image_size")
     config = prepared | {"input_size": (info.preprocessing.channels, size, size)}
     names = {"num_classes": info.spec.num_classes, "label_names": info.classes, "pretrained_cfg": config}
-    save_for_hf(model, str(folder), model_config=names, model_args=_arguments(info), safe_serialization=True)
+    save_file(_plain_state(model), folder / WEIGHTS, {"format": "pt"})
+    save_config_for_hf(model, str(folder / "config.json"), model_config=names, model_args=_arguments(info))
 
 
 def _read_timm(folder: Path, info: BackboneInfo) -> Logits:
@@ -102,7 +104,7 @@ def _read_torchvision(folder: Path, info: BackboneInfo) -> Logits:
 
 
 def _torchvision_arguments(info: BackboneInfo) -> dict[str, Any]:
-    more = {"image_size": info.preprocessing.image_size} if info.spec.name.startswith("vit") else {}
+    more: dict[str, Any] = torchvision_models.size_argument(info.spec.name, info.preprocessing.image_size)
     if info.spec.name in ("googlenet", "inception_v3"):
         more["init_weights"] = True
     return {**_arguments(info), **more}

@@ -47,7 +47,8 @@ def trial(model: nn.Module, example: Tensor) -> Trial:
 
     Factors that are zero at the start are filled meanwhile: with ``B = 0`` the gradient of ``A`` would be zero whatever computed it.
     """
-    with undisturbed(model), _filled(model), torch.enable_grad():
+    exact = torch.autocast(example.device.type, enabled=False)  # the caller's would round more than what is looked for
+    with undisturbed(model), _filled(model), torch.enable_grad(), exact:
         found = outputs(model, example)
         learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         total = torch.stack([_mixed(t) for t in found]).sum()
