@@ -108,7 +108,15 @@ def compose(*overrides: str) -> TrainConfig:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
+    """What ``results.json`` says, without the hash of it: written anew, it is a file that is read as it is."""
+    found = json.loads((folder / "results.json").read_text())
+    return {key: value for key, value in found.items() if key != "sha256"}
+
+
+def unsealed_config(run: Path) -> str:
+    """``config.yaml`` without the line that holds its hash."""
+    lines = (run / "config.yaml").read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if "sha256" not in line)
 
 
 def unsealed(folder: Path) -> Path:

@@ -164,23 +164,26 @@ SECRET = "${oc.env:VISIONLORA_SECRET}"
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "a class in the model": ({"model": {"_target_": "os.system", "command": "touch HERE"}}, "unknown key model."),
     "a class in the loss": ({"lora": {"method": {"_target_": "os.mkdir", "path": "HERE"}}}, "lora.method"),
-    "a class in the trainer": ({"trainer": {"max_epochs": 1, "plugins": {"_target_": "os.mkdir", "path": "HERE"}}}, "trainer: "),
+    "a class in the trainer": (
+        {"trainer": {"max_epochs": 1, "plugins": {"_target_": "os.mkdir", "path": "HERE"}}},
+        "unknown key trainer.plugins",
+    ),
     "a class as the trainer's strategy": (
         {"trainer": {"max_epochs": 1, "strategy": {"_target_": "os.mkdir", "path": "HERE"}}},
-        "trainer: ",
+        "trainer.strategy",
     ),
     "a class among the callbacks": ({"callbacks": {"x": {"_target_": "os.mkdir", "path": "HERE"}}}, "no class is made from a run's folder"),
-    "a variable of ours": ({"data": {"name": "imagefolder", "root": SECRET}}, "refers to other values"),
-    "a variable of ours, in a list": ({"lora": {"targets": ["all", SECRET]}}, "refers to other values"),
-    "a variable of ours, as a section": ({"optim": SECRET}, "refers to other values"),
-    "a section that is not there": ({"lora": None}, "has no section lora"),
-    "a section of another kind": ({"optim": [1, 2]}, "has no section optim"),
+    "a variable of ours": ({"data": {"name": "imagefolder", "root": SECRET}}, "has an interpolation"),
+    "a variable of ours, in a list": ({"lora": {"targets": ["all", SECRET]}}, "has an interpolation"),
+    "a variable of ours, as a section": ({"optim": SECRET}, "has an interpolation"),
+    "a section that is not there": ({"lora": None}, "lora is not a mapping"),
+    "a section of another kind": ({"optim": [1, 2]}, "optim is not a mapping"),
     "a value of another kind": ({"seed": {"a": 1}}, "seed"),
     "a value beyond its limits": ({"seed": -1}, "seed=-1"),
     "a name that cannot be looked up": ({"optim": {"name": ["adamw"]}}, "optim.name"),
     "a value to be given": ({"data": {"name": "???", "root": "x"}}, "data.name is not set"),
     "an unknown key": ({"lora": {"rank": 3}}, "unknown key lora.rank"),
-    "finders of another kind": ({"trainer": [1]}, "has no section trainer"),
+    "finders of another kind": ({"trainer": [1]}, "trainer is a list"),
 }
 
 

@@ -68,7 +68,7 @@ def test_auto_says_why_it_is_off_and_a_demand_is_an_error(
 
 def test_what_does_not_fit_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("visionlora.caching.available_memory", lambda: 1000)
-    with pytest.raises(vl.UserError, match=r"do not fit; set data\.cache_views lower"):
+    with pytest.raises(vl.UserError, match=r"do not fit in memory; set data\.cache_views lower"):
         trained(tmp_path, *LATE, "data.cache=memory")
 
 

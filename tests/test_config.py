@@ -17,9 +17,9 @@ from visionlora import UserError
 from visionlora.app import slug
 from visionlora.backbone import timm_models
 from visionlora.cli.conf import conf_dir
+from visionlora.common.trainer_config import OURS
 from visionlora.config import OPTIMIZERS, SOURCES, DataConfig, ModelConfig, OptimConfig, TrainConfig, checked
 from visionlora.lora.config import METHODS, LoraConfig
-from visionlora.trainer import OURS
 
 GROUPS = ("model", "data", "lora", "optim", "trainer", "callbacks")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]

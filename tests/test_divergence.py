@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import QUIET, TINY, command
+from conftest import QUIET, TINY, command, unsealed
 
 import visionlora as vl
 
@@ -77,6 +77,7 @@ def test_commands_refuse_a_run_that_is_not_finite(module: str, tmp_path: Path) -
     key = next(key for key in state if "lora_B" in key)
     state[key][0] = torch.inf
     weights.write_bytes(safetensors.torch.save(state, {"format": "pt"}))
+    unsealed(run / "adapter")
     picture = tmp_path / "a.png"
     import numpy as np
     from PIL import Image

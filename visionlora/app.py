@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,13 +20,11 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from visionlora.cli.completion import complete
 from visionlora.cli.conf import chosen, conf_dir, groups, own_keys
-from visionlora.cli.help import show_help, show_version
 from visionlora.cli.settings import prepared
 from visionlora.cli.suggest import unknown
 from visionlora.common.disk import STANDS, disk_trouble, quiet_threads
-from visionlora.common.processes import TERMINATED, Termination, end_at_once, end_with, end_with_starter
+from visionlora.common.processes import PATIENCE, TERMINATED, Termination, end_at_once, end_with, end_with_starter, peer_trouble
 from visionlora.common.quiet import quiet
 from visionlora.common.text import printable
 from visionlora.config import checked
@@ -77,6 +76,8 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
                 raise
             raise KeyboardInterrupt(f"; the same command with hydra.sweep.dir={HydraConfig.get().sweep.dir} goes on") from None
         except Exception as error:
+            if started and peer_trouble(error):  # the one that has started this process tells why, and takes it along
+                time.sleep(PATIENCE)
             if sentence := _sentence(error):  # told here: Hydra would put lines of its own before it, and drop the rest of a multirun
                 _tell(sentence)
                 failed.append(folder)
@@ -122,10 +123,10 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
 
 
 def _sentence(error: Exception) -> str:
-    """What is told of a user's mistake or an error of the disk; ``""`` for a fault of ours, which is shown whole."""
+    """What is told of a user's mistake, the disk or another process; ``""`` for a fault of ours, which is shown whole."""
     if isinstance(error, UserError):
         return str(error)
-    trouble = disk_trouble(error)
+    trouble = disk_trouble(error) or peer_trouble(error)
     return trouble and f"{trouble} {STANDS}"
 
 
@@ -143,12 +144,18 @@ def refuse_huge_numbers(words: Sequence[str]) -> None:
 def _answered(command: str) -> bool:
     """Whether the command line asks for a page or a completion, which has been given then; else its words have been checked."""
     if "--version" in sys.argv[1:]:
+        from visionlora.cli.help import show_version
+
         show_version()
         return True
     line = prepared(command, sys.argv[1:])
     if line.options.shell_completion:
+        from visionlora.cli.completion import complete
+
         complete([word for word, _ in line.settings], command)
     elif line.options.help:
+        from visionlora.cli.help import show_help
+
         show_help(command, [word for word, _ in line.settings])
     else:
         sys.argv[1:] = line.words

@@ -106,5 +106,5 @@ def _of_one_kind(values: list[Any]) -> list[Any]:
     if not all(value is None or is_number(value) for value in values):
         texts = [value if value is None or isinstance(value, str) else shown(value) for value in values]
         return [None if text is None else text.encode(errors="backslashreplace").decode() for text in texts]
-    whole = not any(isinstance(value, float) for value in values)
+    whole = not any(isinstance(value, float) or abs(value or 0) >= 2**63 for value in values)
     return values if whole else [None if value is None else float(value) for value in values]

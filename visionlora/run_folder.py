@@ -180,6 +180,9 @@ class RunFolder:
             check_known(TrainConfig, {key: value for key, value in values.items() if key not in ("callbacks", "logger", "ckpt_path")})
         except ValueError as error:
             raise UserError(f"{self.config} is damaged: {error}.") from None
+        for name in ("model", "data", "lora", "optim"):
+            if name not in values:
+                raise UserError(f"{self.config} is damaged: it has no section {name}.")
         return values, re.findall(r"\w+\.\w+", text.partition("\n")[0]) if text.startswith(_BESIDE) else []
 
     def read_split(self) -> dict[str, list[str]] | None:

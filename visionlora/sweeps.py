@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from visionlora.common.processes import sweep_workers_ending
 from visionlora.config import TrainConfig
 from visionlora.errors import UserError, did_you_mean
 from visionlora.launch import requeued
@@ -88,8 +89,10 @@ class SweepSummary(Callback):
     """Of the last multirun of this process."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note its folder, for whoever interrupts it."""
+        """Note its folder, for whoever interrupts it, and see that its processes end with this one."""
         SweepSummary.folder = str(config.hydra.sweep.dir)
+        if "joblib" in str(config.hydra.launcher.get("_target_")):
+            sweep_workers_ending()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the list."""

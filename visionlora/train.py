@@ -15,6 +15,7 @@ from visionlora.run_folder import RunFolder
 
 def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """Train as ``config`` says; returns the figures of ``results.json``."""
+    refuse_missing_files(config)
     # Imported here: the config has been checked by now, and torch takes seconds to import.
     from visionlora.launch import own_command_line, requeued_on_signal
     from visionlora.resume import repeated_config, resumed_config

@@ -48,8 +48,9 @@ def build_trainer(
     stopwatch = Stopwatch()
     adaptive = [AdaptiveRanks(config.lora.adaptive, run_folder.last)] if config.lora.method == "adalora" else []
     choose_best = has_val and not adaptive  # before the end its ranks are beyond the budget
-    loggers = [
-        RunLogger(run_folder, _resumed_step(checkpoint, run_folder)),
+    log = RunLogger(run_folder, _resumed(checkpoint, run_folder))
+    loggers: list[Any] = [
+        log,
         *(_instantiate("logger", name, _own(node, run_folder)) for name, node in config.logger.items()),
     ]
     try:
@@ -57,7 +58,7 @@ def build_trainer(
             **arguments,
             callbacks=[*callbacks, *more, *adaptive, stopwatch, Terminable(), *checkpoints(run_folder, choose_best)],
             logger=loggers,
-            plugins=[RunCheckpoints(run_folder)],
+            plugins=[RunCheckpoints(run_folder, log)],
             default_root_dir=run_folder.path,
             use_distributed_sampler=False,  # EpochSampler shares out the pictures itself
             num_sanity_val_steps=0,
@@ -166,10 +167,10 @@ def _instantiate(group: str, name: str, node: Any) -> Any:
         raise UserError(f"{group}.{name}: {node['_target_']} cannot be made: {reason}.{extra}") from None
 
 
-def _resumed_step(checkpoint: Path | None, run_folder: RunFolder) -> int | None:
+def _resumed(checkpoint: Path | None, run_folder: RunFolder) -> dict[str, Any] | None:
     if checkpoint is None:
         return None
     loaded = read_run_checkpoint(checkpoint)
     if checkpoint.resolve().parent == run_folder.checkpoints.resolve():
         say_if_best_is_gone(run_folder, loaded)
-    return int(loaded["global_step"])
+    return loaded

@@ -31,6 +31,7 @@ from visionlora.common.disk import disk_trouble
 from visionlora.common.drawing import save
 from visionlora.common.memory import out_of_memory_told
 from visionlora.common.process_state import process_as_before
+from visionlora.common.processes import peer_trouble
 from visionlora.config import ModelConfig, TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
@@ -262,8 +263,8 @@ def measure_after(trainer: L.Trainer, module: Classifier, data: ImageData, run_f
 
 @contextlib.contextmanager
 def resumable(trainer: L.Trainer, run_folder: RunFolder) -> Iterator[None]:
-    """Inside, Ctrl-C ends in ``KeyboardInterrupt`` (Lightning has put everything in order by then) and an error of the disk in
-    ``UserError``, both with a word on how to go on.
+    """Inside, Ctrl-C ends in ``KeyboardInterrupt`` (Lightning has put everything in order by then) and an error of the disk, or
+    the end of another process of the run, in ``UserError``, both with a word on how to go on.
     """
     try:
         yield
@@ -272,7 +273,7 @@ def resumable(trainer: L.Trainer, run_folder: RunFolder) -> Iterator[None]:
             raise
         raise KeyboardInterrupt(f"in epoch {trainer.current_epoch + 1}; {_how_to_go_on(run_folder)}") from None
     except Exception as error:
-        if not (trouble := disk_trouble(error)):
+        if process_rank() or not (trouble := disk_trouble(error) or peer_trouble(error)):
             raise
         how = _how_to_go_on(run_folder)
         raise UserError(f"{trouble} {how[0].upper()}{how[1:]}.") from error

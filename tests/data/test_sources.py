@@ -86,10 +86,10 @@ def broken(case: str, make: Folders) -> Path:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("missing", "data.root=nowhere is not a folder"),
+        ("missing", "data.root=nowhere is not there"),
         ("empty", "is empty: it has no class folders"),
         ("empty class", "owl has no pictures"),
-        ("one class", "has one class only"),
+        ("one class", "has one class folder only"),
         ("classes differ", "differ: cow, dog is in one of them only"),
         ("too few", "class 'cat' has 1"),
         ("no train", "has test but no train folder"),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from visionlora.run_folder import RunFolder
-from visionlora.runs.metrics import MetricsFile, read_rows
+from visionlora.runs.log import read_rows
+from visionlora.runs.metrics import MetricsFile
 
 
 def test_a_row_of_which_a_part_was_written_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,4 +34,4 @@ def test_a_row_of_which_a_part_was_written_is_written_anew(tmp_path: Path, monke
     file.save()
     file.log_metrics({"loss": 0.125}, 3)
     file.save()
-    assert read_rows(run) == [{"loss": "0.5", "step": 1}, {"loss": "0.25", "step": 2}, {"loss": "0.125", "step": 3}]
+    assert read_rows(run.metrics)[0] == [{"loss": "0.5", "step": 1}, {"loss": "0.25", "step": 2}, {"loss": "0.125", "step": 3}]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import command, results
+from conftest import command, results, unsealed_config
 
 import visionlora
 from visionlora.common.versions import commit
@@ -92,7 +92,7 @@ def test_other_pictures_have_another_fingerprint() -> None:
 
 def run_with(tiny_run: Path, folder: Path, seed: int, **changes: Any) -> None:
     folder.mkdir(parents=True)
-    text = (tiny_run / "config.yaml").read_text().replace("\nseed: 0", f"\nseed: {seed}")
+    text = unsealed_config(tiny_run).replace("\nseed: 0", f"\nseed: {seed}")
     (folder / "config.yaml").write_text(text)
     (folder / "results.json").write_text(json.dumps(results(tiny_run) | {key.replace("__", "/"): value for key, value in changes.items()}))
 

@@ -59,7 +59,7 @@ def build(spec: BackboneSpec, state: dict[str, Tensor] | None = None) -> nn.Modu
         raise UserError(f"model.stem={spec.stem} is unknown; it is default or small.")
     if state is not None:
         try:
-            model.load_state_dict(as_of(model, state), strict=False)
+            model.load_state_dict(as_of(model, state))
         except RuntimeError as error:
             raise UserError(
                 f"the weights that the run keeps of its base do not fit {spec.full_name}: {' '.join(str(error).split())[:200]}"

@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
@@ -118,7 +119,12 @@ def _setting(words: list[str], number: int, known: dict[str, str], many: bool) -
 
 
 def _parsed(word: str) -> tuple[str, Override]:
-    return word, OverridesParser.create().parse_override(word)
+    return word, _parser().parse_override(word)
+
+
+@cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
 
 
 def _quoted(text: str) -> str:

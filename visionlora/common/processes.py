@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
+from typing import Any
 
 STARTED_BY = "VISIONLORA_STARTED_BY"
 """Environment variable in which a process tells those that it starts who is to outlive them."""
@@ -18,6 +20,10 @@ SEVERAL = "WORLD_SIZE"
 """Environment variable that is set while a job has several processes; Lightning's."""
 _LOOK_EVERY = 0.2  # seconds
 _GRACE = 2.0  # seconds
+_PEER = "by peer"
+"""In the messages of gloo and NCCL: the connection was closed, or reset, by it."""
+PATIENCE = 10.0
+"""Seconds in which a process that is in trouble has ended, and those that it started with it."""
 TERMINATED = 128 + int(signal.SIGTERM)
 """The exit code of a process that was asked to terminate."""
 
@@ -25,7 +31,8 @@ TERMINATED = 128 + int(signal.SIGTERM)
 def end_with(parent: int) -> None:
     """End this process as soon as ``parent`` is not its parent any more: killed, it cannot take its children along itself.
 
-    Nothing happens where it is not the parent now: a job that SLURM runs has been submitted by a process which may be gone.
+    Where it is not the parent now and has not started this process, nothing happens: a job that SLURM runs has been submitted by a
+    process which may be gone.
     Whoever looks is a thread: the kernel's own way, ``PR_SET_PDEATHSIG``, is Linux's alone and goes by the parent's thread.
     """
 
@@ -36,6 +43,27 @@ def end_with(parent: int) -> None:
 
     if os.getppid() == parent:
         threading.Thread(target=watch, name="ends with its parent", daemon=True).start()
+    elif (starter := multiprocessing.parent_process()) is not None and starter.pid == parent:  # gone already
+        os._exit(TERMINATED)
+
+
+def sweep_workers_ending() -> None:
+    """Let the processes of a parallel sweep end with this one, from their first moment on: without it, those that wait for their first
+    job when this process is killed wait for ever.
+    """
+    from joblib.parallel import LokyBackend, register_parallel_backend
+
+    class Ending(LokyBackend):
+        def configure(self, *arguments: Any, **options: Any) -> Any:
+            return super().configure(*arguments, **options, initializer=end_with, initargs=(os.getpid(),))
+
+    register_parallel_backend("loky", Ending)
+
+
+def peer_trouble(error: BaseException) -> str:
+    """What is told where another process of the same run has ended, in a sentence; ``""`` for any other error."""
+    lost = isinstance(error, RuntimeError) and _PEER in str(error)
+    return "another process of this run has ended; what it has said is above." if lost else ""
 
 
 def end_with_starter() -> bool:
@@ -104,7 +132,9 @@ class Termination:
         cls._watching = True
         reads, writes = socket.socketpair()
         writes.setblocking(False)
-        signal.set_wakeup_fd(writes.fileno(), warn_on_full_buffer=False)
+        if (other := signal.set_wakeup_fd(writes.fileno(), warn_on_full_buffer=False)) != -1:
+            signal.set_wakeup_fd(other)  # an event loop's, in a notebook
+            return
         if hasattr(os, "register_at_fork"):  # what a child is sent is no matter of this process
             os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 

@@ -15,6 +15,9 @@ _REMARKS = (
     ".*module\\(s\\) in eval mode.*",  # batch-norm keeps its statistics
     ".*LeafSpec.*",
     ".*across ranks is zero.*",  # no validation part
+    ".*sync_dist=True.*",  # torchmetrics has done so
+    ".*all_gather is deprecated.*",
+    ".*broadcast_buffers.* is deprecated.*",
     ".*lr_scheduler.step.*",  # under mixed precision the first step may be skipped
 )
 

@@ -122,8 +122,8 @@ def _refuse_beyond_config(value: Any, path: Path, key: str = "") -> None:
             _refuse_beyond_config(item, path, key)
     elif isinstance(value, str) and "${" in value:
         raise UserError(f"{path}: {key} has an interpolation (${{…}}), which is not read from a run: write its value.")
-    elif not (value is None or isinstance(value, str | int | float)):
-        raise UserError(f"{path} is damaged: {key} is a {type(value).__name__}.")
+    elif not (value is None or isinstance(value, str | int | float)) or (isinstance(value, int) and abs(value) >= 2**63):
+        raise UserError(f"{path} is damaged: {key} is a {type(value).__name__}{' of more than 64 bits' * isinstance(value, int)}.")
 
 
 def _hash(values: Mapping[str, Any]) -> str:

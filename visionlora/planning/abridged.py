@@ -64,6 +64,7 @@ class Abridged(Callback):
         self._ended("cache")
         if isinstance(pl_module, Collector):
             pl_module.bank[pl_module.done :].zero_()  # so that it takes the room that it will
+            pl_module.done = len(pl_module.bank)
             self.features["disk" if pl_module.bank.untyped_storage().filename else "memory"] += pl_module.bank.nbytes
 
     def _ended(self, what: str) -> None:

@@ -19,6 +19,8 @@ from visionlora.files import folder_inside, inside
 from visionlora.launch import process_rank
 from visionlora.run_folder import RunFolder
 from visionlora.runs.checkpoints import damage, write_checkpoint
+from visionlora.runs.log import HASH
+from visionlora.runs.metrics import RunLogger
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -75,15 +77,19 @@ class _Checkpoint:
 class RunCheckpoints(TorchCheckpointIO):
     """Writes the checkpoints of a run folder; what is written elsewhere, such as SLURM's, is as safe, without the one before it.
 
+    A checkpoint holds a hash of the log up to its step, so that a resume knows whether that is damaged.
+
     Lightning's own way leads through the temporary folder, from which a file is copied where that is another disk.
     """
 
-    def __init__(self, run: RunFolder) -> None:
-        self.run = run
+    def __init__(self, run: RunFolder, log: RunLogger | None = None) -> None:
+        self.run, self.log = run, log
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None) -> None:
         """Write ``checkpoint`` to ``path``; the last checkpoint keeps the one before it."""
         target, buffer = Path(path), io.BytesIO()
+        if self.log is not None:
+            checkpoint[HASH] = self.log.digest(checkpoint["global_step"])
         torch.save(checkpoint, buffer)
         previous = None
         if target.parent.resolve() == self.run.checkpoints.resolve():

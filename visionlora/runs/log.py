@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import math
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from visionlora.run_folder import RunFolder
 
 Curves = dict[str, tuple[list[float], list[float]]]
 HASH = "metrics.csv"
-"""Key of ``results.json`` that holds the hash of the log of a finished run."""
+"""Key of ``results.json`` that holds the hash of the log of a finished run, and of a checkpoint that holds ``digest``."""
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], bool]:
@@ -55,17 +56,24 @@ def _is_number(text: str) -> bool:
     return len(text) < 40
 
 
-def put_aside_if_damaged(run: RunFolder, step: int) -> None:
+def digest(rows: Iterable[Mapping[str, Any]], step: int) -> str:
+    """sha256 of the rows before a step, numbers or their text: what a checkpoint of this step holds of the log."""
+    before = [sorted((key, str(value)) for key, value in row.items() if value not in (None, "")) for row in rows if row["step"] < step]
+    return hashlib.sha256(json.dumps(before).encode()).hexdigest()
+
+
+def put_aside_if_damaged(run: RunFolder, step: int, known: str | None) -> None:
     """Give a damaged log another name, and say so: the rows that can be read go on in a new one.
 
     Args:
         run: about to go on.
-        step: number of optimizer steps that it goes on from: the row of the last of them was written before the checkpoint.
+        step: number of optimizer steps that it goes on from.
+        known: ``digest`` of the rows before that step; ``None`` from a checkpoint of an earlier version.
     """
     if run.metrics.is_symlink():  # which the run refuses
         return
     rows, damaged = read_rows(run.metrics)
-    if not damaged and any(row["step"] == step - 1 and "train/loss" in row for row in rows):
+    if not damaged and (digest(rows, step) == known if known is not None else rows or not run.metrics.exists()):
         return
     if not run.metrics.exists():
         print(f"{run.metrics} is missing: it begins anew.", file=sys.stderr)

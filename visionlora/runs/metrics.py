@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from visionlora.files import inside, naming, replace_file
 from visionlora.launch import process_rank
 from visionlora.run_folder import RunFolder
-from visionlora.runs.log import put_aside_if_damaged, read_rows
+from visionlora.runs.log import HASH, digest, put_aside_if_damaged, read_rows
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 Row = dict[str, Any]
@@ -24,12 +24,14 @@ class RunLogger(CSVLogger):
 
     Args:
         run: the folder.
-        resumed_step: global step of the checkpoint, or ``None`` for a new run.
+        resumed: the checkpoint that the run goes on from, or ``None`` for a new run.
     """
 
-    def __init__(self, run: RunFolder, resumed_step: int | None = None) -> None:
+    def __init__(self, run: RunFolder, resumed: Mapping[str, Any] | None = None) -> None:
         super().__init__(run.path, name="", version="", flush_logs_every_n_steps=10)
-        self.run, self.resumed_step = run, resumed_step
+        self.run = run
+        self.resumed_step = resumed_step = None if resumed is None else int(resumed["global_step"])
+        self._known = None if resumed is None else resumed.get(HASH)
         if not process_rank():
             rows = [] if resumed_step is None else [row for row in read_rows(run.metrics)[0] if row["step"] < resumed_step]
             self._experiment: Any = MetricsFile(run, rows)
@@ -37,7 +39,11 @@ class RunLogger(CSVLogger):
     def put_aside_if_damaged(self) -> None:
         """See to the log that a resumed run found, before anything is written."""
         if self.resumed_step is not None and not process_rank():
-            put_aside_if_damaged(self.run, self.resumed_step)
+            put_aside_if_damaged(self.run, self.resumed_step, self._known)
+
+    def digest(self, step: int) -> str:
+        """``log.digest`` of what has been logged."""
+        return digest(self._experiment.rows, step)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The run folder's config.yaml has them."""
@@ -55,6 +61,11 @@ class MetricsFile:
         self._written: list[Row] = []
         self._appendable = False  # the file holds what has been written, and nothing else
 
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, written or not."""
+        return [*self._written, *self.metrics]
+
     def log_metrics(self, metrics: Row, step: int) -> None:
         """Take in a row."""
         self.metrics.append({key: getattr(value, "item", lambda value=value: value)() for key, value in metrics.items()} | {"step": step})
@@ -70,7 +81,7 @@ class MetricsFile:
             with naming(path), open(os.open(path, _APPEND, 0o666), "wb") as file:
                 file.write(_text(self.metrics, columns, heading=False))
         else:  # also at first: a resumed run drops what came after its checkpoint
-            replace_file(path, _text([*self._written, *self.metrics], columns, heading=True))
+            replace_file(path, _text(self.rows, columns, heading=True))
         self._columns, self._appendable = columns, True
         self._written += self.metrics
         self.metrics = []
