@@ -61,7 +61,7 @@ bench: $(STAMP) ## time and memory of a step, ours beside PEFT's, and how they g
 bench-adapters: $(STAMP) ## what injecting, saving, switching and each method cost: docs/costs.md
 	$(BIN)/python benchmarks/adapters.py $(ARGS)
 
-bench-accuracy: $(STAMP) ## the CIFAR-10 table of the README; ARGS="--root DIR [--table methods]", DIR has class folders of CIFAR-10
+bench-accuracy: $(STAMP) ## the CIFAR-10 table of docs/accuracy.md; ARGS="--root DIR [--table methods]", DIR has class folders of CIFAR-10
 	$(BIN)/python benchmarks/accuracy.py $(ARGS)
 
 docs: $(STAMP) ## build the documentation, strictly, to build/site

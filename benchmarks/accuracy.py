@@ -1,4 +1,4 @@
-"""Accuracy on CIFAR-10 pictures: the tables of the README and of docs/methods.md.
+"""Accuracy on CIFAR-10 pictures: the tables of docs/accuracy.md and docs/methods.md.
 
     python benchmarks/accuracy.py --root DIR                    LoRA against PEFT, full fine-tuning and a linear probe
     python benchmarks/accuracy.py --root DIR --table methods    methods and rank allocations against each other
@@ -90,7 +90,7 @@ TABLES = {
 
 
 def command(common: tuple[str, ...], row: Row, rate: float, seed: int, root: str, tuning: bool) -> list[str]:
-    """The command of one cell, as the README shows it."""
+    """The command of one cell, as docs/accuracy.md shows it."""
     overrides = [*common, f"data.root={root}", *row.overrides, f"optim.lr={rate:g}", f"seed={seed}"]
     if tuning:
         overrides += ["data.val_fraction=0.1", "trainer.max_epochs=1", "trainer.limit_train_batches=0.34", "trainer.limit_test_batches=1"]

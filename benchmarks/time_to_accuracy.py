@@ -32,7 +32,7 @@ EPOCHS: dict[str, tuple[float, ...]] = {
     "ours": (0.5, 0.75, 1, 1.5, 2),
     "peft_best": (0.5, 0.75, 1, 1.5, 2),
     "full_frozen_bn": (0.5, 0.75, 1, 1.5, 2),
-    "full": (2, 3),  # 84.1 % after two in the README's table
+    "full": (2, 3),  # 84.1 % after two in the table of docs/accuracy.md
     "peft": (4,),  # 79.9 % after two
 }
 """Lengths that are tried, in epochs."""
