@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from conftest import unsealed
 from torch import Tensor, nn
 
 import visionlora as vl
@@ -245,6 +246,7 @@ def test_a_file_that_fails_leaves_norms_alone(tasks: tuple[dict[str, Path], dict
     tensors = safetensors.torch.load_file(weights)
     tensors.pop(next(key for key in tensors if "lora_B" in key))
     safetensors.torch.save_file(tensors, weights)
+    unsealed(tmp_path)
     model = plain()
     before = model(images)
     with pytest.raises(UserError, match="lacks its lora_B"):

@@ -17,7 +17,7 @@ def test_a_row_of_which_a_part_was_written_is_written_anew(tmp_path: Path, monke
     """Appending once more would glue the row to its own beginning."""
     run = RunFolder(tmp_path)
     file = MetricsFile(run, [])
-    file.log_metrics({"loss": 0.5}, 1)
+    file.log_metrics({"loss": 0.5, "epoch": 0}, 1)
     file.save()
     really_open = os.open
 
@@ -26,12 +26,14 @@ def test_a_row_of_which_a_part_was_written_is_written_anew(tmp_path: Path, monke
             cut.write("0.2")
         return really_open("/dev/full", os.O_WRONLY)
 
-    file.log_metrics({"loss": 0.25}, 2)
+    file.log_metrics({"loss": 0.25, "epoch": 0}, 2)
     monkeypatch.setattr(os, "open", full)
     with pytest.raises(OSError, match=r"metrics\.csv"):
         file.save()
     monkeypatch.undo()
     file.save()
-    file.log_metrics({"loss": 0.125}, 3)
+    file.log_metrics({"loss": 0.125, "epoch": 0}, 3)
     file.save()
-    assert read_rows(run.metrics)[0] == [{"loss": "0.5", "step": 1}, {"loss": "0.25", "step": 2}, {"loss": "0.125", "step": 3}]
+    rows, damaged = read_rows(run.metrics)
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, "0.5"), (2, "0.25"), (3, "0.125")]
+    assert not damaged
