@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_not_in_memory(bad: tuple[int, ...], tmp_path: Pa
             path.write_bytes(path.read_bytes()[:-30])
     unreadable: dict[str, str] = {}
     held = into_memory(Pictures([0, 1, 2, 3], list("abcd"), paths), 3, unreadable)
-    assert sorted(unreadable) == ["abcd"[i] for i in bad]
+    assert sorted(unreadable) == ["abcd"[i] for i in bad if len(bad) < 4]  # else they are found when their turn comes
     if len(bad) < 4:
         good = [i for i in range(4) if i not in bad]
         assert held.in_memory

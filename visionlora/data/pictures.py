@@ -99,8 +99,9 @@ def into_memory(pictures: Pictures, channels: int, unreadable: Unreadable) -> Pi
     """
     if pictures.in_memory:
         return pictures
+    found: Unreadable = {}  # threads that are stopped would leave it to chance what is noted
     pending = iter(range(len(pictures)))
-    first = next((image for index in pending if (image := _opened(pictures, index, channels, None, unreadable))), None)
+    first = next((image for index in pending if (image := _opened(pictures, index, channels, None, found))), None)
     if first is None or max(first.size) > min(SMALL, LONG * min(first.size)):
         return pictures
     if len(pictures) * first.width * first.height * channels > KEPT:
@@ -108,13 +109,14 @@ def into_memory(pictures: Pictures, channels: int, unreadable: Unreadable) -> Pi
     kept: list[int] = []
     arrays = np.empty((len(pictures), *np.asarray(first).shape), np.uint8)
     with ThreadPoolExecutor() as pool:
-        for index, image in enumerate(pool.map(lambda i: _opened(pictures, i, channels, None, unreadable), range(len(pictures)))):
+        for index, image in enumerate(pool.map(lambda i: _opened(pictures, i, channels, None, found), range(len(pictures)))):
             if image is not None and image.size != first.size:
                 pool.shutdown(cancel_futures=True)
                 return pictures
             if image is not None:
                 arrays[len(kept)] = np.asarray(image)
                 kept.append(index)
+    unreadable.update(found)
     return replace(pictures.subset(kept), paths=(), arrays=arrays[: len(kept)])
 
 
