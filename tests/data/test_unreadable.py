@@ -304,6 +304,7 @@ def test_several_processes_leave_out_the_same(tmp_path: Path) -> None:
     assert set(listed(tmp_path / "too many")) <= set(names(root, bad))
 
 
+@pytest.mark.faults
 def test_a_mended_picture_goes_from_the_list(tmp_path: Path) -> None:
     """A run that was ended by unreadable pictures goes on once they are mended."""
     root = pictures(tmp_path / "data", {"train/cat": range(3)}, pad=2**20)
