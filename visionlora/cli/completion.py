@@ -13,7 +13,6 @@ from visionlora.cli.conf import conf_dir
 from visionlora.cli.console import COMMANDS
 from visionlora.errors import UserError
 
-_ASK = "visionlora -sc query={shell}"
 _BASH = """_visionlora() {
     local words=($COMP_LINE) word="${COMP_WORDS[COMP_CWORD]}" ask
     case "${words[0]##*/}" in
@@ -27,7 +26,18 @@ COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
 COMP_WORDBREAKS=${COMP_WORDBREAKS//:}
 complete -o nospace -o default -F _visionlora visionlora python python3
 """
-_ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
+_ZSH = """(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+_visionlora() {
+    local -a ask=($words[1]) found
+    if [[ ${words[1]:t} == python* ]]; then
+        [[ $words[2] == -m && $words[3] == visionlora* ]] || { _files; return }
+        ask=($words[1] -m visionlora)
+    fi
+    found=(${(f)"$(COMP_LINE="${(j: :)words[1,CURRENT-1]} $PREFIX" $ask -sc query=fish 2>/dev/null)"})
+    (( $#found )) && compadd -S '' -- $found || _files
+}
+compdef _visionlora visionlora python python3
+"""
 _FISH = """function _visionlora
     set -lx COMP_LINE (commandline -cp)
     set -l words (commandline -cpo)
@@ -38,10 +48,10 @@ _FISH = """function _visionlora
     end
 end
 complete -c visionlora -f -a '(_visionlora)'
-complete -c python -n '__fish_seen_argument -s m' -a '(_visionlora)'
-complete -c python3 -n '__fish_seen_argument -s m' -a '(_visionlora)'
+complete -c python -n 'string match -q -- "*-m visionlora*" (commandline -cp)' -a '(_visionlora)'
+complete -c python3 -n 'string match -q -- "*-m visionlora*" (commandline -cp)' -a '(_visionlora)'
 """
-SCRIPTS = {"bash": _BASH, "zsh": _ZSH + _BASH, "fish": _FISH}
+SCRIPTS = {"bash": _BASH, "zsh": _ZSH, "fish": _FISH}
 """What a shell evaluates once, so that it asks the console script for completions."""
 
 
