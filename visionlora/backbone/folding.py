@@ -91,15 +91,16 @@ def fold(model: nn.Module, example: Tensor | None = None, *, fold_bn: bool = Tru
     with AttentionCallers(model) as callers, without_kernels(model):
         reference = trial(model, example)
     notes: list[str] = []
-    for what, norms in (("folding norms into convs", fold_bn), ("the kernels", False)):
-        if norms or not fold_bn or notes:
-            report = _fold(model, example, norms)
-            for module in callers.found:
-                attention.lean(module)
-            if not (why := _differs(model, example, reference)):
-                return replace(report, note="; ".join(notes))
-            unfold(model)
-            _subsample(model)
+    for norms in (True, False) if fold_bn else (False,):
+        report = _fold(model, example, norms)
+        for module in callers.found:
+            attention.lean(module)
+        if not (why := _differs(model, example, reference)):
+            return replace(report, note="; ".join(notes))
+        unfold(model)
+        _subsample(model)
+        if report.folded or not norms:
+            what = "folding norms into convs" if norms else "the kernels"
             notes.append(f"{what} left out, for this model computes otherwise with it ({why})")
     leave_kernels(model)
     return FoldReport(left=report.left, note="; ".join(notes))
