@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -79,7 +83,7 @@ def size_of(folder: Path) -> int:
 def test_the_command_says_it_in_a_table_and_leaves_nothing(tmp_path: Path, temporary: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    done = command("plan", *TINY, "hydra.run.dir=run", "trainer.accumulate_grad_batches=2", cwd=here)
+    done = command("plan", *TINY, "hydra.run.dir=run", "trainer.accumulate_grad_batches=2", cwd=here, fresh=True)
     assert done.returncode == 0, done.stderr
     for part in ("24,560 of 397,248 trained", "4 of 16 an epoch; 3 epochs, 6 steps", "peak memory", "MiB", "run folder", "MB"):
         assert part in done.stdout
@@ -122,6 +126,25 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(tmp_path: Path) -> No
     assert plan.figures["memory/peak_mib"] < 2048
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing_either(number: signal.Signals, tmp_path: Path, temporary: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    call = [sys.executable, "-m", "visionlora.plan", *TINY, "data.num_images=2000"]
+    process = subprocess.Popen(call, cwd=here, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 100
+    while not list(temporary.glob("visionlora-plan-*/run/config.yaml")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert said.splitlines()[-1] in ("interrupted.", "terminated."), said
+    assert "Traceback" not in said
+    assert not [*here.iterdir(), *temporary.iterdir()]
+
+
 def test_a_process_that_the_system_ends_is_out_of_memory(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
     monkeypatch.setattr(measure, "_measure", _killed)
     with pytest.raises(UserError, match=r"out of memory with data\.batch_size=1: the system has ended the run"):
@@ -130,7 +153,4 @@ def test_a_process_that_the_system_ends_is_out_of_memory(monkeypatch: pytest.Mon
 
 
 def _killed(*_: object) -> None:
-    import os
-    import signal
-
     os.kill(os.getpid(), signal.SIGKILL)
