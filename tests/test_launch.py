@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
 
-import pytest
-from faults.killing import COMMON, Killed, differences
+from faults.killing import COMMON, Killed, differences, slurm_job
 
 CALL = (*COMMON, "data.num_images=400")
 
 
-@pytest.fixture
-def slurm(tmp_path: Path) -> dict[str, str]:
-    """The environment of a job of one task."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    script = tools / "scontrol"
-    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "asked"}\nkill -TERM $PPID\n')
-    script.chmod(0o755)
-    job = {
-        "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NAME": "night",
-        "SLURM_NTASKS": "1",
-        "SLURM_PROCID": "0",
-        "SLURM_LOCALID": "0",
-        "SLURM_NODEID": "0",
-    }
-    return job | {"PATH": f"{tools}:{os.environ['PATH']}"}
-
-
-def test_a_job_that_slurm_runs_again_goes_on_from_its_last_epoch(slurm: dict[str, str], tmp_path: Path) -> None:
+def test_a_job_that_slurm_runs_again_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
+    slurm = slurm_job(tmp_path)
     whole, folder = tmp_path / "whole", tmp_path / "run"
     assert Killed([*CALL, f"hydra.run.dir={whole}"], whole).wait() == 0
     call = [*CALL, f"hydra.run.dir={folder}"]

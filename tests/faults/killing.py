@@ -169,6 +169,19 @@ def _count_changes(folder: Path, ledger: int, at: int | None) -> None:
     sys.addaudithook(audit)
 
 
+def slurm_job(place: Path) -> dict[str, str]:
+    """The environment of a SLURM job of one task, with a stand-in for ``scontrol`` that notes in ``place/asked`` what it is asked and
+    ends the job, as SLURM does.
+    """
+    tools = place / "tools"
+    tools.mkdir()
+    script = tools / "scontrol"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {place / "asked"}\nkill -TERM $PPID\n')
+    script.chmod(0o755)
+    ranks = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
+    return ranks | {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "night", "SLURM_NTASKS": "1", "PATH": f"{tools}:{os.environ['PATH']}"}
+
+
 def go_on(call: list[str], folder: Path, runner: Callable[..., Any] = command) -> str:
     """Do what a user does with a killed run, until it is finished; returns its complaints on the way."""
     said = ""

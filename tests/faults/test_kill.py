@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import QUIET, command
 from faults.fixtures import Reference
-from faults.killing import CASES, TWO_PROCESSES, Case, Killed, differences, go_on
+from faults.killing import CASES, TWO_PROCESSES, Case, Killed, differences, go_on, slurm_job
 
 pytestmark = pytest.mark.faults
 Recorder = Callable[[str, object], None]
@@ -27,6 +27,24 @@ def test_killed_at_a_moment(
 ) -> None:
     record_property("kind", f"killed at a moment by {by.name}")
     _killed_twice(CASES[name], number, by, root, folder, reference(CASES[name]))
+
+
+@pytest.mark.parametrize("number", range(18))
+def test_requeued_at_a_moment(
+    number: int, root: Path, folder: Path, tmp_path: Path, reference: Callable[[Case], Reference], record_property: Recorder
+) -> None:
+    """A job that SLURM warns by SIGUSR1, and runs again in the same words."""
+    case = CASES[list(CASES)[number % len(CASES)]]
+    record_property("kind", "requeued at a moment by SLURM")
+    whole, call, job = reference(case), case.command_line(folder, root), slurm_job(tmp_path)
+    run = Killed(call, folder, env=job)
+    run.signal_after(random.Random(number).uniform(0.02, 1) * whole.seconds, signal.SIGUSR1)
+    run.wait()
+    assert "Traceback" not in run.stderr, run.stderr
+    assert not run.left_alive()
+    again = Killed(call, folder, env=job | {"SLURM_RESTART_COUNT": "1"})
+    assert again.wait() == 0, again.stderr
+    assert not differences(folder, whole.folder), again.stderr
 
 
 @pytest.mark.parametrize("number", range(4))
