@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def rows(file: Path) -> dict[str, dict[str, object]]:
 
 def test_pictures_as_people_have_them(pictures: Path, tiny_run: Path, tmp_path: Path) -> None:
     """Each is classified, or becomes a row with its error; none stops the others."""
-    inputs = f"input=[{pictures},{pictures / 'animated.gif'}]"  # a folder is searched for torchvision's formats, GIF is not among them
+    inputs = f"input=[{pictures},{pictures / 'animated.gif'}]"  # which is among those of the folder, and is predicted twice
     done = command("predict", f"run={tiny_run}", inputs, "output=out.jsonl", "batch_size=3", "num_workers=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = rows(tmp_path / "out.jsonl")
@@ -70,7 +71,7 @@ def test_pictures_as_people_have_them(pictures: Path, tiny_run: Path, tmp_path: 
     for name in UNREADABLE:
         assert "cannot read the picture" in str(found[name]["error"]), name
         assert found[name]["class1"] is None
-    assert "4 of them unreadable" in done.stdout
+    assert "14 images, 4 unreadable: out.jsonl" in " ".join(done.stdout.split())
     assert "Traceback" not in done.stderr
 
 
@@ -132,6 +133,44 @@ def test_several_runs_over_one_backbone(pictures: Path, tiny_run: Path, tmp_path
     refused = command("predict", f"run=[{both[0]},{full}]", f"input={pictures / 'exif.jpg'}", cwd=tmp_path)
     assert refused.returncode == 2
     assert "was trained whole" in refused.stderr
+
+
+def test_a_file_that_is_there_is_not_overwritten(pictures: Path, tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "predictions.csv").write_text("mine")
+    words = (f"run={tiny_run}", f"input={pictures / 'exif.jpg'}")
+    refused = command("predict", *words, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "output=predictions.csv is there already" in refused.stderr
+    assert (tmp_path / "predictions.csv").read_text() == "mine"
+    done = command("predict", *words, "overwrite=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 image: predictions.csv" in done.stdout
+    assert "exif.jpg" in (tmp_path / "predictions.csv").read_text()
+
+
+def test_it_fails_when_no_picture_can_be_read(pictures: Path, tiny_run: Path, tmp_path: Path) -> None:
+    broken = ",".join(str(pictures / name) for name in UNREADABLE)
+    done = command("predict", f"run={tiny_run}", f"input=[{broken}]", "output=out.jsonl", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "4 images, none of which can be read; out.jsonl has the reasons" in done.stderr
+    assert all(row["error"] for row in rows(tmp_path / "out.jsonl").values())
+
+
+def test_bytes_and_open_files(pictures: Path, tiny_run: Path) -> None:
+    """As a web server has them: the same prediction as from the path, and the same limits."""
+    predictor = vl.load(tiny_run)
+    for name in READABLE:
+        content = (pictures / name).read_bytes()
+        with (pictures / name).open("rb") as file:
+            by_path, by_bytes, by_file, by_stream = predictor.predict([pictures / name, content, file, io.BytesIO(content)])
+        assert by_path.labels == by_bytes.labels == by_file.labels == by_stream.labels
+        assert by_path.probabilities == by_bytes.probabilities == by_file.probabilities == by_stream.probabilities
+        assert (by_bytes.path, by_file.path) == ("#1", "#2")
+    for name in UNREADABLE:
+        (failed,) = predictor.predict((pictures / name).read_bytes())
+        assert failed.error.startswith("cannot read the picture: "), name
+    (alone,) = predictor.predict(io.BytesIO((pictures / "exif.jpg").read_bytes()))
+    assert alone.labels
 
 
 def test_pictures_in_memory(tiny_run: Path) -> None:

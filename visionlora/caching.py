@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from visionlora.backbone.head import example_batch
+from visionlora.common.console import console
 from visionlora.common.memory import available_memory
 from visionlora.config import DataConfig, TrainConfig
 from visionlora.data.batches import CachedFeatures
@@ -23,7 +24,6 @@ from visionlora.data.module import Batch, ImageData
 from visionlora.errors import UserError
 from visionlora.files import naming
 from visionlora.front import Front
-from visionlora.tables import console
 
 MOST_VIEWS = 4
 """Of a picture, by default; each costs a forward pass of the front, and room."""

@@ -43,6 +43,7 @@ class PredictConfig:
     batch_size: int = 32
     num_workers: int | None = None
     output: str = "predictions.csv"
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         at_least("topk", self.topk, 1)

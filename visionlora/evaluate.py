@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from visionlora.app import run_command
 from visionlora.command_config import EvaluateConfig
@@ -13,12 +13,15 @@ from visionlora.config import DataConfig
 from visionlora.run_folder import RunFolder
 from visionlora.runs.data import data_config
 
+if TYPE_CHECKING:
+    from visionlora.evaluation.outcome import Outcome
+
 
 def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     """Measure each run's model, float32, on ``config.split``; the figures of the last run.
 
-    Writes ``evaluation_SPLIT.json`` and, below ``evaluation_SPLIT/``, the pictures and ``classes.json`` into each run folder; with
-    ``compare=true`` ``comparison_SPLIT.json`` into the first.
+    Writes ``evaluation_SPLIT.json`` into each run folder and, below ``evaluation_SPLIT/``, ``predictions.csv``, ``classes.json``, the
+    plots and the gallery ``mistakes.html``; with ``compare=true`` ``comparison_SPLIT.json`` into the first.
     """
     from visionlora.files import inside, replace_file
 
@@ -28,6 +31,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     from visionlora.evaluation import measure
     from visionlora.evaluation.figures import save_all
     from visionlora.evaluation.outcome import outcome, temperature_of
+    from visionlora.rows import write_rows
     from visionlora.tables import print_classes, print_comparison, print_metrics, say_left_out
 
     own_data = config.data is None
@@ -49,12 +53,28 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
         print_metrics(metrics, f"{run.path}, {what}")
         say_left_out(found.unreadable)
         print_classes(found)
+        details = measure.folder_of(run, what)
+        write_rows(inside(details, "predictions.csv"), found.rows())
+        replace_file(inside(details, "classes.json"), json.dumps(found.report(), indent=2).encode())
+        print(f"every image, with its probabilities: {details / 'predictions.csv'}")
         if config.figures:
-            pictures = measure.folder_of(run, what)
-            save_all(found, pictures)
-            replace_file(inside(pictures, "classes.json"), json.dumps(found.report(), indent=2).encode())
-            print(f"confusion, calibration, most wrong: {pictures}")
+            save_all(found, details)
+            print(f"confusion, calibration, most wrong: {details}")
+            gallery_of(found, details)
     return metrics
+
+
+def gallery_of(found: Outcome, details: Path) -> None:
+    """Write ``mistakes.html`` into a folder, or remove an earlier one where nothing is wrong any more."""
+    from visionlora.evaluation.gallery import gallery
+    from visionlora.files import inside, replace_file
+
+    page = inside(details, "mistakes.html")
+    if found.right.all():
+        page.unlink(missing_ok=True)
+        return
+    replace_file(page, gallery(found).encode(errors="surrogateescape"))
+    print(f"the mistakes on a page that opens their files: {page}")
 
 
 def _data_config(run: RunFolder, config: EvaluateConfig) -> DataConfig:

@@ -26,14 +26,18 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     output = Path(config.output)
     if output.is_dir() or not output.parent.is_dir():
         raise UserError(f"output={output} cannot be written: it is a folder, or its folder does not exist.")
+    if output.exists() and not config.overwrite:
+        raise UserError(f"output={output} is there already; name another file with output=FILE, or set overwrite=true to replace it.")
     writer_for(output)
     import torch
     from rich.progress import Progress
 
+    from visionlora.common.console import console
+    from visionlora.common.text import counted
     from visionlora.data.inputs import paths_of
     from visionlora.predictor import batches
     from visionlora.several import shared
-    from visionlora.tables import console, print_predictions
+    from visionlora.tables import print_predictions
 
     pictures = paths_of(config.inputs)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
@@ -50,9 +54,11 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
             progress.advance(bar, len(names))
     write_rows(output, [_row(run, p, config.topk, several=len(config.runs) > 1) for run, p in found])
     print_predictions([p for _, p in found[:SHOWN]], [run for run, _ in found[:SHOWN]] if len(config.runs) > 1 else None)
-    failed = len({p.path for _, p in found if p.error})
-    unreadable = f", {failed} of them unreadable" if failed else ""
-    console.print(f"{len(pictures)} pictures{unreadable}: {config.output}", highlight=False, soft_wrap=True, markup=False)
+    failed = sum(bool(p.error) for _, p in found) // len(predictors)
+    if failed == len(pictures):
+        raise UserError(f"{counted(failed, 'image')}, none of which can be read; {output} has the reasons. The first: {found[0][1].error}")
+    unreadable = f", {failed} unreadable" if failed else ""
+    console.print(f"{counted(len(pictures), 'image')}{unreadable}: {output}", highlight=False, soft_wrap=True, markup=False)
     return [p for _, p in found]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,14 +18,22 @@ from visionlora.backbone.info import BackboneInfo, Preprocessing
 from visionlora.backbone.quantize import quantize
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.processes import worker_ending
-from visionlora.data.opening import open_picture, to_mode
+from visionlora.data.opening import decode_picture, open_picture, to_mode
 from visionlora.data.transforms import eval_transform, normalize
 from visionlora.errors import UserError
 from visionlora.lora.adapter_files import CARD, AdapterFiles
 from visionlora.run_folder import RunFolder
 from visionlora.trained import load_adapter, read_info
 
-Picture = str | Path | Image.Image | np.ndarray | Tensor
+
+@runtime_checkable
+class OpenFile(Protocol):
+    """What ``open(path, "rb")`` gives, a web framework's upload or ``io.BytesIO``."""
+
+    def read(self) -> bytes: ...
+
+
+Picture = str | Path | bytes | OpenFile | Image.Image | np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,10 @@ class Predictor:
         channels = self.preprocessing.channels
         if isinstance(picture, str | Path):
             return self.transform(open_picture(Path(picture), channels, self.transform.detail))
+        if isinstance(picture, OpenFile):
+            return self.transform(decode_picture(picture.read(), channels, self.transform.detail))
+        if isinstance(picture, bytes):
+            return self.transform(decode_picture(picture, channels, self.transform.detail))
         return self.transform(to_mode(as_image(picture), channels))
 
     @torch.inference_mode()
@@ -82,7 +94,8 @@ class Predictor:
         return logits
 
     def predict(self, pictures: Picture | Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> list[Prediction]:
-        """Classify pictures, one or many: paths, PIL images, uint8 arrays ``(H, W)`` or ``(H, W, C)``, uint8 tensors ``(C, H, W)``.
+        """Classify pictures, one or many: paths, bytes of an image file, binary files open for reading, PIL images, uint8 arrays
+        ``(H, W)`` or ``(H, W, C)``, uint8 tensors ``(C, H, W)``.
 
         A tensor ``(N, C, H, W)`` is N pictures. A picture that cannot be read becomes a prediction with its ``error``; the others are not
         affected. ``num_workers`` processes open the files.
@@ -149,7 +162,9 @@ def as_many(pictures: Picture | Sequence[Picture]) -> Sequence[Picture]:
     """One picture, a batch or a sequence as a sequence."""
     if isinstance(pictures, Tensor | np.ndarray):
         return list(pictures) if pictures.ndim == 4 else [pictures]
-    return [pictures] if isinstance(pictures, str | Path | Image.Image) else list(pictures)
+    if isinstance(pictures, str | Path | bytes | Image.Image | OpenFile):
+        return [pictures]
+    return list(pictures)
 
 
 def as_image(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:

@@ -45,6 +45,7 @@ class RunFolder:
         self.figures = self.path / "figures"
         self.curves = self.path / "curves.png"
         self.rates = self.path / "lr_find.png"
+        self.log = self.path / "train.log"
         self.error = self.path / "error.txt"
         self.marker = self.path / ".visionlora"
         self.lock = self.path / ".lock"
@@ -130,7 +131,7 @@ class RunFolder:
         Raises:
             UserError: a file or folder of the run is a symbolic link, a file is a folder, or a folder is a file.
         """
-        files = [*self._attempted, self.error, self.results, self.marker, self.lock, self.path / "train.log"]
+        files = [*self._attempted, self.error, self.results, self.marker, self.lock, self.log]
         files += [self.adapter / name for name in ("adapter_model.safetensors", "adapter_config.json", "visionlora.json")]
         for path in (*files, self.best, self.last, self.previous):
             inside(self.path, *path.relative_to(self.path).parts)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from hydra.core.hydra_config import HydraConfig
 from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
-from visionlora.common.text import printable
+from visionlora.common.console import LOG, console
+from visionlora.common.labels import PARTS, in_words, label
+from visionlora.common.text import counted
 
 if TYPE_CHECKING:
     from optuna import Study
 
-    from visionlora.data.pictures import Unreadable
+    from visionlora.data.pictures import Pictures, Unreadable
     from visionlora.evaluation.measure import Compared
     from visionlora.evaluation.outcome import Outcome
     from visionlora.exporting.compressing import Compressed
@@ -27,14 +29,17 @@ if TYPE_CHECKING:
     from visionlora.run_folder import RunFolder
 
 
-class _Printable(Console):
-    """Rich's console; what a terminal would obey in the names of classes, files and runs is written out."""
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(printable(text), **options)
-
-
-console = _Printable()
+def print_beginning(parts: Mapping[str, Pictures], classes: int, made_with: Mapping[str, Any], resuming: bool) -> None:
+    """Of what data; and, in the log alone, by which command and with which versions."""
+    if HydraConfig.initialized():
+        job = HydraConfig.get()
+        LOG.info("python -m visionlora.%s %s", job.job.name, " ".join(map(shlex.quote, job.overrides.task)))
+    versions = {key.partition("/")[2]: value for key, value in made_with.items() if key.startswith(("versions/", "machine/"))}
+    LOG.info("%s", ", ".join(f"{name} {value}" for name, value in versions.items()))
+    if resuming:
+        LOG.info("goes on from a checkpoint")
+    sizes = ", ".join(f"{len(pictures):,} for {PARTS[part]}" for part, pictures in parts.items())
+    console.print(f"images: {sizes}; {counted(classes, 'class', 'classes')}", highlight=False)
 
 
 def print_trained(report: InjectReport, backbone: str, note: str = "") -> None:
@@ -75,22 +80,22 @@ def print_profile(seconds: Mapping[str, float]) -> None:
     console.print(table)
 
 
-def print_results(results: Mapping[str, Any], folder: Path) -> None:
-    """The figures of a finished run."""
+def print_results(results: Mapping[str, Any], conclusion: str, folder: Path) -> None:
+    """The figures of a finished run, and what they amount to."""
     table = Table(title="Results", title_justify="left")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
-    for key, label in (("top1", "top-1"), ("top5", "top-5"), ("f1", "macro F1"), ("loss", "loss")):
-        if f"test/{key}" in results:
-            before, after = results.get(f"test_before/{key}"), results[f"test/{key}"]
-            shape = "{:.3f}" if key == "loss" else "{:.1%}"
-            table.add_row(label, "" if before is None else shape.format(before), shape.format(after))
+    for key in ("top1", "top5", "f1", "loss"):
+        if (after := results.get(f"test/{key}")) is not None:
+            before = results.get(f"test_before/{key}")
+            table.add_row(label(f"test/{key}"), "" if before is None else in_words(key, before), in_words(key, after))
     console.print(table)
     trained = f"{results['params/trainable']:,} of {results['params/total']:,} parameters trained"
     waiting = results["seconds/waiting"] / max(results["seconds/fit"], 1e-9)
     speed = f"{results['seconds/fit']:.0f} s, {results['images_per_second']:,.0f} images/s, {waiting:.0%} of it waiting for data"
     sizes = f"adapter {results['bytes/adapter'] / 1e6:.2f} MB; peak memory {results['memory/peak_mib']:,.0f} MiB"
     console.print(f"{trained}; {sizes}; {speed}", highlight=False)
+    console.print(conclusion, highlight=False, soft_wrap=True, markup=False)
     console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
 
 
@@ -182,12 +187,12 @@ def print_ranking(ranked: Sequence[Configuration], metric: str, command: str, to
 
 
 def print_metrics(metrics: Mapping[str, float], title: str) -> None:
-    """One figure a row."""
+    """One figure a row, written as ``print_results`` writes it."""
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for key, value in metrics.items():
-        table.add_row(key, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+        table.add_row(label(key), in_words(key, value))
     console.print(table)
 
 
@@ -243,8 +248,8 @@ def print_comparison(rows: Sequence[Compared]) -> None:
         "images/s, here": [f"{row.images_per_second:,.0f}" for row in rows],
         "peak in training, MiB": ["" if row.memory_mib is None else f"{row.memory_mib:,.0f}" for row in rows],
     }
-    for label, cells in lines.items():
-        table.add_row(label, *cells)
+    for heading, cells in lines.items():
+        table.add_row(heading, *cells)
     console.print(table)
     console.print("The interval is a bootstrap over the pictures, p an exact McNemar test.", highlight=False)
 

@@ -27,6 +27,7 @@ from visionlora.backbone.quantize import quantize
 from visionlora.baseline import BaselineData, NearestClassMean
 from visionlora.caching import cached
 from visionlora.callbacks import peak_memory_mib
+from visionlora.common.console import kept_in
 from visionlora.common.disk import disk_trouble
 from visionlora.common.drawing import save
 from visionlora.common.memory import out_of_memory_told
@@ -50,10 +51,11 @@ from visionlora.run_folder import RunFolder
 from visionlora.runs.bad_files import BadFiles
 from visionlora.runs.checkpoint_io import read_run_checkpoint
 from visionlora.runs.checkpoints import checked_checkpoint
+from visionlora.runs.conclusion import conclusion
 from visionlora.runs.log import HASH, hash_of, read_curves
 from visionlora.runs.metrics import RunLogger
 from visionlora.runs.provenance import fingerprints, provenance
-from visionlora.tables import print_results, print_trained
+from visionlora.tables import print_beginning, print_results, print_trained
 from visionlora.trained import save_adapter
 from visionlora.trainer import build_trainer, check_hardware, fit
 
@@ -72,11 +74,11 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
     Raises:
         UserError: a mistake in the config, the data, the weights or the checkpoint; nothing is half-written.
     """
-    with out_of_memory_told(lambda: config.data.batch_size):
-        return _run(config, folder, more_callbacks)
+    with out_of_memory_told(lambda: config.data.batch_size), contextlib.ExitStack() as until_the_end:
+        return _run(config, folder, more_callbacks, until_the_end)
 
 
-def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback]) -> dict[str, Any]:
+def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback], until_the_end: contextlib.ExitStack) -> dict[str, Any]:
     started = time.perf_counter()
     check_hardware(config)
     run_folder = RunFolder(folder)
@@ -117,6 +119,8 @@ def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback]) 
             if isinstance(logger, RunLogger):
                 logger.put_aside_if_damaged()
         run_folder.go_on() if resuming else run_folder.begin()
+        until_the_end.enter_context(kept_in(run_folder.log))
+        print_beginning(data.parts, len(data.classes), made_with, resuming)
     found = {} if known else find(config, model, info.head, data, run_folder)
     if trainer.is_global_zero:
         print_trained(report, info.spec.full_name, folded.note or report.note)
@@ -160,6 +164,8 @@ def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback]) 
         "data/unreadable": len(data.unreadable),
         "memory/peak_mib": peak_memory_mib(),
         "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        **{f"images/{part}": len(data.readable(part)) for part in data.parts},
         "seed": config.seed,
         "model": info.spec.full_name,
         "method": config.lora.method,
@@ -169,7 +175,7 @@ def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback]) 
         with resumable(trainer, run_folder):
             results |= _leave(run_folder, module.model, results, started)
         tracking.end(trainer.loggers, run_folder, results, trainer.global_step)
-        print_results(results, folder)
+        print_results(results, conclusion(results, read_curves(run_folder.metrics), folder), folder)
     return results
 
 

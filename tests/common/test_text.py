@@ -6,9 +6,9 @@ import io
 
 import pytest
 
+from visionlora.common.console import console
 from visionlora.common.text import cell, markdown, printable
 from visionlora.rows import to_csv
-from visionlora.tables import console
 
 
 @pytest.mark.parametrize(

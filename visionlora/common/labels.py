@@ -36,7 +36,7 @@ _LABELS = {
     "params/trainable": "trainable parameters",
     "seconds/fit": "training time, s",
 }
-_PARTS = {"train": "training", "val": "validation", "test": "test", "test_before": "test, before,"}
+PARTS = {"train": "training", "val": "validation", "test": "test", "test_before": "test, before,"}
 _METRICS = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
@@ -44,7 +44,13 @@ _METRICS = {
     "loss": "cross-entropy",
     "loss_step": "cross-entropy",
     "ece": "calibration error",
+    "ece_scaled": "calibration error, with the temperature",
+    "f1_weighted": "weighted F1",
+    "top1_low": "top-1 accuracy, 95% interval from",
+    "top1_high": "top-1 accuracy, 95% interval to",
+    "unreadable": "images that cannot be read",
 }
+_SHARES = {"top1", "top1_low", "top1_high", "top5", "f1", "f1_weighted", "ece", "ece_scaled"}
 
 
 def label(key: str) -> str:
@@ -54,6 +60,17 @@ def label(key: str) -> str:
     ('test top-1 accuracy', 'rank', 'optim.name')
     """
     part, _, metric = key.partition("/")
-    if part in _PARTS and metric in _METRICS:
-        return f"{_PARTS[part]} {_METRICS[metric]}"
+    if part in PARTS and metric in _METRICS:
+        return f"{PARTS[part]} {_METRICS[metric]}"
     return _LABELS.get(key, key)
+
+
+def in_words(key: str, value: float) -> str:
+    """A figure as every command writes it: shares in percent, counts whole, all else with three decimals.
+
+    >>> in_words("test/top1", 0.9613), in_words("loss", 0.31), in_words("images/test", 1200)
+    ('96.1%', '0.310', '1,200')
+    """
+    if key.rpartition("/")[2] in _SHARES:
+        return f"{value:.1%}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

@@ -26,3 +26,8 @@ def cell(text: str) -> str:
 def markdown(text: str) -> str:
     """A name inside a line of Markdown: no link, no markup, no second line."""
     return re.sub(r"([\\`*\[\]<>|#&])", r"\\\1", printable(text).replace("\n", " "))
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """``"1 image"``, ``"1,200 images"``; ``many`` is for a plural that does not end in a mere s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

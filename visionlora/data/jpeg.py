@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -15,22 +15,21 @@ _END_OF_SEGMENT = re.compile(rb"(?=\xff[\x01-\xcf\xd8-\xfe])")
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 
 
-def ends_early(path: Path, decoded: Image.Image) -> bool:
+def ends_early(file: BinaryIO, decoded: Image.Image) -> bool:
     """Whether a JPEG that was decoded without complaint has no end mark, or its data end before the picture does.
 
     Args:
-        path: of the file.
+        file: that it was decoded from.
         decoded: the picture in it, as it was decoded.
     """
     last = decoded.getpixel((decoded.width - 1, decoded.height - 1))
     levels = last if isinstance(last, tuple) else (last,)
     grey = all(level in (127, 128) for level in levels)
-    with path.open("rb") as file:
-        file.seek(-len(_END), os.SEEK_END)
-        if file.read() == _END and not grey:
-            return False
-        file.seek(0)
-        content = file.read()
+    file.seek(-len(_END), os.SEEK_END)
+    if file.read() == _END and not grey:
+        return False
+    file.seek(0)
+    content = file.read()
     start = _scan(content)
     if start is None:
         return False

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import stat
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -62,9 +64,8 @@ def open_picture(path: Path, channels: int, detail: int | None = None) -> Image.
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
             raise UnreadableError("it is not a regular file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata, of a palette's transparency, and of many pixels, which are looked after here
-            return _opened(path, channels, detail)
+        with path.open("rb") as file:
+            return _opened(file, path.suffix.lower(), channels, detail)
     except MemoryError:
         raise UserError(f"cannot read the picture {path}: there is not enough memory.") from None
     except Exception as error:  # decoders raise whatever they meet in a damaged file
@@ -73,20 +74,38 @@ def open_picture(path: Path, channels: int, detail: int | None = None) -> Image.
         raise UnreadableError(_reason(error), path) from None
 
 
-def _opened(path: Path, channels: int, detail: int | None) -> Image.Image:
-    with Image.open(path, formats=_formats(path.suffix.lower())) as image:
-        if detail is not None:
-            image.draft(None, (detail, detail))
-        if image.width * image.height > MOST_PIXELS or max(image.size) > LONGEST_SIDE:
-            most = f"{MOST_PIXELS:,} in all or {LONGEST_SIDE:,} a side"
-            raise UnreadableError(f"it has {image.width} × {image.height} pixels, more than {most}; make it smaller, or cut it up")
-        image.load()
-        if image.format in ("JPEG", "MPO") and ends_early(path, image):
-            raise UnreadableError("its data end before the picture does")
-        if image.format == "PNG":  # what comes behind the pixels, such as EXIF's orientation, is passed over when it is damaged
-            with Image.open(path, formats=["PNG"]) as again:
-                again.verify()
-        return to_mode(ImageOps.exif_transpose(image), channels, image)
+def decode_picture(content: bytes, channels: int, detail: int | None = None) -> Image.Image:
+    """The picture in the bytes of a file, as ``open_picture`` has it.
+
+    Raises:
+        UnreadableError: it cannot be read as a picture.
+        UserError: the memory failed.
+    """
+    try:
+        return _opened(io.BytesIO(content), "", channels, detail)
+    except MemoryError:
+        raise UserError("cannot read the picture: there is not enough memory.") from None
+    except Exception as error:  # decoders raise whatever they meet in damaged bytes
+        raise UnreadableError(f"cannot read the picture: {_reason(error)}.") from None
+
+
+def _opened(file: BinaryIO, ending: str, channels: int, detail: int | None) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metadata, of a palette's transparency, and of many pixels, which are looked after here
+        with Image.open(file, formats=_formats(ending)) as image:
+            if detail is not None:
+                image.draft(None, (detail, detail))
+            if image.width * image.height > MOST_PIXELS or max(image.size) > LONGEST_SIDE:
+                most = f"{MOST_PIXELS:,} in all or {LONGEST_SIDE:,} a side"
+                raise UnreadableError(f"it has {image.width} × {image.height} pixels, more than {most}; make it smaller, or cut it up")
+            image.load()
+            if image.format in ("JPEG", "MPO") and ends_early(file, image):
+                raise UnreadableError("its data end before the picture does")
+            if image.format == "PNG":  # what comes behind the pixels, such as EXIF's orientation, is passed over when it is damaged
+                file.seek(0)
+                with Image.open(file, formats=["PNG"]) as again:
+                    again.verify()
+            return to_mode(ImageOps.exif_transpose(image), channels, image)
 
 
 def to_mode(image: Image.Image, channels: int, opened: Image.Image | None = None) -> Image.Image:

@@ -35,8 +35,8 @@ class Pictures:
     Args:
         labels: index of the class of each picture.
         names: what tells each picture from the others: its path below the root, or its position.
-        paths: files, or empty when ``arrays`` has the pictures.
-        arrays: uint8 ``(N, H, W)`` or ``(N, H, W, C)``, or ``None``.
+        paths: their files; empty where there are none.
+        arrays: uint8 ``(N, H, W)`` or ``(N, H, W, C)``, where they are held in memory; then the files are not opened.
     """
 
     labels: list[int]
@@ -77,7 +77,7 @@ class Pictures:
             self,
             labels=[self.labels[i] for i in indices],
             names=[self.names[i] for i in indices],
-            paths=[self.paths[i] for i in indices] if self.arrays is None else (),
+            paths=[self.paths[i] for i in indices] if self.paths else (),
             arrays=None if self.arrays is None else self.arrays[list(indices)],
         )
 
@@ -117,11 +117,13 @@ def into_memory(pictures: Pictures, channels: int, unreadable: Unreadable) -> Pi
                 arrays[len(kept)] = np.asarray(image)
                 kept.append(index)
     unreadable.update(found)
-    return replace(pictures.subset(kept), paths=(), arrays=arrays[: len(kept)])
+    return replace(pictures.subset(kept), arrays=arrays[: len(kept)])
 
 
 def checked(pictures: Pictures, channels: int, detail: int, unreadable: Unreadable, most: int | None = CHECKED) -> Pictures:
     """The pictures without those that cannot be read, where their files have at most so many bytes; else as they are, unopened."""
+    if pictures.in_memory:
+        return pictures
     size = 0
     for path in pictures.paths:
         size += path.stat().st_size if path.is_file() else 0

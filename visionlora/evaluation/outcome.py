@@ -20,6 +20,8 @@ from visionlora.errors import UserError
 from visionlora.module import Evaluation
 from visionlora.predictor import Predictor
 
+ALL_CLASSES = 100
+"""Classes up to which the rows of an evaluation have the probability of each."""
 BINS = 15
 """Of the calibration error and the reliability diagram (Guo et al. 2017, arXiv 1706.04599, §2)."""
 
@@ -110,6 +112,23 @@ class Outcome:
         sure = self.probabilities.max(-1).values.numpy()
         wrong = np.flatnonzero(~self.right)
         return [int(i) for i in wrong[np.argsort(-sure[wrong])][:most]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row an image: ``file``, ``true``, ``predicted``, ``probability`` of the predicted class, ``probability_of_true``, and
+        ``probability of CLASS`` for each class where there are at most ``ALL_CLASSES``.
+
+        An image that could not be read has its ``file`` and its ``error``.
+        """
+        files = [str(path) for path in self.pictures.paths] or self.pictures.names
+        labels, taken = self.labels.tolist(), self.predicted.tolist()
+        found = []
+        for index, probabilities in enumerate(self.probabilities.tolist()):
+            row = {"file": files[index], "true": self.classes[labels[index]], "predicted": self.classes[taken[index]]}
+            row |= {"probability": round(probabilities[taken[index]], 6), "probability_of_true": round(probabilities[labels[index]], 6)}
+            if len(self.classes) <= ALL_CLASSES:
+                row |= {f"probability of {name}": round(p, 6) for name, p in zip(self.classes, probabilities, strict=True)}
+            found.append(row)
+        return found + [{"file": name, "error": why} for name, why in self.unreadable.items()]
 
     def calibration_error(self) -> float:
         """Expected calibration error: how far confidence is from accuracy (torchmetrics, L1, ``BINS`` bins)."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
+from visionlora.common.console import console
 from visionlora.planning.measure import Plan
-from visionlora.tables import console
 
 MIB = 2**20
 

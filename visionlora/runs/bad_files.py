@@ -43,7 +43,7 @@ class BadFiles(Callback):
         known = _read(self.run)
         self._written = -1 if known else 0  # what has been mended since goes from the list
         for pictures in self.data.parts.values():
-            again = [index for index, name in enumerate(pictures.names) if name in known] if pictures.paths else []
+            again = [index for index, name in enumerate(pictures.names) if name in known] if not pictures.in_memory else []
             self.data.try_again(pictures.subset(again))
 
     def look(self) -> None:

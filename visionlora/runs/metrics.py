@@ -10,6 +10,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
 
+from visionlora.common.console import LOG
+from visionlora.common.labels import in_words, label
 from visionlora.files import inside, naming, replace_file
 from visionlora.launch import process_rank
 from visionlora.run_folder import RunFolder
@@ -59,6 +61,7 @@ class MetricsFile:
         self.run, self.metrics = run, list(rows)
         self._columns: list[str] = []
         self._written: list[Row] = []
+        self._epoch: Row = {}  # what the validation of this epoch found
         self._appendable = False  # the file holds what has been written, and nothing else
 
     @property
@@ -68,7 +71,14 @@ class MetricsFile:
 
     def log_metrics(self, metrics: Row, step: int) -> None:
         """Take in a row."""
-        self.metrics.append({key: getattr(value, "item", lambda value=value: value)() for key, value in metrics.items()} | {"step": step})
+        row = {key: getattr(value, "item", lambda value=value: value)() for key, value in metrics.items()}
+        self.metrics.append(row | {"step": step})
+        self._epoch |= {key: value for key, value in row.items() if key.startswith("val/")}
+        if "train/loss" in row:  # the last thing logged in an epoch; the measurements after the training are told by other means
+            told = {"train/loss": row["train/loss"], **self._epoch}
+            words = ", ".join(f"{label(key)} {in_words(key, value)}" for key, value in told.items())
+            LOG.info("epoch %d, step %d: %s", row["epoch"] + 1, step + 1, words)
+            self._epoch = {}
 
     def save(self) -> None:
         """Write what has been taken in since."""
