@@ -27,7 +27,6 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "qwen3_vit_88m": {"depth": 2},
     "beit_base_patch16_224": {"depth": 2},
     "samvit_base_patch16_224": {"depth": 2, "global_attn_indexes": (1,)},
-    "convmixer_768_32": {"depth": 4},
 }
 """Families whose smallest model is huge: their blocks are all alike, so it is built with fewer of them, under its own name."""
 DATA = ("data=fake", "data.num_images=16", "data.val_fraction=0.25", "data.batch_size=2")
