@@ -181,14 +181,14 @@ def test_a_runtime_that_disagrees(tiny_run: Path, tmp_path: Path, monkeypatch: p
     honest = formats.FORMATS["timm"]
     wrong = honest._replace(read=lambda *given: lambda images: honest.read(*given)(images) + 0.1)
     monkeypatch.setitem(formats.FORMATS, "timm", wrong)
-    with pytest.raises(vl.UserError, match="format=timm: what was read back differs from the run by"):
+    with pytest.raises(vl.UserError, match="format=timm: what was read back differs from the model by"):
         export.export(RunFolder.open(tiny_run), ["state_dict", "timm"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(("format=onx",), "format=onx is unknown.*Did you mean 'onnx'"), (("format=torchvision",), "the run's backbone is timm/test_resnet")],
+    [(("format=onx",), "format=onx is unknown.*Did you mean 'onnx'"), (("format=torchvision",), "the model is timm/test_resnet")],
 )
 def test_mistakes(words: tuple[str, ...], message: str, tiny_run: Path, tmp_path: Path) -> None:
     import re

@@ -20,7 +20,7 @@ def refuse_other_source(facts: Facts, source: str) -> None:
     if spec is None:
         raise UserError(f"format={source}: the model is a {facts.name}, which {source} did not build; take format=onnx, pt2 or state_dict.")
     if spec.source != source:
-        raise UserError(f"format={source}: the run's backbone is {spec.full_name}; take format={spec.source}.")
+        raise UserError(f"format={source}: the model is {spec.full_name}; take format={spec.source}.")
     if spec.stem != "default":
         raise UserError(f"model.stem={spec.stem} is visionlora's own; {spec.source} cannot build it. Take format=state_dict, onnx or pt2.")
     if source == "torchvision" and spec.in_chans != 3:

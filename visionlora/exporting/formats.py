@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ class Format(NamedTuple):
     ``refuse(facts)`` raises ``UserError`` where it is known beforehand that the model cannot be written; ``write(model, facts, folder)``
     writes it, and ``read(folder, facts, model)`` gives the logits, where ``model`` is for a module from elsewhere: nothing but its own
     code can build it. ``how`` is the Python that classifies a picture with the export. ``packages`` are those beside torch, timm and
-    torchvision that the format needs.
+    torchvision that the format needs. ``any_module`` says that it holds the computation too, and so takes modules that nobody can build.
     """
 
     refuse: Callable[[Facts], None]
@@ -50,6 +51,7 @@ class Format(NamedTuple):
     read: Callable[[Path, Facts, nn.Module], Logits]
     how: Callable[[Facts], str]
     packages: tuple[str, ...] = ()
+    any_module: bool = False
 
 
 def require(packages: Sequence[str], what: str) -> None:
@@ -72,6 +74,14 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
 def _blank(facts: Facts) -> Tensor:
     """What a model is traced with: two pictures of nothing, because a file that is handed on holds nobody's."""
     return torch.zeros((2, *facts.shape))
+
+
+@contextlib.contextmanager
+def _tracing() -> Iterator[None]:
+    """Inside, torch takes a model apart without remarks; where that fails, it would print the whole graph beside the error."""
+    with warnings.catch_warnings(), hushed("onnxscript", "onnx_ir"), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _write_timm(model: nn.Module, facts: Facts, folder: Path) -> None:
@@ -130,8 +140,7 @@ def _read_state_dict(folder: Path, facts: Facts, model: nn.Module) -> Logits:
 def _write_onnx(model: nn.Module, facts: Facts, folder: Path) -> None:
     import onnx
 
-    with warnings.catch_warnings(), hushed("onnxscript", "onnx_ir"):
-        warnings.simplefilter("ignore")
+    with _tracing():
         shapes = ({0: torch.export.Dim("batch", min=1, max=4096)},)
         names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
         blank = (_blank(facts),)
@@ -155,7 +164,8 @@ def _read_onnx(folder: Path, facts: Facts, model: nn.Module) -> Logits:
 
 def _write_program(model: nn.Module, facts: Facts, folder: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=4096)
-    program = torch.export.export(model, (_blank(facts),), dynamic_shapes=({0: batch},))
+    with _tracing():
+        program = torch.export.export(model, (_blank(facts),), dynamic_shapes=({0: batch},))
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # where on this machine each line of the model's code lies
@@ -178,6 +188,6 @@ FORMATS = {
         partial(refuse_other_source, source="torchvision"), _write_torchvision, _read_torchvision, snippets.with_torchvision
     ),
     "state_dict": Format(_refuse_nothing, _write_state_dict, _read_state_dict, snippets.with_visionlora),
-    "onnx": Format(_refuse_nothing, _write_onnx, _read_onnx, snippets.with_onnxruntime, ("onnx", "onnxscript", "onnxruntime")),
-    "pt2": Format(_refuse_nothing, _write_program, _read_program, snippets.with_torch_export),
+    "onnx": Format(_refuse_nothing, _write_onnx, _read_onnx, snippets.with_onnxruntime, ("onnx", "onnxscript", "onnxruntime"), True),
+    "pt2": Format(_refuse_nothing, _write_program, _read_program, snippets.with_torch_export, any_module=True),
 }

@@ -18,6 +18,7 @@ from visionlora.command_config import known_formats
 from visionlora.common.disk import disk_trouble
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.process_state import process_as_before
+from visionlora.common.text import in_a_line
 from visionlora.common.typed import typed
 from visionlora.errors import UserError
 from visionlora.exporting.facts import OTHER_KEYS, Facts, as_used
@@ -72,6 +73,7 @@ def export(
     check_places(formats, target, overwrite)
     torch.set_default_dtype(torch.float32)
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        model = _inner(model)
         own = _copy(model)
         images = _images(example_batch(own) if example is None else example)
         logits = _logits(own, images)
@@ -84,18 +86,25 @@ def export(
             raise
 
 
+def _inner(model: nn.Module) -> nn.Module:
+    """The model without what training may have wrapped around it: ``torch.compile`` and the two kinds of data parallelism."""
+    model = getattr(model, "_orig_mod", model)
+    return _inner(model.module) if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) else model
+
+
 def _copy(model: nn.Module) -> nn.Module:
     """A copy that is written to at will: float32, on the CPU, in eval mode, its adapters not merged."""
-    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper
     if not isinstance(model, nn.Module):
-        raise UserError(f"a model to export is a torch.nn.Module, not a {type(model).__name__}; for a finished run: vl.load(RUN).model.")
+        raise UserError(
+            f"a model to export is a torch.nn.Module, not a {type(model).__name__}; that of a finished run: vl.load(RUN).model."
+        )
     try:
         own = copy.deepcopy(model)
+        if is_merged(own):
+            unmerge(own)
+        return own.cpu().float().eval().requires_grad_(False)
     except Exception as error:  # modules may hold anything
-        raise UserError(f"the model cannot be copied for the export: {' '.join(str(error).split())[:300]}") from error
-    if is_merged(own):
-        unmerge(own)
-    return own.cpu().float().eval().requires_grad_(False)
+        raise UserError(f"the model cannot be copied for the export: {in_a_line(error)}") from error
 
 
 def _images(example: Tensor) -> Tensor:
@@ -110,8 +119,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
     try:
         logits = model(images)
     except Exception as error:  # the model is anybody's
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{name} does not take the example {tuple(images.shape)}: {said}") from error
+        raise UserError(f"{name} does not take the example {tuple(images.shape)}: {in_a_line(error)}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or not logits.shape[1]:
         found = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise UserError(f"a model to export gives logits (N, classes) of a batch; {name} gave {found}.")
@@ -122,7 +130,6 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 def _facts(
     model: nn.Module, images: Tensor, logits: Tensor, classes: Sequence[str] | None, given: Preprocessing | Mapping[str, Any] | None
 ) -> Facts:
-    model = getattr(model, "_orig_mod", model)
     number, shape = logits.shape[1], (images.shape[1], images.shape[2], images.shape[3])
     info = info_of(model) or timm_models.info_of_own(model, number, shape[0], shape[-1])
     prepared = _prepared(given, shape) if given is not None else _at_size(info, shape)

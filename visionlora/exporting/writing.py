@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from visionlora.adapting import merge
 from visionlora.backbone.quantize import dequantize
 from visionlora.common.disk import disk_trouble
+from visionlora.common.text import in_a_line
 from visionlora.errors import UserError
 from visionlora.exporting.card import card
 from visionlora.exporting.facts import CARD, PREPROCESSING, Facts, preprocessing_json
@@ -105,20 +106,16 @@ def _written(model: nn.Module, facts: Facts, name: str, part: Path, compared: Co
     except Exception as error:  # the libraries raise whatever they meet in a model that they cannot take
         if disk_trouble(error):
             raise
-        raise UserError(f"format={name}: {facts.name} cannot be written so, nothing was written: {_said(error)}") from error
+        instead = "" if format_.any_module else " Formats onnx and pt2 ask for nothing but the model itself."
+        raise UserError(f"format={name} cannot hold this {facts.name}, nothing was written: {in_a_line(error)}{instead}") from error
     wanted = compared.logits
     difference = float((logits - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30)) if logits.shape == wanted.shape else torch.inf
     if not difference <= TOLERANCE:
         raise UserError(
-            f"format={name}: what was read back differs from the run by {difference:.1e} of the largest logit, more than"
+            f"format={name}: what was read back differs from the model by {difference:.1e} of the largest logit, more than"
             f" {TOLERANCE:.0e}; nothing was written. Please report it with the model's name."
         )
     return difference
-
-
-def _said(error: Exception) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 300 else f"{words[:300]}…"
 
 
 def _add_words(part: Path, facts: Facts, name: str, run: RunFolder | None) -> None:
