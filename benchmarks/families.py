@@ -20,7 +20,7 @@ linear and conv layer but the head as a target, rank 4:
 - ``folded`` (ours): with folding and kernels, output and every gradient are the plain layers', in train mode, to 1e-9; or, where noise of
   1e-15 on the images changes the plain layers' own gradients by more than that, to ten times that change;
 - ``precision`` (ours): in bf16, no gradient is further from float64 than four times what it is with plain layers (and 3 %); models at
-  random weights whose plain gradients are more than 25 % off in bf16 have none to compare with;
+  random weights whose plain gradients are more than 10 % off in bf16 have none to compare with;
 - ``merge``: the merged model gives the unmerged one's output to 1e-9 of the largest logit;
 - ``unmerge``: it restores every weight bit for bit (PEFT subtracts, so 1e-9 is asked of it here and below);
 - ``reload``: saved and loaded into another model with the same base, the adapter gives the same output;

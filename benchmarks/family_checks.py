@@ -25,7 +25,7 @@ ROUNDING = 4.0
 """How much larger than with plain layers the error of a gradient in bf16 may be: than its own, and than the median of all."""
 FLOOR = 0.03
 """Relative error of a gradient that bf16's rounding alone accounts for."""
-TELLING = 0.25
+TELLING = 0.1
 """Median error of the plain layers' gradients in bf16 above which they are mostly chance, and so is a comparison with them."""
 SHAKEN = 1e-15
 """Relative noise on the images, a few roundings of float64: what it does to the plain layers' gradients, the order of a sum may do too."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from visionlora.backbone.folding import fold, unfold
     from visionlora.backbone.head import example_batch, find_head
     from visionlora.errors import UserError
+    from visionlora.exporting.model import export
     from visionlora.lora.changes import LayerChange, changes
     from visionlora.lora.config import LoraConfig
     from visionlora.lora.merging import unmerge
@@ -47,6 +48,7 @@ _HOME = {
     "disabled": "tasks",
     "forward_mixed": "tasks",
     "example_batch": "backbone.head",
+    "export": "exporting.model",
     "find_head": "backbone.head",
     "fold": "backbone.folding",
     "inject": "adapting",
@@ -77,6 +79,7 @@ __all__ = [
     "delete_adapter",
     "disabled",
     "example_batch",
+    "export",
     "find_head",
     "find_runs",
     "fold",

@@ -100,6 +100,20 @@ class SearchConfig(TrainConfig):
 EXPORTS = ("timm", "torchvision", "state_dict", "onnx", "pt2")
 
 
+def known_formats(value: Any) -> list[str]:
+    """One format of ``EXPORTS`` or a list of them, each once.
+
+    Raises:
+        UserError: one is unknown, or there is none.
+    """
+    formats = list(dict.fromkeys(listed(value)))
+    for name in formats:
+        one_of("format", name, EXPORTS)
+    if not formats:
+        raise UserError(f"format=[] names no format; it is one of {', '.join(EXPORTS)}, or several.")
+    return formats
+
+
 @dataclass
 class ExportConfig:
     """One call of ``visionlora.export``. ``format`` is one of ``EXPORTS`` or a list of them."""
@@ -110,12 +124,11 @@ class ExportConfig:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name in self.formats:
-            one_of("format", str(name), EXPORTS)
+        self.formats  # noqa: B018 a wrong one is told at once
 
     @property
     def formats(self) -> list[str]:
-        return listed(self.format)
+        return known_formats(self.format)
 
 
 @dataclass

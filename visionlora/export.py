@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from visionlora.app import run_command
 from visionlora.command_config import ExportConfig
 
 if TYPE_CHECKING:
-    from visionlora.exporting.export import Exported
+    from visionlora.exporting.writing import Exported
 
 
 def export(config: ExportConfig, folder: Path) -> list[Exported]:
@@ -30,5 +32,19 @@ def main() -> None:
     run_command("export", ExportConfig, export)
 
 
+class _Callable(ModuleType):
+    """This module, which also does what ``vl.export`` does.
+
+    Python binds an imported module to its name in the package: whoever imports this one finds it as ``vl.export`` from then on.
+    """
+
+    def __call__(self, *args: Any, **options: Any) -> list[Exported]:
+        from visionlora.exporting.model import export as of_model
+
+        return of_model(*args, **options)
+
+
 if __name__ == "__main__":
     main()
+else:
+    sys.modules[__name__].__class__ = _Callable

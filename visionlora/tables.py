@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from visionlora.evaluation.measure import Compared
     from visionlora.evaluation.outcome import Outcome
     from visionlora.exporting.compressing import Compressed
-    from visionlora.exporting.export import Exported
+    from visionlora.exporting.writing import Exported
     from visionlora.lora.injection import InjectReport, LayerReport
     from visionlora.predictor import Prediction
     from visionlora.reporting.runs import Configuration

@@ -38,6 +38,15 @@ def test_int8_and_pruning_beside_the_float_model(learned: Path) -> None:
     assert (learned / "compress" / "compress.png").stat().st_size > 5_000
     assert (learned / "compress" / "figures" / "compress.pdf").read_bytes().startswith(b"%PDF")
     assert not [path for path in (learned / "compress").iterdir() if path.name.startswith(".")]
+    names = {path.name for path in (learned / "compress").iterdir()}
+    assert names == {"int8.onnx", "preprocessing.json", "results.json", "compress.png", "figures"}
+    prepared = json.loads((learned / "compress" / "preprocessing.json").read_text())
+    assert prepared["classes"] == [f"class{i}" for i in range(4)]
+    assert prepared["input_size"] == [3, 32, 32]
+    assert {"mean", "std", "crop_pct", "interpolation", "crop_mode"} < set(prepared)
+    done = command("export", f"run={learned}", "format=onnx")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((learned / "export" / "onnx" / "preprocessing.json").read_text()) == prepared
     session = onnxruntime.InferenceSession(learned / "compress" / "int8.onnx")
     assert json.loads(session.get_modelmeta().custom_metadata_map["classes"]) == [f"class{i}" for i in range(4)]
     (logits,) = session.run(None, {"images": np.zeros((3, 3, 32, 32), np.float32)})

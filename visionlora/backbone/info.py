@@ -118,12 +118,7 @@ class BackboneInfo:
             "spec.image_size": spec.image_size is None or 1 <= spec.image_size <= MOST_PIXELS,
             "spec.drop_rate": 0 <= spec.drop_rate < 1,
             "spec.drop_path_rate": 0 <= spec.drop_path_rate < 1,
-            "preprocessing.image_size": 1 <= prepared.image_size <= MOST_PIXELS,
-            "preprocessing.mean": len(prepared.mean) == spec.in_chans,
-            "preprocessing.std": len(prepared.std) == spec.in_chans and min(prepared.std) > 0,
-            "preprocessing.interpolation": prepared.interpolation in INTERPOLATIONS,
-            "preprocessing.crop_mode": prepared.crop_mode in CROP_MODES,
-            "preprocessing.crop_pct": 0.05 <= prepared.crop_pct <= 2,
+            **{f"preprocessing.{key}": fit for key, fit in preprocessing_fits(prepared, spec.in_chans).items()},
             "head": bool(info.head),
             "classes": len(info.classes) in (0, spec.num_classes) and len(set(info.classes)) == len(info.classes),
         }
@@ -131,6 +126,18 @@ class BackboneInfo:
             if not fit:
                 raise ValueError(f"backbone.{key} is out of range or does not fit the rest")
         return info
+
+
+def preprocessing_fits(prepared: Preprocessing, in_chans: int) -> dict[str, bool]:
+    """For each field of ``prepared``, whether its value is in range and fits ``in_chans`` channels."""
+    return {
+        "image_size": 1 <= prepared.image_size <= MOST_PIXELS,
+        "mean": len(prepared.mean) == in_chans,
+        "std": len(prepared.std) == in_chans and min(prepared.std) > 0,
+        "interpolation": prepared.interpolation in INTERPOLATIONS,
+        "crop_mode": prepared.crop_mode in CROP_MODES,
+        "crop_pct": 0.05 <= prepared.crop_pct <= 2,
+    }
 
 
 def info_of(model: nn.Module) -> BackboneInfo | None:

@@ -107,6 +107,19 @@ def _describe(model: nn.Module, spec: BackboneSpec) -> BackboneInfo:
     return BackboneInfo(spec, preprocessing, head, remade)
 
 
+def info_of_own(model: nn.Module, num_classes: int, in_chans: int, image_size: int) -> BackboneInfo | None:
+    """What is known of a model that timm built without us, by its own words; ``None`` for a module from elsewhere.
+
+    Which weights it started from is not known: the fingerprint is empty.
+    """
+    config = getattr(model, "pretrained_cfg", None)
+    name = config.get("architecture") if isinstance(config, dict) else None
+    if not isinstance(config, dict) or not isinstance(name, str) or not timm.is_model(name):
+        return None
+    tag = f".{config['tag']}" if config.get("tag") else ""
+    return _describe(model, BackboneSpec("timm", name + tag, num_classes, in_chans=in_chans, image_size=image_size))
+
+
 def _pretrained_cfg(model: nn.Module) -> dict[str, Any]:
     return model.pretrained_cfg  # type: ignore[return-value]
 

@@ -53,10 +53,7 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
 
 
 def _create(spec: BackboneSpec, size: int, load: bool) -> nn.Module:
-    arguments: dict[str, Any] = {}
-    if spec.name in _AUXILIARY:
-        # Their weights came from TensorFlow, with another normalisation that the model itself undoes.
-        arguments |= {"aux_logits": False, "init_weights": not load, "transform_input": spec.pretrained and spec.in_chans == 3}
+    arguments = auxiliary_arguments(spec, init_weights=not load)
     if spec.drop_rate:
         arguments["dropout"] = spec.drop_rate
     if spec.drop_path_rate:
@@ -66,6 +63,14 @@ def _create(spec: BackboneSpec, size: int, load: bool) -> nn.Module:
         return torchvision.models.get_model(spec.name, weights=None, **arguments)  # type: ignore[no-any-return]
     except (TypeError, ValueError) as error:
         raise UserError(f"model.name={spec.name} does not take these arguments ({', '.join(arguments)}): {error}") from None
+
+
+def auxiliary_arguments(spec: BackboneSpec, init_weights: bool = False) -> dict[str, Any]:
+    """What the constructors of GoogLeNet and Inception have to be told: no classifiers in the middle, and how pictures come."""
+    if spec.name not in _AUXILIARY:
+        return {}
+    # Their weights came from TensorFlow, with another normalisation that the model itself undoes.
+    return {"aux_logits": False, "init_weights": init_weights, "transform_input": spec.pretrained and spec.in_chans == 3}
 
 
 def size_argument(name: str, size: int) -> dict[str, Any]:

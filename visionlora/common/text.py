@@ -7,6 +7,7 @@ import re
 _KEPT = "\n\t\u200c\u200d"
 """Line breaks, and what is invisible but part of how Persian, Hindi and many emoji are written."""
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -31,3 +32,9 @@ def markdown(text: str) -> str:
 def counted(number: int, one: str, many: str = "") -> str:
     """``"1 image"``, ``"1,200 images"``; ``many`` is for a plural that does not end in a mere s."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def in_a_line(error: BaseException, most: int = 300) -> str:
+    """What an error of a library says, in one line without colours, of at most ``most`` characters; its type where it says nothing."""
+    words = " ".join(_COLOUR.sub("", str(error)).split()) or type(error).__name__
+    return words if len(words) <= most else f"{words[:most]}…"

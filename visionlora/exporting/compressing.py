@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -27,9 +26,11 @@ from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.evaluation.measure import open_run
 from visionlora.evaluation.outcome import Outcome
-from visionlora.exporting.formats import FORMATS, ONNX
-from visionlora.files import folder_inside, inside, library_writing, replace_file
-from visionlora.predictor import Predictor, load
+from visionlora.exporting.facts import ONNX, PREPROCESSING, Facts, preprocessing_json
+from visionlora.exporting.formats import FORMATS, require
+from visionlora.exporting.places import workplace
+from visionlora.files import inside, library_writing, replace_file
+from visionlora.predictor import load
 from visionlora.run_folder import RunFolder
 from visionlora.runs.data import data_config
 
@@ -54,6 +55,8 @@ class Compressed:
 def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
     """Write ``int8.onnx`` below ``compress/`` in the run folder, and measure it, the float model and pruned ones, all in onnxruntime.
 
+    Beside it lie ``results.json``, and ``preprocessing.json`` as beside every export: with it, nobody needs the run to use the model.
+
     Args:
         run: a finished run; it is not touched beside that folder.
         config: pictures to calibrate on, shares to prune.
@@ -61,36 +64,37 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
     Raises:
         UserError: the data or onnxruntime is not there.
     """
-    try:
-        import onnxruntime.quantization  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise UserError(f'compressing needs the package {error.name}; install it with: pip install "visionlora[onnx]"') from None
+    require((*FORMATS["onnx"].packages, "onnxruntime.quantization"), "compressing")
     predictor, data = open_run(run, data_config(run, config.root))
     if config.split not in data.parts:
         raise UserError(f"the run's data has no {config.split} part; it has {', '.join(data.parts)}.")
-    merge(predictor.model, keep=False)
-    dequantize(predictor.model)
-    predictor.model.cpu()
-    folder = folder_inside(run.path, "compress")
-    example = next(_batches(data, config.split))[0][:2]
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as place, library_writing(folder):
-        float_ = _exported(predictor, predictor.model, example, Path(place) / "float")
-        files = {"float32": float_, "int8": _quantized(float_, data, config.calibration, Path(place) / INT8)}
+    facts = Facts.of_run(predictor.info)
+    folder = inside(run.path, "compress")
+    with workplace(folder) as place, library_writing(folder):
+        float_ = _exported(predictor.model, facts, place / "float")
+        files = {"float32": float_, "int8": _quantized(float_, data, config.calibration, place / INT8)}
         for share in sorted(set(config.prune)):
-            files[f"pruned {100 * share:.3g}%"] = _pruned(run, share, example, Path(place) / f"pruned{share}")
+            files[f"pruned {100 * share:.3g}%"] = _pruned(run, share, facts, place / f"pruned{share}")
         rows = _measured(files, data, config.split)
-        replace_file(inside(folder, INT8), files["int8"].read_bytes())
-    replace_file(inside(folder, "results.json"), json.dumps([asdict(row) for row in rows], indent=2).encode())
+        written = {
+            INT8: files["int8"].read_bytes(),
+            PREPROCESSING: preprocessing_json(facts).encode(),
+            "results.json": json.dumps([asdict(row) for row in rows], indent=2).encode(),
+        }
+        for name, content in written.items():
+            replace_file(inside(folder, name), content)
     return rows
 
 
-def _exported(predictor: Predictor, model: nn.Module, example: Tensor, folder: Path) -> Path:
+def _exported(model: nn.Module, facts: Facts, folder: Path) -> Path:
     folder.mkdir()
-    FORMATS["onnx"].write(model, predictor.info, example, folder)
+    merge(model, keep=False)
+    dequantize(model)
+    FORMATS["onnx"].write(model.cpu(), facts, folder)
     return folder / ONNX
 
 
-def _pruned(run: RunFolder, share: float, example: Tensor, folder: Path) -> Path:
+def _pruned(run: RunFolder, share: float, facts: Facts, folder: Path) -> Path:
     """The smallest weights of all linear and conv layers but the head set to zero (Han et al. 2015, arXiv 1506.02626, in one step)."""
     predictor = load(run.path)
     merge(predictor.model, keep=False)
@@ -99,7 +103,7 @@ def _pruned(run: RunFolder, share: float, example: Tensor, folder: Path) -> Path
     prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=share)
     for module, parameter in layers:
         prune.remove(module, parameter)  # type: ignore[no-untyped-call]
-    return _exported(predictor, predictor.model, example, folder)
+    return _exported(predictor.model, facts, folder)
 
 
 def _prunable(name: str, module: nn.Module, head: tuple[str, ...]) -> bool:

@@ -1,0 +1,61 @@
+"""What an export knows of its model beside the weights, and ``preprocessing.json``, which tells it to whoever uses the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing
+
+WEIGHTS, TORCH_WEIGHTS, ONNX, PROGRAM = "model.safetensors", "model.pt", "model.onnx", "model.pt2"
+PREPROCESSING, CARD = "preprocessing.json", "README.md"
+OTHER_KEYS = ("backbone", "classes", "input_size")
+"""Keys of ``preprocessing.json`` beside those of ``Preprocessing``."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model.
+
+    Args:
+        name: ``timm/resnet18``, or the class of a module from elsewhere.
+        num_classes: number of logits.
+        shape: of one prepared picture, ``(C, H, W)``.
+        classes: names in the order of the logits; empty where nobody has told them.
+        preprocessing: how a picture is prepared; ``None`` where nobody has told it.
+        spec: how timm or torchvision builds the model; ``None`` for a module from elsewhere.
+        fingerprint: of the weights that training started from; empty where it is not known.
+    """
+
+    name: str
+    num_classes: int
+    shape: tuple[int, int, int]
+    classes: Sequence[str] = ()
+    preprocessing: Preprocessing | None = None
+    spec: BackboneSpec | None = None
+    fingerprint: str = ""
+
+    @classmethod
+    def of_run(cls, info: BackboneInfo) -> Facts:
+        """Those of a finished run's backbone."""
+        prepared, spec = info.preprocessing, info.spec
+        shape = (prepared.channels, prepared.image_size, prepared.image_size)
+        return cls(spec.full_name, spec.num_classes, shape, info.classes, as_used(prepared), spec, info.fingerprint)
+
+
+def as_used(prepared: Preprocessing) -> Preprocessing:
+    """``prepared`` with the ``crop_pct`` that is really used: a squashed picture is kept whole."""
+    return replace(prepared, crop_pct=1.0) if prepared.crop_mode == "squash" else prepared
+
+
+def preprocessing(facts: Facts) -> dict[str, Any]:
+    """What travels with every export: how to prepare a picture, and what the logits are called."""
+    known = {} if facts.preprocessing is None else asdict(facts.preprocessing)
+    return dict(zip(OTHER_KEYS, (facts.name, list(facts.classes), list(facts.shape)), strict=True)) | known
+
+
+def preprocessing_json(facts: Facts) -> str:
+    """The text of ``preprocessing.json``."""
+    return json.dumps(preprocessing(facts), indent=2) + "\n"
