@@ -17,8 +17,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from visionlora.data.module import ImageData
 from visionlora.data.pictures import Pictures, Unreadable, left_out
 from visionlora.errors import UserError
-from visionlora.module import Evaluation
 from visionlora.predictor import Predictor
+from visionlora.scoring import Evaluation
 
 BINS = 15
 """Of the calibration error and the reliability diagram (Guo et al. 2017, arXiv 1706.04599, §2)."""
