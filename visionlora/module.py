@@ -84,6 +84,15 @@ class Classifier(Checkpointed):
         self.train_loss = MeanMetric()
         self.evaluations = nn.ModuleDict({part: Evaluation(self.labels.num_classes, part, loss, metrics) for part in ("val", "test")})
 
+    @property
+    def lr(self) -> float:
+        """The learning rate; Lightning's finder sets it."""
+        return self.optim_config.rate
+
+    @lr.setter
+    def lr(self, rate: float) -> None:
+        self.optim_config = replace(self.optim_config, lr=rate)
+
     def forward(self, images: Tensor | Features) -> Tensor:
         if isinstance(images, Features):
             assert self.front is not None
