@@ -36,12 +36,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(pictures: Path) -> Path:
-    """A run of a tiny model on these pictures, and another."""
-    run = pictures.parent / "runs" / "one"
+    """A run of a tiny model on these pictures."""
+    run = pictures.parent / "run"
     small = [f"{key}={value}" for key, value in (SHORT | SMALL | {"data": "imagefolder", "data.root": str(pictures)}).items()]
     done = command("train", *small, f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
-    shutil.copytree(run, run.with_name("other"))
     return run
 
 
@@ -58,11 +57,13 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[str, Path]:
     """What stands for each word in capitals."""
-    shutil.copytree(finished, tmp_path / "interrupted", ignore=shutil.ignore_patterns("results.json", "adapter"))
-    found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": finished}
-    found |= {"hydra.run.dir=DIR": tmp_path / "interrupted"}
+    run, other, interrupted = tmp_path / "run", tmp_path / "other", tmp_path / "interrupted"  # commands write into them
+    for copy in (run, other):
+        shutil.copytree(finished, copy)
+    shutil.copytree(finished, interrupted, ignore=shutil.ignore_patterns("results.json", "adapter"))
+    found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": run, "hydra.run.dir=DIR": interrupted}
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
-    found |= {f"run={word}": finished for word in ("DIR", "LORA")} | {"run=FULL": finished.with_name("other")}
+    found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}
 
 
@@ -91,7 +92,7 @@ def test_the_command_does_what_it_is_shown_for(shown: Shown, places: dict[str, P
     RAN.add(short.text)
     folder = tmp_path / "here"
     folder.mkdir()
-    done = command(short.module, *short.words, cwd=folder)
+    done = command(short.module, *short.words, cwd=folder, fresh=short.has("hydra/launcher"))  # it starts processes of its own
     assert done.returncode == 0, f"{short.text}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
     assert "Traceback" not in done.stderr
     assert done.stdout.strip()
