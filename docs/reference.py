@@ -5,6 +5,7 @@ python docs/reference.py
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def _table(keys: Mapping[str, Key]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A comment as it is: what Markdown would take for markup (``DIR/train/CLASS/*``, ``{pattern: rank}``) is escaped outside of code."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"([*{}<\[\]])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts).replace("|", "\\|")
 
 
 if __name__ == "__main__":

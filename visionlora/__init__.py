@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from visionlora.backbone.create import create_backbone
     from visionlora.backbone.folding import fold, unfold
     from visionlora.backbone.head import example_batch, find_head
+    from visionlora.config import DataConfig, OptimConfig
+    from visionlora.data.module import ImageData
     from visionlora.errors import UserError
     from visionlora.exporting.model import export
     from visionlora.lora.changes import LayerChange, changes
     from visionlora.lora.config import LoraConfig
     from visionlora.lora.merging import unmerge
+    from visionlora.module import Classifier
     from visionlora.predictor import Prediction, Predictor, load
     from visionlora.reporting.figures import accuracy_against, accuracy_by, changes_by_layer
     from visionlora.reporting.runs import configurations, find_runs, ranked
@@ -28,7 +31,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Classifier": "module",
+    "DataConfig": "config",
+    "ImageData": "data.module",
     "LayerChange": "lora.changes",
+    "OptimConfig": "config",
     "UserError": "errors",
     "LoraConfig": "lora.config",
     "accuracy_against": "reporting.figures",
@@ -62,8 +69,12 @@ _HOME = {
 }
 
 __all__ = [
+    "Classifier",
+    "DataConfig",
+    "ImageData",
     "LayerChange",
     "LoraConfig",
+    "OptimConfig",
     "Prediction",
     "Predictor",
     "UserError",

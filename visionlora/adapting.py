@@ -13,6 +13,7 @@ from visionlora.backbone.freeze import freeze_statistics, unfreeze_statistics
 from visionlora.backbone.head import auxiliary_heads, example_batch, find_head
 from visionlora.backbone.info import ATTRIBUTE, info_of
 from visionlora.backbone.roles import Roles
+from visionlora.layout import asked
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.injection import InjectReport, count_parameters, unfreeze
 from visionlora.tasks import new_task
@@ -62,6 +63,7 @@ def inject(
             )
     if freeze_bn:
         freeze_statistics(model)
+    asked(model, config)  # for a Classifier that is not told
     return report
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from visionlora.data.module import Batch, ImageData
-from visionlora.module import Evaluation
+from visionlora.scoring import Evaluation
 
 
 class BaselineData(L.LightningDataModule):

@@ -1,109 +1,97 @@
-"""The LightningModule: a classifier, its loss, metrics and optimizer, and checkpoints that hold what training changed."""
+"""The LightningModule: a classifier, its loss, metrics and optimizer."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics import MeanMetric
 
 from visionlora.backbone.freeze import moves_statistics
-from visionlora.backbone.head import example_batch
-from visionlora.backbone.weights import as_of
+from visionlora.backbone.head import count_classes, example_batch, find_head
+from visionlora.checkpointed import Checkpointed
 from visionlora.common.finite import all_finite, first_not_finite
-from visionlora.common.portions import ALL, Portions, loss_with_gradients
-from visionlora.config import OptimConfig
+from visionlora.common.portions import Portions, loss_with_gradients
+from visionlora.config import OptimConfig, usual_rate
 from visionlora.data.batches import Features, portion
+from visionlora.data.labels import Labels
 from visionlora.data.loading import mixed_seed
 from visionlora.data.module import Batch, ImageData
 from visionlora.errors import UserError
 from visionlora.front import Front
+from visionlora.layout import asked
 from visionlora.lora.config import LoraConfig
 from visionlora.lora.regularization import regularization
 from visionlora.optim import build_optimizer, build_schedule, parameter_groups
-from visionlora.trained import check_trained_state, load_trained_state, trained_state
-
-CHECKPOINT_KEY = "visionlora"
-
-
-def classification_metrics(num_classes: int, prefix: str) -> MetricCollection:
-    """Top-1, macro F1, and top-5 where there are more than five classes; torchmetrics' own."""
-    metrics = {
-        "top1": MulticlassAccuracy(num_classes, average="micro"),
-        "f1": MulticlassF1Score(num_classes, average="macro"),
-    }
-    if num_classes > 5:
-        metrics["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
-    # No compute groups: they are found by comparing states after the first batch, and where that is all right top-1 equals top-5.
-    return MetricCollection(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
-
-
-class Evaluation(nn.Module):
-    """Metrics and mean loss of one part of the data."""
-
-    def __init__(self, num_classes: int, part: str) -> None:
-        super().__init__()
-        self.metrics = classification_metrics(num_classes, f"{part}/")
-        self.loss, self.part = MeanMetric(), part
-
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in ``logits (N, classes)`` and ``labels (N,)``."""
-        logits = logits.float()
-        self.loss.update(nn.functional.cross_entropy(logits, labels), weight=len(labels))
-        self.metrics.update(logits, labels)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Over all processes; starts afresh afterwards."""
-        values = {**self.metrics.compute(), f"{self.part}/loss": self.loss.compute()}
-        self.metrics.reset()
-        self.loss.reset()
-        return values
-
+from visionlora.scoring import Evaluation, Loss, Metrics, one_number
 
 SHOWN = 8
 """Files of a batch that a sentence names."""
 CURE = "Lower optim.lr or lora.alpha, or set trainer.gradient_clip_val=1; the checkpoint before stands."
 
 
-class Classifier(L.LightningModule):
-    """Trains what ``model`` has left trainable.
+class Classifier(Checkpointed):
+    """Trains what ``model`` has left trainable, with any ``lightning.Trainer``: ``vl.Classifier(model)`` is enough.
+
+    A batch is ``(images (N, C, H, W), labels int64 (N,))``. Logged are ``train/loss``, and of validation and test the loss, ``top1``,
+    ``f1``, ``top5`` where there are more than five classes, and ``metrics``, as ``val/NAME`` and ``test/NAME``.
 
     Args:
-        model: a backbone after ``vl.inject``; ``(N, C, H, W) -> (N, num_classes)``.
-        num_classes: number of logits.
-        optim: optimizer, schedule and loss.
-        head: names of the classifier's modules, for a learning rate of their own.
+        model: after ``vl.inject``; ``(N, C, H, W) -> (N, num_classes)``.
+        num_classes: number of logits; by default as many as the model's head gives.
+        optim: optimizer, schedule and learning rate; with ``lr=None`` the usual one of the optimizer and the method.
+        head: names of the classifier's modules, for a learning rate of their own; by default those that ``vl.find_head`` finds.
         seed: of the run; dropout depends on it, the epoch and the process alone.
-        card: what checkpoints say of their base.
-        lora: what adaptation asks of the loss and the optimizer.
+        lora: what adaptation asks of the loss and the optimizer; by default what ``vl.inject`` was called with.
         front: makes logits of cached features.
-        halve: whether memory that gives out halves the number of pictures at a time, see ``Portions``.
+        halve: whether memory that gives out halves the number of pictures at a time, see ``Portions``; the loss must be a mean then.
+        loss: ``(logits, labels) -> `` one number, of training, validation and test; a module's parameters are trained and saved with
+            the model's. By default cross-entropy, in training with ``optim.label_smoothing``.
+        metrics: torchmetrics by name, or a ``MetricCollection``; one that is named as one of ours takes its place.
+
+    Raises:
+        UserError: ``metrics`` are none, or ``loss`` is given beside ``optim.label_smoothing``.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        num_classes: int,
-        optim: OptimConfig,
-        head: tuple[str, ...] = (),
+        num_classes: int | None = None,
+        optim: OptimConfig | None = None,
+        head: tuple[str, ...] | None = None,
         seed: int = 0,
-        card: dict[str, Any] | None = None,
         lora: LoraConfig | None = None,
         front: Front | None = None,
         halve: bool = False,
+        *,
+        loss: Loss | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)  # the layout in which convs are fastest, on CPUs and tensor cores
-        self.optim_config, self.head, self.seed, self.card = optim, head, seed, card or {}
-        self.lora_config, self.front = lora or LoraConfig(), front
+        self.lora_config, self.front, self.seed = lora or asked(model), front, seed
+        optim = optim or OptimConfig()
+        self.optim_config = optim if optim.lr else replace(optim, lr=usual_rate(optim.name, self.lora_config))
+        self.head = find_head(model) if head is None else head
+        self.labels = Labels(count_classes(model) if num_classes is None else num_classes)
         self.portions = Portions(halve)
         self.strict_loading = False  # checkpoints hold what training changed; on_load_checkpoint checks the keys
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing)
+        if loss is not None and optim.label_smoothing:
+            raise UserError("optim.label_smoothing is for the cross-entropy; give it to your own loss.")
+        self.criterion: Loss = nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing) if loss is None else loss
         self.train_loss = MeanMetric()
-        self.evaluations = nn.ModuleDict({part: Evaluation(num_classes, part) for part in ("val", "test")})
+        self.evaluations = nn.ModuleDict({part: Evaluation(self.labels.num_classes, part, loss, metrics) for part in ("val", "test")})
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; Lightning's finder sets it."""
+        return self.optim_config.rate
+
+    @lr.setter
+    def lr(self, rate: float) -> None:
+        self.optim_config = replace(self.optim_config, lr=rate)
 
     def forward(self, images: Tensor | Features) -> Tensor:
         if isinstance(images, Features):
@@ -116,6 +104,8 @@ class Classifier(L.LightningModule):
         self.train()  # Lightning leaves modes as they are; frozen batch-norm stays in eval mode whatever is called
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        labels = self.labels.of(batch, "train")
+        batch = batch[0], labels
         if not len(batch[1]) or (len(batch[1]) == 1 and self._one_is_too_few()):
             return self._without_pictures()
         loss = self._in_portions(batch, batch_idx) if self.portions.wanted else self._loss(batch, batch_idx)
@@ -147,7 +137,7 @@ class Classifier(L.LightningModule):
             # Dropout and the like are a function of seed, epoch, step and process: a resumed run goes on as the uninterrupted one.
             torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
         images, labels = batch
-        return self.criterion(self(portion(images, part)).float(), labels[part])  # type: ignore[no-any-return]
+        return one_number(self.criterion(self.labels.fit(self(portion(images, part)).float(), "train"), labels[part]))
 
     def _in_portions(self, batch: Batch, batch_idx: int) -> Tensor:
         """The same loss, its gradients computed already, with as many pictures at a time as memory holds in every process."""
@@ -188,6 +178,7 @@ class Classifier(L.LightningModule):
         )
 
     def on_train_epoch_end(self) -> None:
+        self.labels.tell("train")
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not all_finite(parameter.detach()):
                 raise UserError(
@@ -210,49 +201,30 @@ class Classifier(L.LightningModule):
         self._evaluate("test", batch)
 
     def on_validation_epoch_end(self) -> None:
+        self.labels.tell("val")
         self.log_dict(self._evaluation("val").compute(), prog_bar=True, sync_dist=True)
 
     def on_test_epoch_end(self) -> None:
+        self.labels.tell("test")
         self.log_dict(self._evaluation("test").compute(), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self.model, self.head, self.optim_config, self.lora_config.lr_ratio)
+        if trained := self.loss_parameters():
+            groups.append({"params": list(trained.values()), "lr": self.optim_config.rate, "weight_decay": 0.0})
         optimizer = build_optimizer(groups, self.optim_config)
         schedule = build_schedule(optimizer, self.optim_config, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = trained_state(self.model)
-        checkpoint[CHECKPOINT_KEY] = self.card | ({"pictures_at_once": self.portions.most} if self.portions.most < ALL else {})
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.check_checkpoint(checkpoint, "the checkpoint")
-        load_trained_state(self.model, checkpoint["state_dict"], "the checkpoint")
-        self.portions.most = min(self.portions.most, int(checkpoint[CHECKPOINT_KEY].get("pictures_at_once", ALL)))
-        checkpoint["state_dict"] = as_of(self, {})  # loaded, and checked more strictly than Lightning could
-
-    def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
-        """See that a checkpoint is of this model on this base; ``where`` begins the sentence.
-
-        Raises:
-            UserError: it is not.
-        """
-        made_on = checkpoint.get(CHECKPOINT_KEY)
-        if made_on is None:
-            raise UserError(f"{where} was not written by visionlora.")
-        for key in ("backbone", "fingerprint"):
-            if made_on.get(key) != self.card.get(key):
-                raise UserError(f"{where} is for another base: its {key} is {made_on.get(key)}, this run's is {self.card.get(key)}.")
-        check_trained_state(self.model, checkpoint["state_dict"], where)
-
     def _evaluate(self, part: str, batch: Batch) -> None:
-        images, labels = batch
+        labels = self.labels.of(batch, part)
+        images = batch[0]
         if not len(labels):
             return
         logits = self.portions.compute(len(labels), lambda parts: torch.cat([self(portion(images, part)) for part in parts]))
         if not all_finite(logits):
             raise UserError(f"the logits of a {part} batch are not finite (nan or infinity): the training diverged. {CURE}")
-        self._evaluation(part).update(logits, labels)
+        self._evaluation(part).update(self.labels.fit(logits, part), labels)
 
     def _evaluation(self, part: str) -> Evaluation:
         found = self.evaluations[part]

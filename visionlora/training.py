@@ -136,7 +136,6 @@ def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback], 
             run_folder.write_base(base)
         bad_files.settle()
     del base  # it may be all that keeps the dense weights of a quantised model
-    card = {"backbone": info.spec.full_name, "fingerprint": info.fingerprint}
     with tracking.closing(trainer.loggers), resumable(trainer, run_folder):
         before = measure_before(trainer, model, info, data)
         if config.model.head_init == "probe" and (checkpoint is None or not config.lora.train_head):  # then it is in no checkpoint
@@ -144,7 +143,7 @@ def _run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback], 
         started_caching = time.perf_counter()
         with cached(config, trainer, model, data) as front:
             caching = time.perf_counter() - started_caching if front else 0.0
-            module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, card, config.lora, front, halve)
+            module = Classifier(model, len(data.classes), config.optim, info.head, config.seed, config.lora, front, halve)
             if resuming and run_folder.best.is_file():  # it is read at the end: what is wrong with it is told now
                 module.check_checkpoint(read_run_checkpoint(run_folder.best), str(run_folder.best))
             if config.model.compile:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from visionlora.backbone.info import info_of
 from visionlora.errors import UserError
+from visionlora.lora.audit import undisturbed
 
 
 def find_head(model: nn.Module) -> tuple[str, ...]:
@@ -24,6 +25,19 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
     if not linears:
         raise UserError(f"cannot find the classifier of {type(model).__name__}: it has no linear layer.")
     return (linears[-1],)
+
+
+def count_classes(model: nn.Module) -> int:
+    """How many logits a picture gets: as many as the head gives, and where it does not say so, as ``model`` gives for an example."""
+    module = dict(model.named_modules()).get(find_head(model)[-1])
+    for name in ("out_features", "out_channels"):
+        if isinstance(known := getattr(module, name, None), int):
+            return known
+    with undisturbed(model), torch.no_grad():
+        logits = model(example_batch(model))
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise UserError(f"cannot tell how many classes {type(model).__name__} has: its output is not (N, classes); give num_classes.")
+    return logits.shape[1]
 
 
 def auxiliary_heads(model: nn.Module) -> tuple[str, ...]:

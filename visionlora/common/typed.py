@@ -64,6 +64,8 @@ def as_type(hint: Any, value: Any, where: str) -> Any:
     """
     origin, inner = get_origin(hint), get_args(hint)
     if origin in _UNIONS:
+        if value is None and type(None) in inner:
+            return None
         for option in inner:
             try:
                 return as_type(option, value, where)

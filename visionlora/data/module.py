@@ -10,10 +10,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from visionlora.backbone.info import Preprocessing
+from visionlora.backbone.info import Preprocessing, info_of
 from visionlora.common.processes import worker_ending
 from visionlora.config import DataConfig
 from visionlora.data.batches import CachedFeatures, EpochBatches, Features, MemoryPictures
@@ -62,6 +62,22 @@ class ImageData(L.LightningDataModule):
         self.batch_size = config.batch_size  # an attribute: Lightning's finder changes it
         self.preprocessing: Preprocessing | None = None
         self.cached: dict[str, CachedFeatures] = {}
+
+    def setup(self, stage: str) -> None:
+        """Lightning's own: where ``prepare_for`` has not been called, prepare for the backbone that the Trainer is given.
+
+        Raises:
+            UserError: that backbone does not say how it wants its pictures.
+        """
+        if self.preprocessing is not None:
+            return
+        model = getattr(getattr(self.trainer, "lightning_module", None), "model", None)
+        info = info_of(model) if isinstance(model, nn.Module) else None
+        if info is None:
+            raise UserError(
+                "the data does not know how the model wants its pictures; make that with vl.create_backbone, or call prepare_for."
+            )
+        info.preprocessing = self.prepare_for(info.preprocessing)
 
     def prepare_for(self, preprocessing: Preprocessing, check: bool = False) -> Preprocessing:
         """Take over what the backbone wants; returns it as this data will be prepared.

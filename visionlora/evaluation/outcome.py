@@ -17,8 +17,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 from visionlora.data.module import ImageData
 from visionlora.data.pictures import Pictures, Unreadable, left_out
 from visionlora.errors import UserError
-from visionlora.module import Evaluation
 from visionlora.predictor import Predictor
+from visionlora.scoring import Evaluation
 
 ALL_CLASSES = 100
 """Classes up to which the rows of an evaluation have the probability of each."""

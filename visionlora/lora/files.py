@@ -77,7 +77,7 @@ def write(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    adapters = {slot.name: (slot, adapter) for slot in slots(model).values() if (adapter := _adapter(slot, name)) is not None}
+    adapters = {slot.name: (slot, adapter) for slot in slots(model).values() if (adapter := adapter_of(slot, name)) is not None}
     adapted = {slot.module_name for slot, _ in adapters.values()}
     tensors = {}
     for key, value in state.items():
@@ -131,7 +131,7 @@ def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), also
             raise UserError(f"{files.folder}: {key} has shape {tuple(value.shape)}, the model's has {tuple(own[key].shape)}: {reason}.")
     for layer, tensors in layers.items():
         _check(files, layer, tensors, known, config)
-    present = {slot.name: adapter for slot in known.values() if (adapter := _adapter(slot, name)) is not None}
+    present = {slot.name: adapter for slot in known.values() if (adapter := adapter_of(slot, name)) is not None}
     if set(present) != set(ranks) or not all(_fits(present[layer], rank, config) for layer, rank in ranks.items()):
         take_out(model, name)
         if ranks:
@@ -173,7 +173,8 @@ def _linear_like(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[1],) if shape[:1] == (1,) and set(shape[2:]) <= {1} else shape
 
 
-def _adapter(slot: Slot, name: str) -> Adapter | None:
+def adapter_of(slot: Slot, name: str) -> Adapter | None:
+    """The adapter of that name in this slot, if there is one."""
     if not isinstance(slot.module, LoraLayer) or slot.parameter not in slot.module.adapter_sets:
         return None
     return slot.module.adapter_sets[slot.parameter].of(name).get(slot.part)

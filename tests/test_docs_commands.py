@@ -1,0 +1,98 @@
+"""Every command of the README and the documentation is run, cut to seconds; those of the README always, others by ``make test-slow``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import command, compose
+from docs_commands import ASKS, COMMANDS, CUTS, SHORT, SMALL, Shown, commands, cut, in_place, missed
+from PIL import Image
+from reporting.test_report import make_run
+
+COMPOSED = {
+    "trainer=gpu": "needs a GPU",
+    "trainer=ddp": "needs four devices",
+}
+"""Words of commands that are composed and checked only, and why."""
+ALL = commands()
+RAN: set[str] = set()
+"""Commands that are the same once they are cut and their words in capitals are replaced."""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes in folders."""
+    root, random = tmp_path_factory.mktemp("documented") / "pictures", np.random.default_rng(0)
+    for part, count in (("train", 15), ("test", 2)):
+        for name in ("bird", "cat", "dog", "fish"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / part / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(pictures: Path) -> Path:
+    """A run of a tiny model on these pictures."""
+    run = pictures.parent / "run"
+    small = [f"{key}={value}" for key, value in (SHORT | SMALL | {"data": "imagefolder", "data.root": str(pictures)}).items()]
+    done = command("train", *small, f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished runs of three configurations, without a training."""
+    folder = tmp_path_factory.mktemp("several")
+    for name, overrides in {"full": ("lora=full",), "rank8": ("lora.r=8",), "rank1": ("lora.r=1",)}.items():
+        for seed in range(2):
+            make_run(folder / f"{name}-{seed}", *overrides, f"seed={seed}", test__top1=0.5 + 0.01 * seed * len(name), test__f1=0.5)
+    return folder
+
+
+@pytest.fixture
+def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[str, Path]:
+    """What stands for each word in capitals."""
+    run, other, interrupted = tmp_path / "run", tmp_path / "other", tmp_path / "interrupted"  # commands write into them
+    for copy in (run, other):
+        shutil.copytree(finished, copy)
+    shutil.copytree(finished, interrupted, ignore=shutil.ignore_patterns("results.json", "adapter"))
+    found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": run, "hydra.run.dir=DIR": interrupted}
+    found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
+    found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}
+    return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}
+
+
+def test_no_command_is_missed() -> None:
+    assert not missed()
+    assert len(ALL) > 40
+    assert set(CUTS) == set(COMMANDS)
+    assert {shown.command for shown in ALL if not shown.has(*ASKS)} == set(COMMANDS)
+
+
+def slow(shown: Shown) -> bool:
+    """Whether it is run by ``make test-slow`` only."""
+    return "README.md" not in shown.pages and not shown.has(*ASKS)
+
+
+@pytest.mark.parametrize("shown", [pytest.param(shown, id=shown.text, marks=[pytest.mark.slow] if slow(shown) else []) for shown in ALL])
+def test_the_command_does_what_it_is_shown_for(shown: Shown, places: dict[str, Path], tmp_path: Path) -> None:
+    short = in_place(cut(shown), places)
+    if set(COMPOSED) & set(short.words):
+        compose(*in_place(shown, places).words)
+        return
+    if not shown.words and shown.module != "train":
+        short = Shown(short.module, ("--help",), ())  # a page speaks of the command, and does not call it
+    if short.text in RAN:
+        return
+    RAN.add(short.text)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    done = command(short.module, *short.words, cwd=folder, fresh=short.has("hydra/launcher"))  # it starts processes of its own
+    assert done.returncode == 0, f"{short.text}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip()
