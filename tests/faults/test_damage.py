@@ -97,7 +97,7 @@ READS = {
         lambda run, scratch: evaluate(EvaluateConfig(str(run), num_workers=0, figures=False), scratch), _evaluation, (*MODEL, "split.json")
     ),
     "predict": Reads(
-        lambda run, scratch: predict(PredictConfig(str(run), str(PICTURE["path"]), output=str(scratch / "p.csv")), scratch),
+        lambda run, scratch: predict(PredictConfig(str(run), str(PICTURE["path"]), output=str(scratch / "p.csv"), overwrite=True), scratch),
         _bytes("p.csv"),
         MODEL,
     ),

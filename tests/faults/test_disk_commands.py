@@ -21,8 +21,8 @@ Recorder = Callable[[str, object], None]
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "evaluate": (("evaluate", "run=RUN"), (0, 4, 8)),
     "evaluate, compared": (("evaluate", "run=RUN", "compare=true"), (0,)),
-    "predict, csv": (("predict", "run=RUN", "input=PICTURES", "output=OUT/p.csv"), (0,)),
-    "predict, parquet": (("predict", "run=RUN", "input=PICTURES", "output=OUT/p.parquet"), (0,)),
+    "predict, csv": (("predict", "run=RUN", "input=PICTURES", "output=OUT/p.csv", "overwrite=true"), (0,)),
+    "predict, parquet": (("predict", "run=RUN", "input=PICTURES", "output=OUT/p.parquet", "overwrite=true"), (0,)),
     "explain": (("explain", "run=RUN"), (0, 20)),
     "report": (("report", "runs=RUN", "output=OUT/report"), (0, 4, 200)),
     "export, timm": (("export", "run=RUN", "format=timm", "overwrite=true"), (0, 20, 1000)),

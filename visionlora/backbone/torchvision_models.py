@@ -132,4 +132,4 @@ def _new_head(old: nn.Module, num_classes: int) -> nn.Module:
     if isinstance(old, nn.Conv2d):  # SqueezeNet
         return nn.Conv2d(old.in_channels, num_classes, old.kernel_size, old.stride, old.padding)  # type: ignore[arg-type]
     assert isinstance(old, nn.Linear)
-    return nn.Linear(old.in_features, num_classes)
+    return nn.Linear(old.in_features, num_classes, bias=old.bias is not None)  # MaxViT's has none

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from visionlora.backbone.weights import as_of
 from visionlora.common.quiet import hushed
 from visionlora.errors import UserError
 from visionlora.exporting import snippets
@@ -108,7 +109,7 @@ def _read_timm(folder: Path, facts: Facts, model: nn.Module) -> Logits:
 
 def _write_torchvision(model: nn.Module, facts: Facts, folder: Path) -> None:
     buffer = io.BytesIO()  # not the file: where that finds no room, torch's writer ends the process
-    torch.save(_plain_state(model), buffer)
+    torch.save(as_of(model, _plain_state(model)), buffer)
     replace_file(folder / TORCH_WEIGHTS, buffer.getvalue())
 
 
@@ -182,12 +183,20 @@ def _refuse_nothing(facts: Facts) -> None:
     """Any model can be tried."""
 
 
+def _refuse_versions(facts: Facts) -> None:
+    if facts.spec is not None and facts.spec.source == "torchvision" and facts.spec.name.startswith("mnasnet"):
+        raise UserError(
+            f"format=state_dict: {facts.spec.name} asks for the version of its layers, which safetensors does not keep; take"
+            " format=torchvision, onnx or pt2."
+        )
+
+
 FORMATS = {
     "timm": Format(partial(refuse_other_source, source="timm"), _write_timm, _read_timm, snippets.with_timm),
     "torchvision": Format(
         partial(refuse_other_source, source="torchvision"), _write_torchvision, _read_torchvision, snippets.with_torchvision
     ),
-    "state_dict": Format(_refuse_nothing, _write_state_dict, _read_state_dict, snippets.with_visionlora),
+    "state_dict": Format(_refuse_versions, _write_state_dict, _read_state_dict, snippets.with_visionlora),
     "onnx": Format(_refuse_nothing, _write_onnx, _read_onnx, snippets.with_onnxruntime, ("onnx", "onnxscript", "onnxruntime"), True),
     "pt2": Format(_refuse_nothing, _write_program, _read_program, snippets.with_torch_export, any_module=True),
 }
