@@ -121,6 +121,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], tuple[s
         lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=4),
         (*TRACED, "state_dict", "torchvision"),
     ),
+    "without its classifiers in the middle": (
+        lambda: backbone("torchvision/googlenet", image_size=32),
+        lambda: torchvision.models.googlenet(num_classes=4, aux_logits=False, init_weights=False),
+        ("torchvision",),
+    ),
     "timm's own": (
         lambda: learned(timm.create_model("test_vit", num_classes=4, img_size=32)),
         lambda: timm.create_model("test_vit", num_classes=4, img_size=32),

@@ -65,6 +65,8 @@ def _whole(name: str, content: bytes) -> bool:
     if name.endswith(".png"):
         Image.open(io.BytesIO(content)).load()
         return True
+    if name.endswith(".pdf"):
+        return content.rstrip().endswith(b"%%EOF")
     return (name.endswith((".html", ".csv", ".md")) and content.endswith(b"\n")) or content.rstrip().endswith(b"</html>")
 
 

@@ -95,11 +95,12 @@ def put_in_place(parts: Sequence[Path], folder: Path, before: Path) -> list[Path
     with contextlib.ExitStack() as undo:
         for part in parts:
             target = folder / part.name
-            if target.exists():
-                kept = before / part.name
-                target.rename(kept)
-                undo.callback(kept.rename, target)
-            part.rename(target)
+            with naming(target):
+                if target.exists():
+                    kept = before / part.name
+                    target.rename(kept)
+                    undo.callback(kept.rename, target)
+                part.rename(target)
             undo.callback(target.rename, part)
         undo.pop_all()
     return [folder / part.name for part in parts]
