@@ -96,7 +96,9 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
         refuse_huge_numbers(sys.argv[1:])
         if _answered(name):
             return
-        sys.argv[1:] = expanded(sys.argv[1:], conf_dir() / "sweep")
+        # The space of a search is the user's: "++" lets it have keys that are not in its file.
+        words = [f"++{word}" if word.startswith("search.space=") else word for word in sys.argv[1:]]
+        sys.argv[1:] = expanded(words, conf_dir() / "sweep")
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         _tell(explain(error, name))
