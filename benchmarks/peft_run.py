@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.app import run_command
-from visionlora.config import TrainConfig
+from visionlora.runs.config import TrainConfig
 
 
 def run(config: TrainConfig, folder: Path) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from pathlib import Path
 import hydra
 
 from visionlora.cli.conf import conf_dir
-from visionlora.config import TrainConfig, checked
+from visionlora.common.config import checked
 from visionlora.planning.measure import Plan, plan
+from visionlora.runs.config import TrainConfig
 
 RANDOM = ("model.pretrained=false", "data=fake", "data.num_classes=10")
 CONFIGURATIONS: dict[str, tuple[str, ...]] = {

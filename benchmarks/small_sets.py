@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 
 from visionlora.app import slug
 from visionlora.cli.conf import conf_dir
-from visionlora.config import TrainConfig, checked
+from visionlora.common.config import checked
+from visionlora.runs.config import TrainConfig
 from visionlora.training import run
 
 COMMON = ("experiment=cifar10_lite0", "data.per_class=25", "callbacks=none", "trainer.enable_progress_bar=false", "logger={}")

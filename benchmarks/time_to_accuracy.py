@@ -24,7 +24,7 @@ from torch import nn
 import visionlora as vl
 from benchmarks.step_time import peft_model
 from visionlora.backbone.freeze import freeze_statistics
-from visionlora.config import DataConfig
+from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
 
 RATES = {"ours": 2e-3, "peft_best": 2e-3, "full_frozen_bn": 3e-4, "full": 1e-3, "peft": 4e-3}

@@ -26,7 +26,8 @@ from PIL import Image
 
 from visionlora.app import slug
 from visionlora.cli.conf import conf_dir
-from visionlora.config import TrainConfig, checked
+from visionlora.common.config import checked
+from visionlora.runs.config import TrainConfig
 
 pytest_plugins = ("faults.fixtures",)
 

@@ -13,9 +13,9 @@ import yaml
 from conftest import QUIET, TINY, command, compose, results
 from faults.killing import differences
 
-from visionlora.config import TrainConfig
 from visionlora.errors import UserError
-from visionlora.resume import portable, repeated_config
+from visionlora.resume import repeated_config
+from visionlora.runs.config import TrainConfig, portable
 
 
 def again(run: Path, folder: Path, *words: str) -> str:

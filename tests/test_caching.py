@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import visionlora as vl
 from visionlora.backbone.checkpointing import checkpoint_lightly
-from visionlora.config import DataConfig
+from visionlora.data.config import DataConfig
 from visionlora.probe import logistic_regression
 from visionlora.training import run
 

@@ -16,10 +16,13 @@ from omegaconf import OmegaConf
 from visionlora import UserError
 from visionlora.app import slug
 from visionlora.backbone import timm_models
+from visionlora.backbone.config import ModelConfig
 from visionlora.cli.conf import conf_dir
+from visionlora.common.config import checked
 from visionlora.common.trainer_config import OURS
-from visionlora.config import OPTIMIZERS, SOURCES, DataConfig, ModelConfig, OptimConfig, TrainConfig, checked
+from visionlora.data.config import SOURCES, DataConfig
 from visionlora.lora.config import METHODS, LoraConfig
+from visionlora.runs.config import OPTIMIZERS, OptimConfig, TrainConfig
 
 GROUPS = ("model", "data", "lora", "optim", "trainer", "callbacks")
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]

@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from visionlora.exporting.compressing import Compressed
-from visionlora.figures import compressed, learning_curves, rate_finder
+from visionlora.exporting.plots import compressed
+from visionlora.figures import learning_curves, rate_finder
 from visionlora.lora.changes import LayerChange
 from visionlora.reporting.figures import changes_by_layer
 

@@ -24,9 +24,10 @@ from lightning.pytorch.callbacks import Callback
 import visionlora as vl
 from visionlora.backbone.create import rebuild
 from visionlora.backbone.info import info_of
+from visionlora.common.config import checked
 from visionlora.common.process_state import process_as_before
 from visionlora.common.processes import Termination
-from visionlora.config import DataConfig, checked
+from visionlora.data.config import DataConfig
 from visionlora.errors import UserError
 from visionlora.run_folder import RunFolder
 from visionlora.training import run
@@ -218,8 +219,8 @@ def test_export(name: str, tiny_run: Path, tmp_path: Path) -> None:
 
 def test_compress(tiny_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime.quantization")
-    from visionlora.command_config import CompressConfig
     from visionlora.exporting.compressing import compress
+    from visionlora.exporting.config import CompressConfig
 
     shutil.copytree(tiny_run, tmp_path / "run")
     config = CompressConfig(run=str(tmp_path / "run"), calibration=8, prune=[])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from visionlora.backbone.create import create_backbone
     from visionlora.backbone.folding import fold, unfold
     from visionlora.backbone.head import example_batch, find_head
-    from visionlora.config import DataConfig, OptimConfig
+    from visionlora.data.config import DataConfig
     from visionlora.data.module import ImageData
     from visionlora.errors import UserError
     from visionlora.exporting.model import export
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from visionlora.predictor import Prediction, Predictor, load
     from visionlora.reporting.figures import accuracy_against, accuracy_by, changes_by_layer
     from visionlora.reporting.runs import configurations, find_runs, ranked
+    from visionlora.runs.config import OptimConfig
     from visionlora.tasks import activate, adapter_names, delete_adapter, disabled, forward_mixed, remove
     from visionlora.trained import load_adapter, save_adapter
 

@@ -23,11 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 from visionlora.cli.conf import chosen, conf_dir, groups, own_keys
 from visionlora.cli.settings import prepared
 from visionlora.cli.suggest import unknown
+from visionlora.common.config import checked
 from visionlora.common.disk import STANDS, disk_trouble, quiet_threads
 from visionlora.common.processes import PATIENCE, TERMINATED, Termination, end_at_once, end_with, end_with_starter, peer_trouble
 from visionlora.common.quiet import quiet
 from visionlora.common.text import printable
-from visionlora.config import checked
 from visionlora.errors import UserError, did_you_mean
 from visionlora.files import inside, replace_file
 from visionlora.run_folder import RunFolder

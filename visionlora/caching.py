@@ -18,15 +18,18 @@ from torch.utils.data import DataLoader
 from visionlora.backbone.head import example_batch
 from visionlora.common.console import console
 from visionlora.common.memory import available_memory
-from visionlora.config import DataConfig, TrainConfig
 from visionlora.data.batches import CachedFeatures
+from visionlora.data.config import DataConfig
+from visionlora.data.every_view import ViewData, all_predicted
 from visionlora.data.module import Batch, ImageData
 from visionlora.errors import UserError
 from visionlora.files import naming
 from visionlora.front import Front
+from visionlora.runs.config import TrainConfig
 
 MOST_VIEWS = 4
 """Of a picture, by default; each costs a forward pass of the front, and room."""
+
 SHARE = 0.25
 """Of the free memory, or of the free space on the disk, that ``data.cache=auto`` takes at most."""
 
@@ -92,20 +95,6 @@ class Collector(L.LightningModule):
         return features[:0]  # Lightning warns of None
 
 
-class ViewData(L.LightningDataModule):
-    """One part of the data in order, for ``trainer.predict``; ``view`` as in ``ImageData.view_dataloader``."""
-
-    def __init__(self, data: ImageData, part: str, view: int | None = None) -> None:
-        super().__init__()
-        self.data, self.part, self.view = data, part, view
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self.data.view_dataloader(self.part, self.view)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.data.on_after_batch_transfer(batch, dataloader_idx)
-
-
 _WHERE = {"memory": "in memory", "disk": "on the disk while it trains"}
 
 
@@ -119,12 +108,6 @@ def _front(config: TrainConfig, trainer: L.Trainer, model: nn.Module) -> Front:
     if getattr(trainer, "overfit_batches", 0):
         raise UserError("trainer.overfit_batches takes pictures of its own")
     return Front(model, example_batch(model))
-
-
-def all_predicted(trainer: L.Trainer) -> bool:
-    """Whether ``trainer.predict`` takes every batch; a limit of 1 is one batch, 1.0 is all."""
-    limit = getattr(trainer, "limit_predict_batches", 1.0)
-    return isinstance(limit, float) and limit == 1.0
 
 
 def _views(config: TrainConfig) -> int:

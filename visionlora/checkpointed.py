@@ -11,11 +11,11 @@ from torch import nn
 
 from visionlora.backbone.weights import as_of
 from visionlora.common.portions import ALL, Portions
-from visionlora.config import OptimConfig
 from visionlora.data.labels import Labels
 from visionlora.errors import UserError
 from visionlora.lora.config import LoraConfig
 from visionlora.reloading import CHECKPOINT_KEY, card, check_base, reloaded
+from visionlora.runs.config import OptimConfig
 from visionlora.scoring import Loss
 from visionlora.trained import check_trained_state, load_trained_state, trained_state
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionlora.app import run_command
-from visionlora.command_config import CompressConfig
+from visionlora.exporting.config import CompressConfig
 
 if TYPE_CHECKING:
     from visionlora.exporting.compressing import Compressed
@@ -19,9 +19,9 @@ def compress(config: CompressConfig, folder: Path) -> list[Compressed]:
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
     from visionlora.common.drawing import save
     from visionlora.exporting.compressing import compress as measure
-    from visionlora.figures import compressed
+    from visionlora.exporting.plots import compressed
+    from visionlora.exporting.tables import print_compressed
     from visionlora.files import inside
-    from visionlora.tables import print_compressed
 
     rows = measure(run, config)
     save(compressed(rows), inside(run.path, "compress", "compress.png"))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visionlora.app import run_command
-from visionlora.command_config import EvaluateConfig
-from visionlora.config import DataConfig
+from visionlora.data.config import DataConfig
+from visionlora.evaluation.config import EvaluateConfig
 from visionlora.run_folder import RunFolder
 from visionlora.runs.data import data_config
 
@@ -31,8 +31,8 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     from visionlora.evaluation import measure
     from visionlora.evaluation.figures import save_all
     from visionlora.evaluation.outcome import outcome, temperature_of
+    from visionlora.evaluation.tables import print_classes, print_comparison, print_metrics, say_left_out
     from visionlora.rows import write_rows
-    from visionlora.tables import print_classes, print_comparison, print_metrics, say_left_out
 
     own_data = config.data is None
     what = config.split if config.data is None else f"{config.split}_{config.data['name']}"  # the run's own evaluation stays

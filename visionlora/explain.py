@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from visionlora.app import run_command
-from visionlora.command_config import ExplainConfig
 from visionlora.errors import UserError
+from visionlora.evaluation.config import ExplainConfig
 
 
 def explain(config: ExplainConfig, folder: Path) -> list[Path]:

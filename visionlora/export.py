@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from visionlora.app import run_command
-from visionlora.command_config import ExportConfig
+from visionlora.exporting.config import ExportConfig
 
 if TYPE_CHECKING:
     from visionlora.exporting.writing import Exported
@@ -20,7 +20,7 @@ def export(config: ExportConfig, folder: Path) -> list[Exported]:
 
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
     from visionlora.exporting.export import export as write
-    from visionlora.tables import print_exports
+    from visionlora.exporting.tables import print_exports
 
     written = write(run, config.formats, None if config.output is None else Path(config.output), config.overwrite)
     print_exports(written)

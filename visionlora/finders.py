@@ -15,13 +15,13 @@ from visionlora.backbone.weights import as_of
 from visionlora.common.drawing import save
 from visionlora.common.memory import memory_has_an_end
 from visionlora.common.quiet import hushed
-from visionlora.config import TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.figures import rate_finder
 from visionlora.files import inside
 from visionlora.module import Classifier
 from visionlora.run_folder import RunFolder
+from visionlora.runs.config import TrainConfig
 from visionlora.trainer import lightning_arguments
 
 RATES = (1e-6, 0.3)

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import flag_override
 
-from visionlora.common.processes import STARTED_BY
+from visionlora.common.processes import STARTED_BY, process_rank
 
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", STARTED_BY)
 
@@ -46,11 +46,6 @@ def own_command_line(folder: Path, more: Sequence[str] = ()) -> Iterator[None]:
             if value is None:
                 os.environ.pop(key, None)
         _leave_group()
-
-
-def process_rank() -> int:
-    """Rank of this process among those of the job, also before they have met; 0 when it is the only one."""
-    return next((int(os.environ[key]) for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0)
 
 
 def requeued() -> bool:

@@ -14,7 +14,6 @@ from visionlora.backbone.head import count_classes, example_batch, find_head
 from visionlora.checkpointed import Checkpointed
 from visionlora.common.finite import all_finite, first_not_finite
 from visionlora.common.portions import Portions, loss_with_gradients
-from visionlora.config import OptimConfig, usual_rate
 from visionlora.data.batches import Features, portion
 from visionlora.data.labels import Labels
 from visionlora.data.loading import mixed_seed
@@ -25,6 +24,7 @@ from visionlora.layout import asked
 from visionlora.lora.config import LoraConfig
 from visionlora.lora.regularization import regularization
 from visionlora.optim import build_optimizer, build_schedule, parameter_groups
+from visionlora.runs.config import OptimConfig, usual_rate
 from visionlora.scoring import Evaluation, Loss, Metrics, one_number
 
 SHOWN = 8

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 
-from visionlora.config import OptimConfig
 from visionlora.lora.adapter import Adapter
+from visionlora.runs.config import OptimConfig
 
 
 def parameter_groups(model: nn.Module, head: Collection[str], config: OptimConfig, lr_ratio: float = 1.0) -> list[dict[str, Any]]:

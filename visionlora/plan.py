@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionlora.app import USER_ERROR, run_command
-from visionlora.config import TrainConfig
+from visionlora.runs.config import TrainConfig
 
 if TYPE_CHECKING:
     from visionlora.planning.measure import Plan

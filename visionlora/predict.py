@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visionlora.app import run_command
-from visionlora.command_config import PredictConfig
 from visionlora.errors import UserError
+from visionlora.evaluation.config import PredictConfig
 
 if TYPE_CHECKING:
     from visionlora.predictor import Prediction
@@ -36,8 +36,8 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     from visionlora.common.text import counted
     from visionlora.data.inputs import paths_of
     from visionlora.predictor import batches
+    from visionlora.runs.tables import print_predictions
     from visionlora.several import shared
-    from visionlora.tables import print_predictions
 
     pictures = paths_of(config.inputs)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")

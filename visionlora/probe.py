@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from visionlora.caching import ViewData, all_predicted
+from visionlora.data.every_view import ViewData, all_predicted
 from visionlora.data.module import Batch, ImageData
 from visionlora.errors import UserError
 

@@ -16,13 +16,13 @@ from visionlora.backbone.head import example_batch
 from visionlora.backbone.info import info_of
 from visionlora.backbone.quantize import quantize
 from visionlora.common.typed import typed
-from visionlora.config import OptimConfig
 from visionlora.errors import UserError
 from visionlora.layout import Layout, layout_of, make_ready, read_layout, written
 from visionlora.lora.adapter_files import AdapterFiles
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.run_folder import RunFolder
 from visionlora.runs.checkpoint_io import read_checkpoint
+from visionlora.runs.config import OptimConfig
 from visionlora.tasks import adapter_names
 from visionlora.trained import base_card, read_info, trained_state
 

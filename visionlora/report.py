@@ -6,7 +6,7 @@ from pathlib import Path
 
 from visionlora.app import run_command
 from visionlora.cli.conf import conf_dir
-from visionlora.command_config import ReportConfig
+from visionlora.reporting.config import ReportConfig
 
 
 def report(config: ReportConfig, folder: Path) -> list[str]:
@@ -19,8 +19,8 @@ def report(config: ReportConfig, folder: Path) -> list[str]:
     from visionlora.reporting.commands import command_of
     from visionlora.reporting.paper import paper_table, write_paper
     from visionlora.reporting.runs import as_rows, configurations, find_runs, ranked, ranking_metric
+    from visionlora.reporting.tables import print_ranking
     from visionlora.rows import write_rows
-    from visionlora.tables import print_ranking
 
     runs = find_runs([config.runs] if isinstance(config.runs, str) else config.runs)
     metric = ranking_metric(runs, config.metric)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from visionlora.config import TrainConfig, checked, usual_rate
+from visionlora.common.config import checked
 from visionlora.errors import UserError
 from visionlora.run_folder import RunFolder
-from visionlora.runs.provenance import differences, is_provenance
+from visionlora.runs.config import OF_THE_RUN, OWN, TrainConfig, portable, usual_rate
+from visionlora.runs.identity import found_keys
 
-OWN = ("model", "data", "lora", "optim", "trainer", "seed")
-"""Sections a resumed run takes from its folder. Callbacks and loggers come from the command line: they name classes to make,
-and nothing read from a run folder is ever instantiated."""
 _PLANNED = ("optim", "data.batch_size", "trainer.max_epochs", "trainer.accumulate_grad_batches")
 """What the learning-rate schedule was laid out for."""
-WITHOUT_FILES = ("digits", "fake")
-"""Data that is read from no ``data.root``."""
-NO_MATTER = ("trainer.enable_progress_bar", "data.num_workers")
-"""Keys that another value of does not make it another run."""
-OF_THE_RUN = ("last", "best")
-"""Values of ``ckpt_path`` that mean a checkpoint of the run's own; others are paths."""
 
 
 def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -109,62 +100,6 @@ def _refuse_what_is_not_taken(config: TrainConfig, saved: DictConfig, overrides:
             f"again={config.again} had callbacks.{others[0]}, which this command line has not or otherwise, and no class is made from a"
             f" run's folder; give it (callbacks={others[0]} if it is one of conf/callbacks), or callbacks=default to do without."
         )
-
-
-def repeated_run(config: TrainConfig) -> RunFolder | None:
-    """The run that ``config`` runs again without a change: its split, ranks, base and what its finders found hold for this one too."""
-    run = RunFolder(config.again) if config.again else None
-    return run if run is not None and same_run(config, run) else None
-
-
-def what_is_not_as_it_was(config: TrainConfig, now: Mapping[str, Any]) -> None:
-    """Say in one line in what versions, machine, base or pictures differ from those of the run that is run again, if in anything.
-
-    Args:
-        config: of the run that begins.
-        now: with what it is made, see ``provenance``.
-    """
-    if config.again is None:
-        return
-    run = RunFolder(config.again)
-    then = run.read_results()
-    if not same_run(config, run):  # another base or other pictures may be asked for
-        then = {key: value for key, value in then.items() if not key.startswith("fingerprint/")}
-    if not any(map(is_provenance, then)):
-        print(f"again={config.again}: it does not say with which versions and on what machine it ran.")
-    elif changed := differences(then, now):
-        print(f"again={config.again}: not as it was are {', '.join(changed)}; the figures may differ.")
-
-
-def same_run(config: TrainConfig, run: RunFolder) -> bool:
-    """Whether the run in the folder was asked for in the same words."""
-    if not run.config.is_file():
-        return False
-    ours, theirs = OmegaConf.create(portable(config)), run.read_config()
-    unimportant = [*NO_MATTER, *found_keys(theirs), *(["data.root"] if theirs.data.name in WITHOUT_FILES else [])]
-    for key in unimportant:
-        OmegaConf.update(theirs, key, OmegaConf.select(ours, key), force_add=True)
-    return all(ours.get(key) == theirs.get(key) for key in OWN)
-
-
-def found_keys(saved: DictConfig) -> list[str]:
-    """Keys that a finder has set in the run's config: their values were not asked for."""
-    trainer = saved.get("trainer") or {}
-    finders = {"data.batch_size": trainer.get("batch_size") == "auto", "optim.lr": bool(trainer.get("lr_find"))}
-    return [key for key, on in finders.items() if on]
-
-
-def portable(config: TrainConfig) -> dict[str, Any]:
-    """The config as it is written down: paths as they are from any folder."""
-    values = asdict(config)
-    values["data"]["root"] = str(Path(config.data.root).absolute())
-    if config.model.weights is not None and not config.model.weights.startswith("pip:"):
-        values["model"]["weights"] = str(Path(config.model.weights).absolute())
-    if config.ckpt_path is not None and config.ckpt_path not in OF_THE_RUN:
-        values["ckpt_path"] = str(Path(config.ckpt_path).absolute())
-    if config.again is not None:
-        values["again"] = str(Path(config.again).absolute())
-    return values
 
 
 def _parsed(words: Sequence[str]) -> dict[str, Any]:

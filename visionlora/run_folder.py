@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from visionlora.common.reading import read_json, read_yaml, sealed_json, sealed_yaml
 from visionlora.common.typed import check_known
-from visionlora.config import TrainConfig
 from visionlora.errors import UserError
 from visionlora.files import inside, remove_parts, replace_file
 from visionlora.rows import is_number
+from visionlora.runs.config import TrainConfig
 from visionlora.runs.provenance import is_provenance
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.app import run_command
-from visionlora.command_config import SearchConfig
+from visionlora.cli.search_config import SearchConfig
 
 
 def search(config: SearchConfig, folder: Path) -> dict[str, Any]:

@@ -18,16 +18,17 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from visionlora.cli.conf import conf_dir
-from visionlora.command_config import SearchConfig, SpaceConfig
+from visionlora.cli.search_config import SearchConfig, SpaceConfig
+from visionlora.common.config import checked
 from visionlora.common.disk import STANDS, disk_trouble
-from visionlora.config import TrainConfig, checked
 from visionlora.errors import UserError
 from visionlora.files import inside, replace_file
+from visionlora.reporting.tables import print_search
 from visionlora.resume import repeated_config
 from visionlora.rows import shown
 from visionlora.run_folder import RunFolder
 from visionlora.runs.claim import claimed
-from visionlora.tables import print_search
+from visionlora.runs.config import TrainConfig
 from visionlora.training import run
 
 STUDY = "study.journal"

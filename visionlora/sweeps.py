@@ -15,11 +15,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from visionlora.common.processes import sweep_workers_ending
-from visionlora.config import TrainConfig
 from visionlora.errors import UserError, did_you_mean
 from visionlora.launch import requeued
-from visionlora.resume import same_run
 from visionlora.run_folder import RunFolder
+from visionlora.runs.config import TrainConfig
+from visionlora.runs.identity import same_run
 
 
 def expanded(arguments: Sequence[str], folder: Path) -> list[str]:
@@ -100,6 +100,6 @@ class SweepSummary(Callback):
         runs = [run for run in map(RunFolder, sorted(folder.iterdir())) if run.path.is_dir() and (run.used or run.error.exists())]
         SweepSummary.failed = sum(run.broke for run in runs)
         if runs and config.hydra.job.name == "train":
-            from visionlora.tables import print_sweep
+            from visionlora.reporting.tables import print_sweep
 
             print_sweep(runs, folder)

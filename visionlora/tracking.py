@@ -15,9 +15,9 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 
 from visionlora.common.disk import disk_trouble
 from visionlora.errors import UserError
-from visionlora.reporting.runs import flatten
 from visionlora.rows import is_number
 from visionlora.run_folder import RunFolder
+from visionlora.runs.identity import flatten
 from visionlora.runs.metrics import RunLogger
 from visionlora.runs.provenance import is_provenance
 

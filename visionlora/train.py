@@ -8,9 +8,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from visionlora.app import run_command
-from visionlora.config import TrainConfig
 from visionlora.errors import UserError
 from visionlora.run_folder import RunFolder
+from visionlora.runs.config import TrainConfig
 
 
 def train(config: TrainConfig, folder: Path) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from visionlora.callbacks import AdaptiveRanks, Stopwatch, Terminable
 from visionlora.common.memory import memory_has_an_end
 from visionlora.common.trainer_config import OURS
-from visionlora.config import TrainConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError, did_you_mean
 from visionlora.module import Classifier
 from visionlora.run_folder import RunFolder
 from visionlora.runs.checkpoint_io import RunCheckpoints, checkpoints, read_run_checkpoint, say_if_best_is_gone
+from visionlora.runs.config import TrainConfig
 from visionlora.runs.metrics import RunLogger
 
 

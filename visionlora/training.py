@@ -18,6 +18,7 @@ from visionlora import tracking
 from visionlora.adapting import inject
 from visionlora.allocation import allocate
 from visionlora.backbone.checkpointing import checkpoint_blocks, checkpoint_lightly
+from visionlora.backbone.config import ModelConfig
 from visionlora.backbone.create import build
 from visionlora.backbone.folding import fold
 from visionlora.backbone.freeze import moves_statistics
@@ -32,26 +33,25 @@ from visionlora.common.disk import disk_trouble
 from visionlora.common.drawing import save
 from visionlora.common.memory import out_of_memory_told
 from visionlora.common.process_state import process_as_before
-from visionlora.common.processes import peer_trouble
-from visionlora.config import ModelConfig, TrainConfig
+from visionlora.common.processes import peer_trouble, process_rank
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.figures import learning_curves
 from visionlora.files import folder_inside, inside
 from visionlora.finders import find
-from visionlora.launch import process_rank
 from visionlora.lora.audit import undisturbed
 from visionlora.lora.config import LayerRank
 from visionlora.lora.injection import adapter_parameters
 from visionlora.lora.slots import slots
 from visionlora.module import Classifier
 from visionlora.probe import probe_head
-from visionlora.resume import portable, repeated_run, what_is_not_as_it_was
 from visionlora.run_folder import RunFolder
+from visionlora.runs.again import repeated_run, what_is_not_as_it_was
 from visionlora.runs.bad_files import BadFiles
 from visionlora.runs.checkpoint_io import read_run_checkpoint
 from visionlora.runs.checkpoints import checked_checkpoint
 from visionlora.runs.conclusion import conclusion
+from visionlora.runs.config import TrainConfig, portable
 from visionlora.runs.log import HASH, hash_of, read_curves
 from visionlora.runs.metrics import RunLogger
 from visionlora.runs.provenance import fingerprints, provenance

@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from visionlora import command_config
 from visionlora.cli import conf
-from visionlora.config import TrainConfig, checked
+from visionlora.common.config import checked
 from visionlora.errors import UserError
+from visionlora.runs.config import TrainConfig
 
 GROUPS = ("model", "data", "lora", "optim", "trainer")
 COMMANDS = ("evaluate", "predict", "export", "compress", "explain", "report")

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from visionlora.backbone.info import Preprocessing
-from visionlora.config import DataConfig
 from visionlora.data.batches import EpochBatches, MemoryPictures
+from visionlora.data.config import DataConfig
 from visionlora.data.loading import EpochSampler, OneView, TransformedPictures
 from visionlora.data.module import ImageData
 from visionlora.data.pictures import Pictures, into_memory

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from visionlora.backbone.info import Preprocessing
-from visionlora.config import DataConfig
+from visionlora.data.config import DataConfig
 from visionlora.data.loading import EpochSampler
 from visionlora.data.module import ImageData
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from visionlora.backbone.info import Preprocessing
-from visionlora.config import DataConfig
+from visionlora.data.config import DataConfig
 from visionlora.data.opening import open_picture
 from visionlora.data.transforms import eval_transform, train_transform
 

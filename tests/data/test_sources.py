@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from visionlora import UserError
-from visionlora.config import DataConfig
+from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
 from visionlora.data.sources import load_source
 from visionlora.data.split import complete, recorded

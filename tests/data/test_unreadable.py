@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import visionlora as vl
 from visionlora.backbone.info import Preprocessing
-from visionlora.config import DataConfig
+from visionlora.data.config import DataConfig
 from visionlora.data.loading import EpochSampler
 from visionlora.data.module import ImageData
 from visionlora.training import run

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from visionlora.backbone.info import Preprocessing
-from visionlora.config import DataConfig
 from visionlora.data import views
+from visionlora.data.config import DataConfig
 from visionlora.data.opening import open_picture
 from visionlora.data.transforms import Transform, eval_transform, train_transform
 from visionlora.data.views import CentreView, WholeView

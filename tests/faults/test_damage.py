@@ -21,15 +21,17 @@ from safetensors.torch import load_file
 
 import visionlora as vl
 from visionlora.backbone.info import fingerprint
-from visionlora.command_config import CompressConfig, EvaluateConfig, ExplainConfig, ExportConfig, PredictConfig, ReportConfig
+from visionlora.common.config import checked
 from visionlora.compress import compress
-from visionlora.config import checked
 from visionlora.evaluate import evaluate
+from visionlora.evaluation.config import EvaluateConfig, ExplainConfig, PredictConfig
 from visionlora.explain import explain
 from visionlora.export import export
+from visionlora.exporting.config import CompressConfig, ExportConfig
 from visionlora.lora.config import LoraConfig
 from visionlora.predict import predict
 from visionlora.report import report
+from visionlora.reporting.config import ReportConfig
 from visionlora.run_folder import RunFolder
 from visionlora.runs.data import data_config
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from visionlora import UserError
-from visionlora.config import OptimConfig
 from visionlora.lora import LoraConfig, inject, merge
 from visionlora.lora.adalora import AdaLoraAdapter, RankAllocator
 from visionlora.lora.adapter import Adapter
 from visionlora.lora.config import AdaptiveConfig
 from visionlora.lora.regularization import regularization
 from visionlora.optim import parameter_groups
+from visionlora.runs.config import OptimConfig
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(9, 8), (3, 9)),

@@ -19,8 +19,9 @@ from conftest import command, compose
 from visionlora.cli.conf import conf_dir
 from visionlora.errors import UserError
 from visionlora.reporting.commands import command_of
-from visionlora.reporting.runs import configurations, find_runs, flatten, ranked, ranking_metric
-from visionlora.resume import portable
+from visionlora.reporting.runs import configurations, find_runs, ranked, ranking_metric
+from visionlora.runs.config import portable
+from visionlora.runs.identity import flatten
 
 
 def make_run(folder: Path, *overrides: str, **figures: float) -> Path:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from visionlora.cli.conf import groups, options
-from visionlora.config import OPTIMIZERS
 from visionlora.errors import did_you_mean, nearest
+from visionlora.runs.config import OPTIMIZERS
 
 WORDS: dict[str, tuple[str, ...]] = {
     "accum": ("trainer.accumulate_grad_batches",),

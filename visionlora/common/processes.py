@@ -161,3 +161,8 @@ class Termination:
         cls.asked = True
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the cleaning up short
         raise KeyboardInterrupt
+
+
+def process_rank() -> int:
+    """Rank of this process among those of the job, also before they have met; 0 when it is the only one."""
+    return next((int(os.environ[key]) for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0)

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from visionlora.backbone.info import Preprocessing, info_of
 from visionlora.common.processes import worker_ending
-from visionlora.config import DataConfig
 from visionlora.data.batches import CachedFeatures, EpochBatches, Features, MemoryPictures
+from visionlora.data.config import DataConfig
 from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedPictures
 from visionlora.data.pictures import Pictures, Unreadable, checked, find_pictures, into_memory
 from visionlora.data.sources import load_source

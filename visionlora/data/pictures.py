@@ -13,9 +13,9 @@ from typing import Self
 import numpy as np
 from PIL import Image
 
+from visionlora.common.processes import process_rank
 from visionlora.data.opening import UnreadableError, extensions, open_picture, to_mode
 from visionlora.errors import UserError
-from visionlora.launch import process_rank
 
 Unreadable = dict[str, str]
 """Name of a picture -> why it cannot be read."""

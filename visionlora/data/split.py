@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from visionlora.config import DataConfig
+from visionlora.data.config import DataConfig
 from visionlora.data.folders import PARTS
 from visionlora.data.pictures import Pictures
 from visionlora.data.sources import Source

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from visionlora.backbone.info import Preprocessing
-from visionlora.config import DataConfig
+from visionlora.data.config import DataConfig
 from visionlora.data.opening import MODES
 from visionlora.data.views import CentreView, WholeView
 from visionlora.errors import UserError

@@ -11,7 +11,7 @@ import torch
 
 from visionlora.backbone.create import rebuild
 from visionlora.common.process_state import process_as_before
-from visionlora.config import DataConfig
+from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.evaluation.outcome import Outcome, mcnemar, outcome

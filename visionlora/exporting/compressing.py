@@ -20,12 +20,12 @@ from torch.nn.utils import prune
 
 from visionlora.adapting import merge
 from visionlora.backbone.quantize import dequantize
-from visionlora.command_config import CompressConfig
 from visionlora.common.quiet import hushed
 from visionlora.data.module import ImageData
 from visionlora.errors import UserError
 from visionlora.evaluation.measure import open_run
 from visionlora.evaluation.outcome import Outcome
+from visionlora.exporting.config import CompressConfig
 from visionlora.exporting.facts import ONNX, PREPROCESSING, Facts, preprocessing_json
 from visionlora.exporting.formats import FORMATS, require
 from visionlora.exporting.places import workplace

@@ -19,10 +19,10 @@ from visionlora.callbacks import peak_memory_mib
 from visionlora.common.memory import OutOfMemory, available_memory, memory_has_an_end
 from visionlora.common.processes import end_with
 from visionlora.common.quiet import quiet
-from visionlora.config import TrainConfig
 from visionlora.errors import UserError
 from visionlora.planning.abridged import Abridged
 from visionlora.run_folder import RunFolder
+from visionlora.runs.config import TrainConfig
 from visionlora.trainer import lightning_arguments
 from visionlora.training import run
 

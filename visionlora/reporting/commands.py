@@ -11,10 +11,10 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from visionlora.config import TrainConfig, checked
-from visionlora.reporting.runs import flatten
-from visionlora.resume import NO_MATTER, OWN, WITHOUT_FILES, portable
+from visionlora.common.config import checked
 from visionlora.rows import shown
+from visionlora.runs.config import OWN, TrainConfig, portable
+from visionlora.runs.identity import NO_MATTER, WITHOUT_FILES, flatten
 
 GROUPS = ("model", "data", "lora", "optim", "trainer")
 

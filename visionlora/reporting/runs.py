@@ -13,19 +13,21 @@ from typing import Any
 from visionlora.common.labels import METHODS, label
 from visionlora.errors import UserError, did_you_mean
 from visionlora.reporting.summary import SEEDS_FOR_INTERVAL, Summary
-from visionlora.resume import NO_MATTER, OWN, WITHOUT_FILES
 from visionlora.rows import is_number, shown
 from visionlora.run_folder import RunFolder
 from visionlora.runs import provenance
+from visionlora.runs.config import OWN
+from visionlora.runs.identity import NO_MATTER, WITHOUT_FILES, flatten
 from visionlora.runs.log import Curves, curves_of_finished
 
 Curve = tuple[list[float], list[float]]
+
 NO_CONFIGURATION = (*NO_MATTER, "seed")
 """Keys in which the runs of one configuration may differ."""
+
 WITHOUT_ADAPTERS = ("lora.method", "lora.train_head", "lora.train_norm", "lora.train_bias")
 """What counts of ``lora`` for a probe and full fine-tuning."""
-VALUES = ("lora.targets",)
-"""Keys of which a mapping is the value."""
+
 VALUES_SHOWN = 4
 """Values of a version or machine that a sentence names."""
 
@@ -204,15 +206,6 @@ def spread_in_words(found: Iterable[Configuration]) -> list[str]:
     if 2 in seeds:
         said.append("Two seeds are too few for an interval: their lowest and highest are given.")
     return said
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings with a dotted key for each value."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat |= flatten(value, f"{name}.") if isinstance(value, dict) and value and name not in VALUES else {name: value}
-    return flat
 
 
 def _configuration(differing: list[str], runs: list[Run]) -> Configuration:

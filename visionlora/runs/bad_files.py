@@ -11,11 +11,11 @@ import lightning as L
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
+from visionlora.common.processes import process_rank
 from visionlora.data.module import ImageData
 from visionlora.data.pictures import left_out
 from visionlora.errors import UserError
 from visionlora.files import inside, replace_file
-from visionlora.launch import process_rank
 from visionlora.run_folder import RunFolder
 
 COLUMNS = ("file", "reason")

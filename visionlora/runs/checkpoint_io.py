@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from visionlora.common.processes import process_rank
 from visionlora.common.typed import typed
 from visionlora.errors import UserError
 from visionlora.files import folder_inside, inside
-from visionlora.launch import process_rank
 from visionlora.run_folder import RunFolder
 from visionlora.runs.checkpoints import damage, write_checkpoint
 from visionlora.runs.log import HASH

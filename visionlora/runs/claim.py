@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
 
+from visionlora.common.processes import process_rank
 from visionlora.errors import UserError
 from visionlora.files import inside
-from visionlora.launch import process_rank
 from visionlora.run_folder import RunFolder
 
 

@@ -6,10 +6,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from visionlora.config import DataConfig, checked
+from visionlora.common.config import checked
+from visionlora.data.config import DataConfig
 from visionlora.errors import UserError
-from visionlora.resume import WITHOUT_FILES
 from visionlora.run_folder import RunFolder
+from visionlora.runs.identity import WITHOUT_FILES
 
 
 def data_config(run: RunFolder, root: str | None = None) -> DataConfig:

@@ -12,8 +12,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from visionlora.common.console import LOG
 from visionlora.common.labels import in_words, label
+from visionlora.common.processes import process_rank
 from visionlora.files import inside, naming, replace_file
-from visionlora.launch import process_rank
 from visionlora.run_folder import RunFolder
 from visionlora.runs.log import HASH, digest, put_aside_if_damaged, read_rows
 

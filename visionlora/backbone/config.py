@@ -1,0 +1,39 @@
+"""The schema of ``model``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from visionlora.common.config import at_least, fraction, one_of
+
+
+@dataclass
+class ModelConfig:
+    """The backbone; see ``backbone.create.create_backbone``."""
+
+    source: str
+    name: str
+    pretrained: bool = True
+    weights: str | None = None
+    in_chans: int = 3
+    stem: str = "default"
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    freeze_bn: bool = True
+    fold_bn: str = "auto"
+    head_init: str = "random"
+    checkpointing: str = "none"
+    compile: bool = False
+    quantize: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("model.source", self.source, ("timm", "torchvision"))
+        one_of("model.fold_bn", self.fold_bn, ("auto", "off"))
+        one_of("model.checkpointing", self.checkpointing, ("none", "light", "blocks"))
+        if self.quantize is not None:
+            one_of("model.quantize", self.quantize, ("int8",))
+        one_of("model.head_init", self.head_init, ("random", "probe"))
+        one_of("model.stem", self.stem, ("default", "small"))
+        at_least("model.in_chans", self.in_chans, 1)
+        fraction("model.drop_rate", self.drop_rate)
+        fraction("model.drop_path_rate", self.drop_path_rate)

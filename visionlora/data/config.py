@@ -1,0 +1,61 @@
+"""The schema of ``data``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from visionlora.common.config import at_least, at_most, fraction, one_of
+from visionlora.errors import UserError
+
+SOURCES = ("digits", "cifar10", "cifar100", "imagefolder", "imagenet", "fake")
+
+
+@dataclass
+class DataConfig:
+    """The pictures and how they are split, prepared and augmented; see ``data.module.ImageData``."""
+
+    name: str
+    root: str
+    batch_size: int = 64
+    num_workers: int | None = None
+    image_size: int | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    per_class: int | None = None
+    max_bad: float = 0.01
+    download: bool = True
+    hflip: float = 0.5
+    crop_scale: list[float] | None = None
+    randaugment: int = 0
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+    cache: str = "auto"
+    cache_views: int | None = None
+    num_classes: int = 4
+    num_images: int = 64
+
+    def __post_init__(self) -> None:
+        one_of("data.name", self.name, SOURCES)
+        one_of("data.cache", self.cache, ("auto", "memory", "disk", "off"))
+        if self.per_class is not None:
+            at_least("data.per_class", self.per_class, 1)
+        if self.cache_views is not None:
+            at_least("data.cache_views", self.cache_views, 1)
+        at_least("data.batch_size", self.batch_size, 1)
+        at_most("data.batch_size", self.batch_size, 2**20)
+        if self.num_workers is not None:
+            at_least("data.num_workers", self.num_workers, 0)
+        if self.image_size is not None:
+            at_least("data.image_size", self.image_size, 8)
+            at_most("data.image_size", self.image_size, 4096)
+        for key in ("val_fraction", "test_fraction", "hflip", "random_erasing", "max_bad"):
+            fraction(f"data.{key}", getattr(self, key), one=key in ("hflip", "random_erasing", "max_bad"))
+        at_least("data.randaugment", self.randaugment, 0)
+        at_least("data.color_jitter", self.color_jitter, 0)
+        scale = self.crop_scale
+        if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
+            raise UserError(f"data.crop_scale={scale} must be [smallest, largest] share of the picture, or null for no random crop.")
+        at_least("data.num_classes", self.num_classes, 1)
+        at_least("data.num_images", self.num_images, 1)
+        at_most("data.num_images", max(self.num_classes, self.num_images), 2**20)  # made in memory

@@ -1,0 +1,75 @@
+"""The schemas of ``visionlora.evaluate``, ``visionlora.predict`` and ``visionlora.explain``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from visionlora.common.config import at_least, listed, one_of
+from visionlora.errors import UserError
+
+
+@dataclass
+class EvaluateConfig:
+    """One call of ``visionlora.evaluate``. ``run`` is a run folder or a list of them."""
+
+    run: Any
+    split: str = "test"
+    data: Any = None
+    root: str | None = None
+    batch_size: int | None = None
+    num_workers: int | None = None
+    compare: bool = False
+    temperature: bool = False
+    figures: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("split", self.split, ("train", "val", "test"))
+        if self.data is not None and (not isinstance(self.data, dict) or "name" not in self.data):
+            raise UserError("data is another source than the run's, as in data=imagefolder data.root=DIR.")
+
+    @property
+    def runs(self) -> list[str]:
+        return listed(self.run)
+
+
+@dataclass
+class PredictConfig:
+    """One call of ``visionlora.predict``."""
+
+    run: Any
+    input: Any
+    topk: int = 3
+    batch_size: int = 32
+    num_workers: int | None = None
+    output: str = "predictions.csv"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("topk", self.topk, 1)
+        at_least("batch_size", self.batch_size, 1)
+        if self.num_workers is not None:
+            at_least("num_workers", self.num_workers, 0)
+
+    @property
+    def runs(self) -> list[str]:
+        return listed(self.run)
+
+    @property
+    def inputs(self) -> list[str]:
+        return listed(self.input)
+
+
+@dataclass
+class ExplainConfig:
+    """One call of ``visionlora.explain``."""
+
+    run: str
+    input: str | None = None
+    most: int = 12
+    method: str = "auto"
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least("most", self.most, 1)
+        one_of("method", self.method, ("auto", "gradcam", "rollout"))
