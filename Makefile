@@ -33,9 +33,10 @@ test-faults: $(STAMP) ## kill runs, fill disks, damage files, hundreds of times,
 	$(BIN)/python -m pytest -n 2 -m faults $(ARGS)
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -n 2 tests/test_properties.py
 
-lint: $(STAMP) ## ruff: rules and format
+lint: $(STAMP) ## ruff: rules and format; import-linter: which part may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy

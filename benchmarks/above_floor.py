@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.step_time import CASES, Side
 from benchmarks.timing import in_turn
-from visionlora.files import replace_file
+from visionlora.common.files import replace_file
 
 GROUPS = {
     "convolution": ("mkldnn_convolution", "thnn_conv", "slow_conv", "_convolution", "conv_depthwise"),

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visionlora.files import replace_file
+from visionlora.common.files import replace_file
 
 HELD_OUT = 1000
 """Pictures the learning rates are chosen on."""

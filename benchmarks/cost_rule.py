@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.step_time import CASES, Side
 from benchmarks.timing import in_turn
-from visionlora.files import replace_file
+from visionlora.common.files import replace_file
 from visionlora.lora import kernels
 from visionlora.lora.kernels import Layer, Plan
 

@@ -23,11 +23,11 @@ import visionlora as vl
 from benchmarks.families import RESULTS
 from benchmarks.family_commands import build_shallow
 from benchmarks.forks import Ended, Forks
-from visionlora.backbone.strided import subsample
 from visionlora.lora import LoraConfig
 from visionlora.lora.injection import inject
 from visionlora.lora.slots import slots
 from visionlora.lora.targets import most
+from visionlora.speed.strided import subsample
 
 WRONG = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Relative error of a gradient above which it is not rounding."""

@@ -26,7 +26,8 @@ linear and conv layer but the head as a target, rank 4:
 - ``reload``: saved and loaded into another model with the same base, the adapter gives the same output;
 - ``remove``: classes, keys and weights are those of the plain model.
 
-Each figure names what it was measured with: ours the sources of ``visionlora/lora`` and ``visionlora/backbone``, PEFT's the versions.
+Each figure names what it was measured with: ours the sources of ``visionlora/lora``, ``visionlora/backbone`` and
+``visionlora/speed``, PEFT's the versions.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ import torchvision
 from benchmarks.family_checks import check, theirs
 from benchmarks.family_commands import PRELOAD, SHALLOW, smallest_size, through
 from benchmarks.forks import Forks
-from visionlora.files import replace_file
+from visionlora.common.files import replace_file
 
 ROOT = Path(__file__).parents[1]
 RESULTS, TABLE = ROOT / "benchmarks/results/families.json", ROOT / "docs/families.md"
-SOURCES = ("visionlora/lora", "visionlora/backbone")
+SOURCES = ("visionlora/lora", "visionlora/backbone", "visionlora/speed")
 NO_CLASSIFIER = ("gemma4_vit",)  # of timm's modules
 
 

@@ -19,7 +19,7 @@ from benchmarks.forks import Forks, command
 from visionlora.backbone.info import info_of
 from visionlora.lora.adapter import Adapter
 
-PRELOAD = ("benchmarks.family_commands", "visionlora.training", "visionlora.evaluation.measure", "visionlora.exporting.export")
+PRELOAD = ("benchmarks.family_commands", "visionlora.training.run", "visionlora.evaluation.measure", "visionlora.exporting.export")
 SIZES = (64, 96, 128, 160, 192, 224)
 """Sides of pictures that are tried, the smallest first; then the model's own."""
 SHALLOW: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from visionlora.app import run_command
+from visionlora.cli.command import run_command
 from visionlora.runs.config import TrainConfig
 
 
@@ -26,10 +26,10 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     from visionlora.data.module import ImageData
     from visionlora.lora.injection import count_parameters
     from visionlora.lora.targets import select
-    from visionlora.module import Classifier
-    from visionlora.run_folder import RunFolder
-    from visionlora.trainer import build_trainer
-    from visionlora.training import spec_values
+    from visionlora.runs.folder import RunFolder
+    from visionlora.training.classifier import Classifier
+    from visionlora.training.run import spec_values
+    from visionlora.training.trainer import build_trainer
 
     L.seed_everything(config.seed, verbose=False)
     data = ImageData(config.data, config.seed)

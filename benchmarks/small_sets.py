@@ -18,11 +18,11 @@ from typing import Any
 import hydra
 from omegaconf import OmegaConf
 
-from visionlora.app import slug
+from visionlora.cli.command import slug
 from visionlora.cli.conf import conf_dir
 from visionlora.common.config import checked
 from visionlora.runs.config import TrainConfig
-from visionlora.training import run
+from visionlora.training.run import run
 
 COMMON = ("experiment=cifar10_lite0", "data.per_class=25", "callbacks=none", "trainer.enable_progress_bar=false", "logger={}")
 ROWS: dict[str, tuple[str, ...]] = {

@@ -22,7 +22,7 @@ STAGES = {
     "and torch": "import torch",
     "and timm, torchvision": "import torch, timm, torchvision",
     "and lightning, torchmetrics": "import torch, timm, torchvision, lightning, torchmetrics",
-    "and visionlora": "import visionlora.training",
+    "and visionlora": "import visionlora.training.run",
 }
 FIRST_STEP = """
 import os, sys, time
@@ -31,8 +31,8 @@ import lightning as L
 def leave(self, *args, **kwargs):
     os._exit(0)
 
-import visionlora.callbacks
-visionlora.callbacks.Stopwatch.on_train_batch_end = leave
+import visionlora.training.callbacks
+visionlora.training.callbacks.Stopwatch.on_train_batch_end = leave
 from visionlora.train import main
 sys.argv = ["train", "callbacks=none", "trainer.enable_progress_bar=false", "hydra.run.dir=" + sys.argv[1]]
 main()

@@ -36,10 +36,10 @@ from torch import Tensor, nn
 
 import visionlora as vl
 from benchmarks.timing import in_turn
-from visionlora.backbone import attention
-from visionlora.backbone.checkpointing import checkpoint_lightly
-from visionlora.callbacks import peak_memory_mib
 from visionlora.lora.targets import candidates
+from visionlora.speed import attention
+from visionlora.speed.checkpointing import checkpoint_lightly
+from visionlora.training.callbacks import peak_memory_mib
 
 SIDES = ("full", "peft", "peft_best", "ours", "light", "floor")
 RANK = 8

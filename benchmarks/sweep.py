@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 
 from visionlora.common.drawing import save_png
-from visionlora.files import replace_file
-from visionlora.reporting.figures import accuracy_by
+from visionlora.common.files import replace_file
+from visionlora.reporting.plots import accuracy_by
 from visionlora.reporting.runs import Run, configurations, find_runs
 
 RESULTS = Path("benchmarks/results/sweep.json")

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf
 from PIL import Image
 
-from visionlora.app import slug
+from visionlora.cli.command import slug
 from visionlora.cli.conf import conf_dir
 from visionlora.common.config import checked
 from visionlora.runs.config import TrainConfig
@@ -40,7 +40,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 QUICK = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 os.environ["OMP_NUM_THREADS"] = "1"  # of the process that commands are forked from
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["visionlora.training", "visionlora.predictor", "visionlora.evaluation"])
+FORKS.set_forkserver_preload(["visionlora.training.run", "visionlora.runs.predictor", "visionlora.evaluation"])
 
 TINY = ("model=timm", "model.name=test_resnet", "model.pretrained=false", "data=fake", "data.num_workers=0")
 QUIET = ("callbacks=none", "trainer.enable_progress_bar=false")

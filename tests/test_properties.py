@@ -28,18 +28,18 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 import visionlora as vl
-from visionlora.app import conf_dir, explain, refuse_huge_numbers, slug
 from visionlora.backbone.info import BackboneInfo
+from visionlora.cli.command import conf_dir, explain, refuse_huge_numbers, slug
 from visionlora.common.config import checked
+from visionlora.common.rows import to_csv
 from visionlora.data.config import DataConfig
 from visionlora.data.inputs import paths_of
 from visionlora.data.sources import class_folders
 from visionlora.lora.adapter_files import AdapterFiles
 from visionlora.lora.alphas import Alphas
 from visionlora.reporting.runs import configurations, find_runs, ranked, ranking_metric
-from visionlora.rows import to_csv
-from visionlora.run_folder import RunFolder
 from visionlora.runs.config import TrainConfig
+from visionlora.runs.folder import RunFolder
 from visionlora.runs.log import read_curves, read_rows
 
 

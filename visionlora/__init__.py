@@ -9,63 +9,63 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visionlora.adapting import inject, merge
-    from visionlora.allocation import allocate
     from visionlora.backbone.create import create_backbone
-    from visionlora.backbone.folding import fold, unfold
     from visionlora.backbone.head import example_batch, find_head
+    from visionlora.common.errors import UserError
     from visionlora.data.config import DataConfig
     from visionlora.data.module import ImageData
-    from visionlora.errors import UserError
     from visionlora.exporting.model import export
     from visionlora.lora.changes import LayerChange, changes
     from visionlora.lora.config import LoraConfig
     from visionlora.lora.merging import unmerge
-    from visionlora.module import Classifier
-    from visionlora.predictor import Prediction, Predictor, load
-    from visionlora.reporting.figures import accuracy_against, accuracy_by, changes_by_layer
+    from visionlora.model.adapters import activate, adapter_names, delete_adapter, disabled, forward_mixed, remove
+    from visionlora.model.allocation import allocate
+    from visionlora.model.inject import inject, merge
+    from visionlora.model.saving import load_adapter, save_adapter
+    from visionlora.reporting.plots import accuracy_against, accuracy_by, changes_by_layer
     from visionlora.reporting.runs import configurations, find_runs, ranked
     from visionlora.runs.config import OptimConfig
-    from visionlora.tasks import activate, adapter_names, delete_adapter, disabled, forward_mixed, remove
-    from visionlora.trained import load_adapter, save_adapter
+    from visionlora.runs.predictor import Prediction, Predictor, load
+    from visionlora.speed.folding import fold, unfold
+    from visionlora.training.classifier import Classifier
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Classifier": "module",
+    "Classifier": "training.classifier",
     "DataConfig": "config",
     "ImageData": "data.module",
     "LayerChange": "lora.changes",
     "OptimConfig": "config",
-    "UserError": "errors",
+    "UserError": "common.errors",
     "LoraConfig": "lora.config",
-    "accuracy_against": "reporting.figures",
-    "accuracy_by": "reporting.figures",
+    "accuracy_against": "reporting.plots",
+    "accuracy_by": "reporting.plots",
     "changes": "lora.changes",
-    "changes_by_layer": "reporting.figures",
+    "changes_by_layer": "reporting.plots",
     "configurations": "reporting.runs",
     "find_runs": "reporting.runs",
     "ranked": "reporting.runs",
-    "Prediction": "predictor",
-    "Predictor": "predictor",
-    "activate": "tasks",
-    "adapter_names": "tasks",
-    "allocate": "allocation",
+    "Prediction": "runs.predictor",
+    "Predictor": "runs.predictor",
+    "activate": "model.adapters",
+    "adapter_names": "model.adapters",
+    "allocate": "model.allocation",
     "create_backbone": "backbone.create",
-    "delete_adapter": "tasks",
-    "disabled": "tasks",
-    "forward_mixed": "tasks",
+    "delete_adapter": "model.adapters",
+    "disabled": "model.adapters",
+    "forward_mixed": "model.adapters",
     "example_batch": "backbone.head",
     "export": "exporting.model",
     "find_head": "backbone.head",
-    "fold": "backbone.folding",
-    "inject": "adapting",
-    "load": "predictor",
-    "load_adapter": "trained",
-    "merge": "adapting",
-    "remove": "tasks",
-    "save_adapter": "trained",
-    "unfold": "backbone.folding",
+    "fold": "speed.folding",
+    "inject": "model.inject",
+    "load": "runs.predictor",
+    "load_adapter": "model.saving",
+    "merge": "model.inject",
+    "remove": "model.adapters",
+    "save_adapter": "model.saving",
+    "unfold": "speed.folding",
     "unmerge": "lora.merging",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from visionlora.app import run_command
+from visionlora.cli.command import run_command
 from visionlora.exporting.config import CompressConfig
 
 if TYPE_CHECKING:
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def compress(config: CompressConfig, folder: Path) -> list[Compressed]:
     """Write ``compress/`` into the run folder: ``int8.onnx``, ``results.json``, ``compress.png``."""
-    from visionlora.run_folder import RunFolder
+    from visionlora.runs.folder import RunFolder
 
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
     from visionlora.common.drawing import save
+    from visionlora.common.files import inside
     from visionlora.exporting.compressing import compress as measure
     from visionlora.exporting.plots import compressed
     from visionlora.exporting.tables import print_compressed
-    from visionlora.files import inside
 
     rows = measure(run, config)
     save(compressed(rows), inside(run.path, "compress", "compress.png"))

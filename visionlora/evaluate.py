@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionlora.app import run_command
+from visionlora.cli.command import run_command
 from visionlora.data.config import DataConfig
 from visionlora.evaluation.config import EvaluateConfig
-from visionlora.run_folder import RunFolder
 from visionlora.runs.data import data_config
+from visionlora.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from visionlora.evaluation.outcome import Outcome
@@ -23,16 +23,16 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     Writes ``evaluation_SPLIT.json`` into each run folder and, below ``evaluation_SPLIT/``, ``predictions.csv``, ``classes.json``, the
     plots and the gallery ``mistakes.html``; with ``compare=true`` ``comparison_SPLIT.json`` into the first.
     """
-    from visionlora.files import inside, replace_file
+    from visionlora.common.files import inside, replace_file
 
     runs = [RunFolder.open(path) for path in config.runs]  # before torch is imported: a wrong folder is told at once
     configs = [_data_config(run, config) for run in runs]
 
+    from visionlora.common.rows import write_rows
     from visionlora.evaluation import measure
-    from visionlora.evaluation.figures import save_all
     from visionlora.evaluation.outcome import outcome, temperature_of
+    from visionlora.evaluation.plots import save_all
     from visionlora.evaluation.tables import print_classes, print_comparison, print_metrics, say_left_out
-    from visionlora.rows import write_rows
 
     own_data = config.data is None
     what = config.split if config.data is None else f"{config.split}_{config.data['name']}"  # the run's own evaluation stays
@@ -66,8 +66,8 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
 
 def gallery_of(found: Outcome, details: Path) -> None:
     """Write ``mistakes.html`` into a folder, or remove an earlier one where nothing is wrong any more."""
+    from visionlora.common.files import inside, replace_file
     from visionlora.evaluation.gallery import gallery
-    from visionlora.files import inside, replace_file
 
     page = inside(details, "mistakes.html")
     if found.right.all():

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from visionlora.app import run_command
-from visionlora.errors import UserError
+from visionlora.cli.command import run_command
+from visionlora.common.errors import UserError
 from visionlora.evaluation.config import ExplainConfig
 
 
 def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     """Write ``explain.png`` and, where there are adapters, ``changes.png``; each below ``figures/`` as PDF too."""
-    from visionlora.run_folder import RunFolder
+    from visionlora.runs.folder import RunFolder
 
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
     import torch
 
     from visionlora.common.drawing import save
+    from visionlora.common.files import folder_inside, inside
     from visionlora.common.quiet import quiet
     from visionlora.data.inputs import paths_of
     from visionlora.data.module import ImageData
     from visionlora.evaluation.explaining import explain as look
-    from visionlora.files import folder_inside, inside
     from visionlora.lora.changes import changes
-    from visionlora.predictor import load
-    from visionlora.reporting.figures import changes_by_layer
+    from visionlora.reporting.plots import changes_by_layer
     from visionlora.runs.data import data_config
+    from visionlora.runs.predictor import load
 
     quiet()
     if config.output is not None and Path(config.output).is_file():

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from visionlora.app import run_command
+from visionlora.cli.command import run_command
 from visionlora.exporting.config import ExportConfig
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def export(config: ExportConfig, folder: Path) -> list[Exported]:
     """Write the run's model, merged, in each of ``config.format``; every export is read back and compared first."""
-    from visionlora.run_folder import RunFolder
+    from visionlora.runs.folder import RunFolder
 
     run = RunFolder.open(config.run)  # before torch is imported: a wrong folder is told at once
     from visionlora.exporting.export import export as write

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from visionlora.app import USER_ERROR, run_command
+from visionlora.cli.command import USER_ERROR, run_command
 from visionlora.runs.config import TrainConfig
 
 if TYPE_CHECKING:

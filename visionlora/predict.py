@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visionlora.app import run_command
-from visionlora.errors import UserError
+from visionlora.cli.command import run_command
+from visionlora.common.errors import UserError
 from visionlora.evaluation.config import PredictConfig
 
 if TYPE_CHECKING:
-    from visionlora.predictor import Prediction
+    from visionlora.runs.predictor import Prediction
 
 SHOWN = 20
 
 
 def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     """Classify ``config.input`` with each run; prints a table and writes every row to ``config.output``."""
-    from visionlora.rows import write_rows, writer_for
-    from visionlora.run_folder import RunFolder
+    from visionlora.common.rows import write_rows, writer_for
+    from visionlora.runs.folder import RunFolder
 
     for run in config.runs:
         if not (Path(run) / "visionlora.json").is_file():
@@ -35,9 +35,9 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     from visionlora.common.console import console
     from visionlora.common.text import counted
     from visionlora.data.inputs import paths_of
-    from visionlora.predictor import batches
+    from visionlora.runs.predictor import batches
+    from visionlora.runs.several import shared
     from visionlora.runs.tables import print_predictions
-    from visionlora.several import shared
 
     pictures = paths_of(config.inputs)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")

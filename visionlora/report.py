@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from visionlora.app import run_command
+from visionlora.cli.command import run_command
 from visionlora.cli.conf import conf_dir
 from visionlora.reporting.config import ReportConfig
 
@@ -15,12 +15,12 @@ def report(config: ReportConfig, folder: Path) -> list[str]:
     Returns:
         The configurations' names, best first.
     """
-    from visionlora.files import folder_inside, replace_file
+    from visionlora.common.files import folder_inside, replace_file
+    from visionlora.common.rows import write_rows
     from visionlora.reporting.commands import command_of
     from visionlora.reporting.paper import paper_table, write_paper
     from visionlora.reporting.runs import as_rows, configurations, find_runs, ranked, ranking_metric
     from visionlora.reporting.tables import print_ranking
-    from visionlora.rows import write_rows
 
     runs = find_runs([config.runs] if isinstance(config.runs, str) else config.runs)
     metric = ranking_metric(runs, config.metric)

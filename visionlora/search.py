@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from visionlora.app import run_command
+from visionlora.cli.command import run_command
 from visionlora.cli.search_config import SearchConfig
 
 
@@ -14,10 +14,10 @@ def search(config: SearchConfig, folder: Path) -> dict[str, Any]:
     try:
         import optuna  # noqa: F401
     except ModuleNotFoundError:
-        from visionlora.errors import UserError
+        from visionlora.common.errors import UserError
 
         raise UserError('the search is Optuna\'s; install it with: pip install "visionlora[search]"') from None
-    from visionlora.searching import run_study
+    from visionlora.cli.searching import run_study
 
     try:
         return run_study(config, folder)

@@ -7,20 +7,20 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from visionlora.app import run_command
-from visionlora.errors import UserError
-from visionlora.run_folder import RunFolder
+from visionlora.cli.command import run_command
+from visionlora.common.errors import UserError
 from visionlora.runs.config import TrainConfig
+from visionlora.runs.folder import RunFolder
 
 
 def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
     """Train as ``config`` says; returns the figures of ``results.json``."""
     refuse_missing_files(config)
     # Imported here: the config has been checked by now, and torch takes seconds to import.
-    from visionlora.launch import own_command_line, requeued_on_signal
-    from visionlora.resume import repeated_config, resumed_config
+    from visionlora.cli.launch import own_command_line, requeued_on_signal
+    from visionlora.cli.resume import repeated_config, resumed_config
+    from visionlora.cli.sweeps import continued
     from visionlora.runs.claim import claimed
-    from visionlora.sweeps import continued
 
     words = HydraConfig.get().overrides.task
     config = repeated_config(config, words)
@@ -30,7 +30,7 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
         if left is None:
             return RunFolder(folder).read_results()
         config = resumed_config(left, folder)
-        from visionlora.training import run
+        from visionlora.training.run import run
 
         resumed = left.ckpt_path is not None and not any(word.startswith("ckpt_path=") for word in words)
         with requeued_on_signal(), own_command_line(folder, [f"ckpt_path={left.ckpt_path}"] if resumed else []):

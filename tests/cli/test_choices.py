@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from visionlora import command_config
 from visionlora.cli import conf
 from visionlora.common.config import checked
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.runs.config import TrainConfig
 
 GROUPS = ("model", "data", "lora", "optim", "trainer")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from visionlora.cli import conf
+from visionlora.cli.commands import COMMANDS
 from visionlora.cli.completion import SCRIPTS
-from visionlora.cli.console import COMMANDS
 from visionlora.cli.help import show_help
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from visionlora.common.drawing import costs, numbers, percent, save, short, styled
+from visionlora.common.errors import UserError
 from visionlora.common.labels import label
-from visionlora.errors import UserError
 
 
 def axes_of() -> Axes:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from visionlora.common import reading
+from visionlora.common.errors import UserError
 from visionlora.common.reading import read_json, read_yaml, sealed_json, sealed_yaml
-from visionlora.errors import UserError
 
 VALUES = {"a": [1, 2.5, None, True, "ü"], "b": {"c": float("inf"), "7": "x"}}
 

@@ -7,8 +7,8 @@ import io
 import pytest
 
 from visionlora.common.console import console
+from visionlora.common.rows import to_csv
 from visionlora.common.text import cell, markdown, printable
-from visionlora.rows import to_csv
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from PIL import Image
 from visionlora.backbone.info import Preprocessing
 from visionlora.data.batches import EpochBatches, MemoryPictures
 from visionlora.data.config import DataConfig
+from visionlora.data.images import Pictures, into_memory
 from visionlora.data.loading import EpochSampler, OneView, TransformedPictures
 from visionlora.data.module import ImageData
-from visionlora.data.pictures import Pictures, into_memory
 from visionlora.data.transforms import eval_batch_transform, eval_transform, train_batch_transform, train_transform
 
 WANTED = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, image_size=24, interpolation="bicubic")

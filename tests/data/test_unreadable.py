@@ -24,7 +24,7 @@ from visionlora.backbone.info import Preprocessing
 from visionlora.data.config import DataConfig
 from visionlora.data.loading import EpochSampler
 from visionlora.data.module import ImageData
-from visionlora.training import run
+from visionlora.training.run import run
 
 Folders = Callable[..., Path]
 WANTED = Preprocessing(24, (0.5,) * 3, (0.5,) * 3)
@@ -79,7 +79,7 @@ def names(folder: Path, bad: dict[str, range]) -> list[str]:
 @pytest.fixture
 def not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a large set: what cannot be read is found when its turn comes."""
-    monkeypatch.setattr("visionlora.data.pictures.checked.__defaults__", (-1,))
+    monkeypatch.setattr("visionlora.data.images.checked.__defaults__", (-1,))
 
 
 def loaded(root: Path, workers: int = 0, batch_size: int = 5, **more: Any) -> ImageData:
@@ -224,8 +224,8 @@ def test_evaluation_leaves_them_out_counts_them_and_says_so(tmp_path: Path) -> N
 def test_names_stay_text_in_a_spreadsheet(name: str, tmp_path: Path) -> None:
     data = loaded(pictures(tmp_path / "data", {}))
     data.unreadable[name] = "=why"
-    from visionlora.run_folder import RunFolder
     from visionlora.runs.bad_files import BadFiles
+    from visionlora.runs.folder import RunFolder
 
     BadFiles(RunFolder(tmp_path / "run"), data, 1.0).settle()
     with (tmp_path / "run" / "bad_files.csv").open(newline="") as file:

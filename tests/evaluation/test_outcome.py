@@ -10,9 +10,9 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from visionlora.data.pictures import Pictures
-from visionlora.evaluation.figures import confused, confusion, most_wrong, save_all
+from visionlora.data.images import Pictures
 from visionlora.evaluation.outcome import Outcome, mcnemar, temperature_of
+from visionlora.evaluation.plots import confused, confusion, most_wrong, save_all
 
 
 def made(n: int = 300, classes: int = 6, sharpness: float = 2.0, seed: int = 0) -> Outcome:

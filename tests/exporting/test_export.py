@@ -176,7 +176,7 @@ def test_other_models(overrides: tuple[str, ...], format_: str, tmp_path: Path) 
 
 def test_a_runtime_that_disagrees(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from visionlora.exporting import export, formats
-    from visionlora.run_folder import RunFolder
+    from visionlora.runs.folder import RunFolder
 
     honest = formats.FORMATS["timm"]
     wrong = honest._replace(read=lambda *given: lambda images: honest.read(*given)(images) + 0.1)

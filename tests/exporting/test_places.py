@@ -15,7 +15,7 @@ from conftest import command, contents, files_below
 from torch import nn
 
 import visionlora as vl
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.exporting import formats, writing
 from visionlora.exporting.places import put_in_place, workplace
 

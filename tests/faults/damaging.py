@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from visionlora.common.disk import disk_trouble
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 FLIPS, SECONDS = 50, 240
 Harm = Callable[[Path], None]

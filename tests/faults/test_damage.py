@@ -32,8 +32,8 @@ from visionlora.lora.config import LoraConfig
 from visionlora.predict import predict
 from visionlora.report import report
 from visionlora.reporting.config import ReportConfig
-from visionlora.run_folder import RunFolder
 from visionlora.runs.data import data_config
+from visionlora.runs.folder import RunFolder
 
 Recorder = Callable[[str, object], None]
 WEIGHTS, PEFT, CARD = "adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/visionlora.json"

@@ -18,7 +18,7 @@ from conftest import FORKS, QUIET, TINY, as_started_afresh, compose
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
-from visionlora.training import run
+from visionlora.training.run import run
 
 pytestmark = [
     pytest.mark.faults,

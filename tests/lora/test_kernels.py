@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from visionlora.backbone.folding import fold
 from visionlora.lora import LoraConfig, inject, kernels, remove
 from visionlora.lora.layer import LoraLayer, lora_layers
+from visionlora.speed.folding import fold
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(96, 60), (40, 96)),

@@ -15,8 +15,8 @@ from visionlora.lora.adalora import AdaLoraAdapter, RankAllocator
 from visionlora.lora.adapter import Adapter
 from visionlora.lora.config import AdaptiveConfig
 from visionlora.lora.regularization import regularization
-from visionlora.optim import parameter_groups
 from visionlora.runs.config import OptimConfig
+from visionlora.training.optimizer import parameter_groups
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(9, 8), (3, 9)),

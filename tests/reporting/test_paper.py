@@ -14,10 +14,10 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.lora.changes import LayerChange
-from visionlora.reporting.figures import accuracy_against, accuracy_by, changes_by_layer
 from visionlora.reporting.paper import paper_table
+from visionlora.reporting.plots import accuracy_against, accuracy_by, changes_by_layer
 from visionlora.reporting.runs import Configuration, Run, configurations, ranked
 from visionlora.reporting.significance import PAIRED, UNPAIRED, compare, holm
 from visionlora.reporting.summary import Summary

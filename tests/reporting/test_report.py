@@ -17,7 +17,7 @@ import yaml
 from conftest import command, compose
 
 from visionlora.cli.conf import conf_dir
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.reporting.commands import command_of
 from visionlora.reporting.runs import configurations, find_runs, ranked, ranking_metric
 from visionlora.runs.config import portable

@@ -16,11 +16,11 @@ import pytest
 import torch
 from conftest import QUIET, TINY, command, results
 
-from visionlora.errors import UserError
-from visionlora.run_folder import RunFolder
+from visionlora.common.errors import UserError
 from visionlora.runs import checkpoints
 from visionlora.runs.checkpoint_io import PlacedCheckpoint, read_checkpoint
 from visionlora.runs.checkpoints import damage, sealed, write_checkpoint
+from visionlora.runs.folder import RunFolder
 
 EPOCHS = "trainer.max_epochs=4"
 RUN = (*TINY, *QUIET, "trainer=cpu", "data.num_images=64", "data.val_fraction=0.25", "data.batch_size=16")
@@ -177,7 +177,7 @@ def test_the_temporary_folder_may_be_on_another_disk(tmp_path: Path) -> None:
     if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("no second file system here")
     code = (
-        "import torch, sys; from pathlib import Path; from visionlora.run_folder import RunFolder\n"
+        "import torch, sys; from pathlib import Path; from visionlora.runs.folder import RunFolder\n"
         "from visionlora.runs.checkpoint_io import RunCheckpoints\n"
         "run = RunFolder(sys.argv[1]); io = RunCheckpoints(run)\n"
         "for i in range(3): io.save_checkpoint({'i': i}, run.last)\n"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from visionlora.errors import UserError
-from visionlora.run_folder import RunFolder
+from visionlora.common.errors import UserError
 from visionlora.runs.claim import claimed
+from visionlora.runs.folder import RunFolder
 
 
 def test_a_folder_is_claimed_once_at_a_time(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from visionlora.run_folder import RunFolder
+from visionlora.runs.folder import RunFolder
 from visionlora.runs.log import read_rows
 from visionlora.runs.metrics import MetricsFile
 

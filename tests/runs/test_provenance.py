@@ -16,7 +16,7 @@ from conftest import command, results, unsealed_config
 
 import visionlora
 from visionlora.common.versions import commit
-from visionlora.data.pictures import Pictures
+from visionlora.data.images import Pictures
 from visionlora.runs.provenance import differences, fingerprints, is_provenance, provenance
 
 

@@ -11,8 +11,8 @@ from visionlora.backbone import timm_models, torchvision_models
 from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint, info_of
 from visionlora.backbone.modules import small_image_stem
 from visionlora.backbone.weights import as_of
+from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.finite import refuse_not_finite
-from visionlora.errors import UserError, did_you_mean
 
 SOURCES = {"timm": timm_models, "torchvision": torchvision_models}
 

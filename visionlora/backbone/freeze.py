@@ -6,7 +6,7 @@ from typing import Self
 
 from torch import nn
 
-from visionlora.swap import Swapped, restore, swap
+from visionlora.common.swap import Swapped, restore, swap
 
 
 class FrozenStatistics(Swapped):

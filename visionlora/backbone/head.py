@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlora.backbone.info import info_of
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.lora.audit import undisturbed
 
 

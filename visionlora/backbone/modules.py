@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:

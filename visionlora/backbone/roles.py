@@ -11,7 +11,7 @@ from typing import Any, cast
 from timm.models import group_modules
 from torch import nn
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.lora.layer import ADAPTABLE, TRANSPOSED
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)

@@ -10,7 +10,7 @@ from torch import nn
 
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing, per_channel
 from visionlora.backbone.weights import hub_access, read_weights
-from visionlora.errors import UserError, did_you_mean
+from visionlora.common.errors import UserError, did_you_mean
 
 
 def names() -> list[str]:

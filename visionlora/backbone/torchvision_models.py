@@ -13,7 +13,7 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing, per_channel
 from visionlora.backbone.modules import replace_module, with_channels
 from visionlora.backbone.weights import as_of, hub_access, read_weights
-from visionlora.errors import UserError, did_you_mean
+from visionlora.common.errors import UserError, did_you_mean
 
 _CLASSES = 1000
 _AUXILIARY = ("googlenet", "inception_v3")

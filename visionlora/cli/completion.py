@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import hydra
 
+from visionlora.cli.commands import COMMANDS
 from visionlora.cli.conf import conf_dir
-from visionlora.cli.console import COMMANDS
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 _BASH = """_visionlora() {
     local words=($COMP_LINE) word="${COMP_WORDS[COMP_CWORD]}" ask

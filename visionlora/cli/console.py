@@ -5,17 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = {
-    "train": "fine-tune a backbone and write a run folder",
-    "plan": "what that will take in memory, time and disk: the same settings as train",
-    "evaluate": "measure a finished run: run=DIR",
-    "predict": "classify pictures with a finished run: run=DIR input=FILE_OR_FOLDER",
-    "explain": "what a run looks at, and where it changed the network: run=DIR",
-    "export": "hand a finished run on: run=DIR format=timm|onnx|…",
-    "compress": "int8 and pruning, measured: run=DIR",
-    "report": "compare finished runs: runs=DIR",
-    "search": "look for good settings with Optuna",
-}
+from visionlora.cli.commands import COMMANDS
 
 
 def main() -> None:
@@ -51,7 +41,7 @@ def _help() -> None:
 
 
 def _unknown(asked: str, words: list[str]) -> str:
-    from visionlora.errors import did_you_mean
+    from visionlora.common.errors import did_you_mean
 
     if "=" in asked or asked.startswith("-"):
         return f"the command comes first: write visionlora train {' '.join(words)}, or another of {', '.join(COMMANDS)}."

@@ -15,9 +15,9 @@ from hydra.core.override_parser.types import Override
 from visionlora.cli.conf import chosen, groups, option_keys, options, own_keys, taken
 from visionlora.cli.suggest import typed, unknown, unknown_option
 from visionlora.cli.words import CommandLine, taken_apart
+from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.processes import process_rank
 from visionlora.common.trainer_config import SET_BY_US, TrainerConfig
-from visionlora.errors import UserError, did_you_mean
 
 LISTS = (
     "callbacks",

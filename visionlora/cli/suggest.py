@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from visionlora.cli.conf import groups, options
-from visionlora.errors import did_you_mean, nearest
+from visionlora.common.errors import did_you_mean, nearest
 from visionlora.runs.config import OPTIMIZERS
 
 WORDS: dict[str, tuple[str, ...]] = {

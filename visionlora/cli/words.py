@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 
 from visionlora.cli.conf import groups, options
 from visionlora.cli.suggest import meant, near, typed
-from visionlora.errors import UserError, nearest
+from visionlora.common.errors import UserError, nearest
 
 PATHS = (
     "data.root",

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
-from visionlora.errors import UserError, did_you_mean
+from visionlora.common.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 

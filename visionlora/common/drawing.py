@@ -17,7 +17,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
-from visionlora.files import folder_inside, inside, replace_file
+from visionlora.common.files import folder_inside, inside, replace_file
 
 logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every step of putting letters into a PDF
 P = ParamSpec("P")

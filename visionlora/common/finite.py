@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 
 def all_finite(tensor: Tensor) -> bool:

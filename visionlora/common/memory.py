@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.utilities.memory import is_oom_error
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 MESSAGES = ("not enough memory", "out of memory", "Cannot allocate memory", "bad_alloc", "could not create a memory")
 """Of CPU allocators (Linux, Windows, C++, oneDNN) and of MPS; Lightning knows CUDA's."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 SEAL = "sha256"
 """Key of the hash that our JSON files carry of everything else in them."""

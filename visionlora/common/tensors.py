@@ -8,7 +8,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 MOST_HEADER = 4 * 2**20
 """Bytes of the list of tensors: some thirty thousand of them. A million take the library a minute."""

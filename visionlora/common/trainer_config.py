@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from visionlora.errors import UserError, did_you_mean
+from visionlora.common.errors import UserError, did_you_mean
 
 SET_BY_US = (
     "callbacks",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from visionlora.data.images import Pictures
 from visionlora.data.loading import EpochSampler
 from visionlora.data.opening import to_mode
-from visionlora.data.pictures import Pictures
 from visionlora.data.transforms import BatchTransform
 
 Asked = tuple[int, list[tuple[int, int]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from visionlora.common.config import at_least, at_most, fraction, one_of
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 SOURCES = ("digits", "cifar10", "cifar100", "imagefolder", "imagenet", "fake")
 

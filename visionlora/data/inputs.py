@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from visionlora.data.pictures import find_pictures
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
+from visionlora.data.images import find_pictures
 
 COLUMNS = ("path", "file", "filename", "image", "image_path")
 """Headings under which a CSV file may have its paths; else they are in its first column."""

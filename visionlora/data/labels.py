@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 
 class Labels:

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from visionlora.data.images import Pictures, Unreadable
 from visionlora.data.opening import UnreadableError
-from visionlora.data.pictures import Pictures, Unreadable
 from visionlora.data.transforms import Transform
 
 

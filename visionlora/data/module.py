@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from visionlora.backbone.info import Preprocessing, info_of
+from visionlora.common.errors import UserError
 from visionlora.common.processes import worker_ending
 from visionlora.data.batches import CachedFeatures, EpochBatches, Features, MemoryPictures
 from visionlora.data.config import DataConfig
+from visionlora.data.images import Pictures, Unreadable, checked, find_pictures, into_memory
 from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedPictures
-from visionlora.data.pictures import Pictures, Unreadable, checked, find_pictures, into_memory
 from visionlora.data.sources import load_source
 from visionlora.data.split import complete, recorded
 from visionlora.data.transforms import (
@@ -31,7 +32,6 @@ from visionlora.data.transforms import (
     train_batch_transform,
     train_transform,
 )
-from visionlora.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from visionlora.common.disk import disk_trouble
+from visionlora.common.errors import UserError
 from visionlora.data.jpeg import ends_early
-from visionlora.errors import UserError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Number of channels -> PIL's mode."""

@@ -11,10 +11,10 @@ import numpy as np
 import torchvision
 from torchvision.datasets.folder import make_dataset
 
+from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
 from visionlora.data.folders import class_names, part_folders
-from visionlora.data.pictures import OtherFiles, Pictures
-from visionlora.errors import UserError
+from visionlora.data.images import OtherFiles, Pictures
 
 
 @dataclass(frozen=True)

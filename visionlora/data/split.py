@@ -8,11 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
 from visionlora.data.folders import PARTS
-from visionlora.data.pictures import Pictures
+from visionlora.data.images import Pictures
 from visionlora.data.sources import Source
-from visionlora.errors import UserError
 
 
 def complete(source: Source, config: DataConfig) -> tuple[dict[str, Pictures], dict[str, list[str]]]:

@@ -13,10 +13,10 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from visionlora.backbone.info import Preprocessing
+from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
 from visionlora.data.opening import MODES
 from visionlora.data.views import CentreView, WholeView
-from visionlora.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from visionlora.common.config import at_least, listed, one_of
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 
 @dataclass

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from visionlora.common.drawing import WIDTH, short, styled
+from visionlora.common.errors import UserError
 from visionlora.common.text import printable
 from visionlora.data.transforms import normalize
-from visionlora.errors import UserError
-from visionlora.predictor import Predictor
+from visionlora.runs.predictor import Predictor
 
 DETAIL = 6
 """Pixels a side of the map that Grad-CAM colours by, where there is one."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment
 
-from visionlora.evaluation.figures import THUMBNAIL, thumbnail
 from visionlora.evaluation.outcome import Outcome
+from visionlora.evaluation.plots import THUMBNAIL, thumbnail
 
 SHOWN = 300
 """Images on the page: about 2 MB. All mistakes are in ``predictions.csv``."""

@@ -10,15 +10,15 @@ import lightning as L
 import torch
 
 from visionlora.backbone.create import rebuild
+from visionlora.common.errors import UserError
+from visionlora.common.files import folder_inside
 from visionlora.common.process_state import process_as_before
 from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
-from visionlora.errors import UserError
 from visionlora.evaluation.outcome import Outcome, mcnemar, outcome
-from visionlora.files import folder_inside
-from visionlora.predictor import Predictor, load
-from visionlora.probe import probe_head
-from visionlora.run_folder import RunFolder
+from visionlora.runs.folder import RunFolder
+from visionlora.runs.predictor import Predictor, load
+from visionlora.tasks.probe import probe_head
 
 
 @dataclass(frozen=True)

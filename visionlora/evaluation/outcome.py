@@ -14,11 +14,11 @@ from sklearn.metrics import classification_report, confusion_matrix
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from visionlora.common.errors import UserError
+from visionlora.data.images import Pictures, Unreadable, left_out
 from visionlora.data.module import ImageData
-from visionlora.data.pictures import Pictures, Unreadable, left_out
-from visionlora.errors import UserError
-from visionlora.predictor import Predictor
-from visionlora.scoring import Evaluation
+from visionlora.runs.predictor import Predictor
+from visionlora.tasks.metrics import Evaluation
 
 ALL_CLASSES = 100
 """Classes up to which the rows of an evaluation have the probability of each."""

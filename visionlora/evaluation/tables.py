@@ -12,7 +12,7 @@ from visionlora.common.console import console
 from visionlora.common.labels import in_words, label
 
 if TYPE_CHECKING:
-    from visionlora.data.pictures import Unreadable
+    from visionlora.data.images import Unreadable
     from visionlora.evaluation.measure import Compared
     from visionlora.evaluation.outcome import Outcome
 
@@ -29,7 +29,7 @@ def print_metrics(metrics: Mapping[str, float], title: str) -> None:
 
 def say_left_out(unreadable: Unreadable) -> None:
     """How many pictures could not be read, and the first of them."""
-    from visionlora.data.pictures import left_out
+    from visionlora.data.images import left_out
 
     if unreadable:
         said = f"left out, as they cannot be read, were {len(unreadable)}: {left_out(unreadable)}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from visionlora.backbone import timm_models, torchvision_models
 from visionlora.backbone.info import BackboneSpec
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.exporting.facts import Facts
 
 

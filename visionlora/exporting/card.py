@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from visionlora.common.text import markdown
 from visionlora.exporting.facts import PREPROCESSING, Facts
 from visionlora.exporting.snippets import PICTURE
-from visionlora.run_folder import RunFolder
+from visionlora.runs.folder import RunFolder
 
 
 def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:

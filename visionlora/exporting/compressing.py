@@ -18,21 +18,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from visionlora.adapting import merge
-from visionlora.backbone.quantize import dequantize
+from visionlora.common.errors import UserError
+from visionlora.common.files import inside, library_writing, replace_file
 from visionlora.common.quiet import hushed
 from visionlora.data.module import ImageData
-from visionlora.errors import UserError
 from visionlora.evaluation.measure import open_run
 from visionlora.evaluation.outcome import Outcome
 from visionlora.exporting.config import CompressConfig
 from visionlora.exporting.facts import ONNX, PREPROCESSING, Facts, preprocessing_json
 from visionlora.exporting.formats import FORMATS, require
 from visionlora.exporting.places import workplace
-from visionlora.files import inside, library_writing, replace_file
-from visionlora.predictor import load
-from visionlora.run_folder import RunFolder
+from visionlora.model.inject import merge
 from visionlora.runs.data import data_config
+from visionlora.runs.folder import RunFolder
+from visionlora.runs.predictor import load
+from visionlora.speed.quantize import dequantize
 
 INT8 = "int8.onnx"
 LATENCY_ROUNDS = 15

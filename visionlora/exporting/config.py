@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from visionlora.common.config import at_least, fraction, listed, one_of
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 
 EXPORTS = ("timm", "torchvision", "state_dict", "onnx", "pt2")
 

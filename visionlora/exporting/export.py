@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from visionlora.common.errors import UserError
+from visionlora.common.files import inside
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.process_state import process_as_before
 from visionlora.data.module import ImageData
 from visionlora.data.opening import UnreadableError
 from visionlora.data.transforms import normalize
-from visionlora.errors import UserError
 from visionlora.exporting.facts import Facts
 from visionlora.exporting.writing import Compared, Exported, check_places, write
-from visionlora.files import inside
-from visionlora.predictor import Predictor, load
-from visionlora.run_folder import RunFolder
 from visionlora.runs.data import data_config
+from visionlora.runs.folder import RunFolder
+from visionlora.runs.predictor import Predictor, load
 
 PICTURES = 16
 """Pictures that an export is compared on."""

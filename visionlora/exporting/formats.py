@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from visionlora.backbone.weights import as_of
+from visionlora.common.errors import UserError
+from visionlora.common.files import replace_file
 from visionlora.common.quiet import hushed
-from visionlora.errors import UserError
 from visionlora.exporting import snippets
 from visionlora.exporting.building import (
     own_arguments,
@@ -32,7 +33,6 @@ from visionlora.exporting.building import (
     torchvision_arguments,
 )
 from visionlora.exporting.facts import ONNX, PREPROCESSING, PROGRAM, TORCH_WEIGHTS, WEIGHTS, Facts, preprocessing, preprocessing_json
-from visionlora.files import replace_file
 
 Logits = Callable[[Tensor], Tensor]
 """float32 ``(N, C, H, W)`` -> logits ``(N, classes)``."""

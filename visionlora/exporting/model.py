@@ -15,11 +15,11 @@ from visionlora.backbone import timm_models
 from visionlora.backbone.head import example_batch
 from visionlora.backbone.info import BackboneInfo, Preprocessing, info_of, preprocessing_fits
 from visionlora.common.disk import disk_trouble
+from visionlora.common.errors import UserError
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.process_state import process_as_before
 from visionlora.common.text import in_a_line
 from visionlora.common.typed import typed
-from visionlora.errors import UserError
 from visionlora.exporting.config import known_formats
 from visionlora.exporting.facts import OTHER_KEYS, Facts, as_used
 from visionlora.exporting.writing import Compared, Exported, check_places, write

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from visionlora.errors import UserError
-from visionlora.files import inside, naming, remove_parts
+from visionlora.common.errors import UserError
+from visionlora.common.files import inside, naming, remove_parts
 
 _PREFIX, _LOCK = ".visionlora-export-", ".visionlora-export.lock"
 

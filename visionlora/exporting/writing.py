@@ -10,17 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from visionlora.adapting import merge
-from visionlora.backbone.quantize import dequantize
 from visionlora.common.disk import disk_trouble
+from visionlora.common.errors import UserError
+from visionlora.common.files import library_writing, naming
 from visionlora.common.text import in_a_line
-from visionlora.errors import UserError
 from visionlora.exporting.card import card
 from visionlora.exporting.facts import CARD, PREPROCESSING, Facts, preprocessing_json
 from visionlora.exporting.formats import FORMATS, require
 from visionlora.exporting.places import in_the_way, put_in_place, workplace
-from visionlora.files import library_writing, naming
-from visionlora.run_folder import RunFolder
+from visionlora.model.inject import merge
+from visionlora.runs.folder import RunFolder
+from visionlora.speed.quantize import dequantize
 
 TOLERANCE = 1e-4
 """Largest difference of a logit that is rounding, relative to the largest logit."""

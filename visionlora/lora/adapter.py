@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.frozen import FrozenWeight
 from visionlora.lora.init import FROM_WEIGHT, INITS

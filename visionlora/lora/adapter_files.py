@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from visionlora.common.errors import UserError
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.reading import read_json
 from visionlora.common.tensors import read_tensors
 from visionlora.common.typed import typed
-from visionlora.errors import UserError
 from visionlora.lora.alphas import Alphas
 from visionlora.lora.config import INITS, LayerRank, LoraConfig
 from visionlora.lora.init import FROM_WEIGHT

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.lora.frozen import is_quantized
 from visionlora.lora.layer import leave_kernels, lora_layers, without_kernels
 from visionlora.lora.slots import Slot, siblings

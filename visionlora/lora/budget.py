@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.methods import METHODS
 from visionlora.lora.slots import Slot

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.lora.frozen import dense
 from visionlora.lora.layer import lora_layers
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from visionlora.swap import Swapped
+from visionlora.common.swap import Swapped
 
 MADE_BY = "_made_by"
 """Attribute of a tensor: how it was made."""

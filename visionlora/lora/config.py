@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from visionlora.errors import UserError, did_you_mean
+from visionlora.common.errors import UserError, did_you_mean
 
 METHODS = ("lora", "dora", "adalora", "none", "full")
 """``none`` trains the head alone (a linear probe), ``full`` trains every weight; both go through the same command."""

@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from visionlora.common.errors import UserError
+from visionlora.common.files import replace_file
 from visionlora.common.reading import sealed_json
-from visionlora.errors import UserError
-from visionlora.files import replace_file
 from visionlora.lora.adapter import Adapter
 from visionlora.lora.adapter_files import CARD, CONFIG, PREFIX, TENSORS, WEIGHTS, AdapterFiles
 from visionlora.lora.config import LayerRank, LoraConfig

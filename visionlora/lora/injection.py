@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.lora.adapter import Adapter, AdapterSet
 from visionlora.lora.audit import audit, check_parts, outputs, undisturbed
 from visionlora.lora.config import LayerRank, LoraConfig

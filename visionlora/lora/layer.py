@@ -11,11 +11,11 @@ from typing import Any, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
+from visionlora.common.swap import Swapped, restore, swap
 from visionlora.lora import kernels
 from visionlora.lora.adapter import AdapterSet
 from visionlora.lora.compute import Compute, Fold
 from visionlora.lora.products import Conv, subsampled_conv
-from visionlora.swap import Swapped, restore, swap
 
 ADAPTABLE: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("weight",),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from visionlora.errors import UserError
+from visionlora.common.errors import UserError
 from visionlora.lora.frozen import FrozenWeight
 from visionlora.lora.layer import ADAPTABLE, TRANSPOSED, adaptable
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from visionlora.errors import UserError, did_you_mean
+from visionlora.common.errors import UserError, did_you_mean
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.methods import METHODS
 from visionlora.lora.slots import Slot, parts_of, refuse, slots

@@ -8,11 +8,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from visionlora.caching import Collector
-from visionlora.callbacks import peak_memory_mib
+from visionlora.common.errors import UserError
 from visionlora.common.portions import ALL
-from visionlora.errors import UserError
 from visionlora.planning.beginnings import Beginning, TrainingBeginning, total
+from visionlora.training.caching import Collector
+from visionlora.training.callbacks import peak_memory_mib
 
 
 class Abridged(Callback):

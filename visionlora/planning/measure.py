@@ -15,16 +15,16 @@ from typing import Any
 
 import lightning as L
 
-from visionlora.callbacks import peak_memory_mib
+from visionlora.common.errors import UserError
 from visionlora.common.memory import OutOfMemory, available_memory, memory_has_an_end
 from visionlora.common.processes import end_with
 from visionlora.common.quiet import quiet
-from visionlora.errors import UserError
 from visionlora.planning.abridged import Abridged
-from visionlora.run_folder import RunFolder
 from visionlora.runs.config import TrainConfig
-from visionlora.trainer import lightning_arguments
-from visionlora.training import run
+from visionlora.runs.folder import RunFolder
+from visionlora.training.callbacks import peak_memory_mib
+from visionlora.training.run import run
+from visionlora.training.trainer import lightning_arguments
 
 SHARE = 0.95
 """Of the free memory, beyond which a run is taken not to fit."""

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from visionlora.common.config import checked
-from visionlora.rows import shown
+from visionlora.common.rows import shown
 from visionlora.runs.config import OWN, TrainConfig, portable
 from visionlora.runs.identity import NO_MATTER, WITHOUT_FILES, flatten
 

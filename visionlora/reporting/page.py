@@ -10,13 +10,13 @@ from importlib.resources import files
 from typing import Any
 
 from visionlora.common.drawing import BLUE, METHOD_COLOURS, PALETTE, log_ticks
+from visionlora.common.errors import UserError
 from visionlora.common.labels import METHODS
 from visionlora.common.labels import label as _label
-from visionlora.errors import UserError
-from visionlora.reporting.figures import beside, pareto
+from visionlora.common.rows import is_number, shown
+from visionlora.reporting.plots import beside, pareto
 from visionlora.reporting.runs import Configuration, higher_is_better, is_share, made_differently, spread_in_words
 from visionlora.reporting.summary import Summary
-from visionlora.rows import is_number, shown
 
 try:
     import plotly.graph_objects as go

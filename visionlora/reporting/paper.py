@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visionlora.common.drawing import save
+from visionlora.common.errors import UserError, did_you_mean
+from visionlora.common.files import inside, replace_file
 from visionlora.common.labels import METHODS, label
-from visionlora.errors import UserError, did_you_mean
-from visionlora.files import inside, replace_file
-from visionlora.reporting.figures import accuracy_against, accuracy_by
+from visionlora.common.rows import is_number, shown, write_rows
+from visionlora.reporting.plots import accuracy_against, accuracy_by
 from visionlora.reporting.runs import Configuration, higher_is_better, is_share, spread_in_words
 from visionlora.reporting.significance import Comparison, compare
-from visionlora.rows import is_number, shown, write_rows
 
 if TYPE_CHECKING:
     import pandas as pd

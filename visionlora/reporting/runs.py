@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.labels import METHODS, label
-from visionlora.errors import UserError, did_you_mean
+from visionlora.common.rows import is_number, shown
 from visionlora.reporting.summary import SEEDS_FOR_INTERVAL, Summary
-from visionlora.rows import is_number, shown
-from visionlora.run_folder import RunFolder
 from visionlora.runs import provenance
 from visionlora.runs.config import OWN
+from visionlora.runs.folder import RunFolder
 from visionlora.runs.identity import NO_MATTER, WITHOUT_FILES, flatten
 from visionlora.runs.log import Curves, curves_of_finished
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna import Study
 
     from visionlora.reporting.runs import Configuration
-    from visionlora.run_folder import RunFolder
+    from visionlora.runs.folder import RunFolder
 
 
 def print_sweep(runs: Sequence[RunFolder], folder: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from visionlora.run_folder import RunFolder
 from visionlora.runs.config import TrainConfig
+from visionlora.runs.folder import RunFolder
 from visionlora.runs.identity import same_run
 from visionlora.runs.provenance import differences, is_provenance
 

@@ -11,12 +11,12 @@ import lightning as L
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
+from visionlora.common.errors import UserError
+from visionlora.common.files import inside, replace_file
 from visionlora.common.processes import process_rank
+from visionlora.data.images import left_out
 from visionlora.data.module import ImageData
-from visionlora.data.pictures import left_out
-from visionlora.errors import UserError
-from visionlora.files import inside, replace_file
-from visionlora.run_folder import RunFolder
+from visionlora.runs.folder import RunFolder
 
 COLUMNS = ("file", "reason")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

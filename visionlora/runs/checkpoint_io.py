@@ -13,12 +13,12 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from visionlora.common.errors import UserError
+from visionlora.common.files import folder_inside, inside
 from visionlora.common.processes import process_rank
 from visionlora.common.typed import typed
-from visionlora.errors import UserError
-from visionlora.files import folder_inside, inside
-from visionlora.run_folder import RunFolder
 from visionlora.runs.checkpoints import damage, write_checkpoint
+from visionlora.runs.folder import RunFolder
 from visionlora.runs.log import HASH
 from visionlora.runs.metrics import RunLogger
 

@@ -10,9 +10,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-from visionlora.errors import UserError
-from visionlora.files import put_in_place, write_beside
-from visionlora.run_folder import RunFolder
+from visionlora.common.errors import UserError
+from visionlora.common.files import put_in_place, write_beside
+from visionlora.runs.folder import RunFolder
 
 _SEAL = b"visionlora sha256 "
 """Begins the comment at the end of the zip archive that ``torch.save`` writes; the hash of all bytes before the comment follows.

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
 
+from visionlora.common.errors import UserError
+from visionlora.common.files import inside
 from visionlora.common.processes import process_rank
-from visionlora.errors import UserError
-from visionlora.files import inside
-from visionlora.run_folder import RunFolder
+from visionlora.runs.folder import RunFolder
 
 
 @contextlib.contextmanager

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 
 from visionlora.backbone.config import ModelConfig
 from visionlora.common.config import at_least, checked, fraction, one_of
+from visionlora.common.errors import UserError
 from visionlora.common.trainer_config import TrainerConfig
 from visionlora.data.config import DataConfig
-from visionlora.errors import UserError
 from visionlora.lora.config import LoraConfig
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "nadamw", "radam", "lamb", "lion", "adan", "adopt", "muon", "rmsprop", "adabelief", "laprop", "mars")

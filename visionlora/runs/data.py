@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from visionlora.common.config import checked
+from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
-from visionlora.errors import UserError
-from visionlora.run_folder import RunFolder
+from visionlora.runs.folder import RunFolder
 from visionlora.runs.identity import WITHOUT_FILES
 
 

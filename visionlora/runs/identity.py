@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from visionlora.run_folder import RunFolder
 from visionlora.runs.config import OWN, TrainConfig, portable
+from visionlora.runs.folder import RunFolder
 
 WITHOUT_FILES = ("digits", "fake")
 """Data that is read from no ``data.root``."""

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from visionlora.common.errors import UserError
 from visionlora.common.reading import read_bytes
-from visionlora.errors import UserError
-from visionlora.run_folder import RunFolder
+from visionlora.runs.folder import RunFolder
 
 Curves = dict[str, tuple[list[float], list[float]]]
 HASH = "metrics.csv"

@@ -11,10 +11,10 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger
 
 from visionlora.common.console import LOG
+from visionlora.common.files import inside, naming, replace_file
 from visionlora.common.labels import in_words, label
 from visionlora.common.processes import process_rank
-from visionlora.files import inside, naming, replace_file
-from visionlora.run_folder import RunFolder
+from visionlora.runs.folder import RunFolder
 from visionlora.runs.log import HASH, digest, put_aside_if_damaged, read_rows
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from visionlora.common.versions import commit, package_version
 
 if TYPE_CHECKING:
-    from visionlora.data.pictures import Pictures
+    from visionlora.data.images import Pictures
 
 PACKAGES = ("visionlora", "torch", "torchvision", "timm", "lightning")
 PREFIXES = ("versions/", "machine/", "determinism/", "fingerprint/")

@@ -11,7 +11,7 @@ from rich.table import Table
 from visionlora.common.console import console
 
 if TYPE_CHECKING:
-    from visionlora.predictor import Prediction
+    from visionlora.runs.predictor import Prediction
 
 
 def print_predictions(predictions: Sequence[Prediction], runs: Sequence[str] | None = None) -> None:

@@ -1,0 +1,77 @@
+"""The config files compose, and say what the schema and Lightning say."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+
+import hydra
+import lightning as L
+import pytest
+import timm.optim
+import torchvision
+from conftest import compose
+from omegaconf import OmegaConf
+
+from visionlora import UserError
+from visionlora.backbone import timm_models
+from visionlora.backbone.config import ModelConfig
+from visionlora.cli.command import slug
+from visionlora.cli.conf import conf_dir
+from visionlora.common.config import checked
+from visionlora.common.trainer_config import OURS
+from visionlora.data.config import SOURCES, DataConfig
+from visionlora.lora.config import METHODS, LoraConfig
+from visionlora.runs.config import OPTIMIZERS, OptimConfig, TrainConfig
+
+GROUPS = ("model", "data", "lora", "optim", "trainer", "callbacks")
+OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(group: str, option: str) -> None:
+    more = ["model.name=resnet18"] if option in ("timm", "torchvision") else ["data.root=x"]
+    config = compose(f"{group}={option}", *more)
+    if group == "model":
+        known = timm_models.names() if config.model.source == "timm" else torchvision.models.list_models()
+        assert config.model.name in known
+
+
+def test_experiment_is_the_one_of_the_readme() -> None:
+    config = compose("experiment=cifar10_lite0", "data.root=x")
+    assert (config.data.name, config.data.image_size, config.data.batch_size, config.data.val_fraction) == ("cifar10", 96, 64, 0.0)
+    assert (config.lora.r, config.lora.targets, config.optim.name, config.trainer["max_epochs"]) == (8, "all", "adamw", 2)
+    assert compose("experiment=cifar10_lite0", "data.root=x", "lora=none", "optim.lr=1").lora.method == "none"
+
+
+@pytest.mark.parametrize(("group", "schema"), [("model", ModelConfig), ("data", DataConfig), ("lora", LoraConfig), ("optim", OptimConfig)])
+def test_files_list_every_key_a_user_can_set(group: str, schema: type) -> None:
+    """So that --help shows them all, and an override of any needs no ``+``."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose("train")[group]
+    assert set(composed) == {field.name for field in fields(schema)}
+
+
+def test_trainer_takes_lightnings_own_names() -> None:
+    assert set(compose().trainer) - set(OURS) <= set(inspect.signature(L.Trainer.__init__).parameters)
+
+
+def test_names_known_without_torch_are_those_of_the_libraries() -> None:
+    assert set(OPTIMIZERS) <= set(timm.optim.list_optimizers())
+    from visionlora.data import sources
+    from visionlora.lora import methods
+
+    assert set(SOURCES) == set(sources.SOURCES)
+    assert set(METHODS) == {*methods.METHODS, "none", "full"}
+
+
+def test_types_are_checked() -> None:
+    with pytest.raises(UserError, match=r"lora\.r"):
+        checked(TrainConfig, OmegaConf.merge(OmegaConf.create({"model": {}}), {"lora": {"r": "x"}}))
+
+
+def test_slugs_can_be_given_back_to_hydra() -> None:
+    assert slug("lora.r=4,seed=0") == "lora.r-4-seed-0"
+    one, other = slug("lora.r=4,data.root=/a b/c,lora.targets=[x,y]"), slug("lora.r=4,data.root=/a b/c,lora.targets=x,y")
+    assert one.startswith("lora.r-4-data.root-a-b-c-lora.targets-x-y-")
+    assert one != other  # what only looks the same has another name

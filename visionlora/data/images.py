@@ -1,0 +1,186 @@
+"""Labelled pictures, in files or in memory, opened one at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from PIL import Image
+
+from visionlora.common.errors import UserError
+from visionlora.common.processes import process_rank
+from visionlora.data.opening import UnreadableError, extensions, open_picture, to_mode
+
+Unreadable = dict[str, str]
+"""Name of a picture -> why it cannot be read."""
+
+
+def left_out(unreadable: Unreadable, most: int = 10) -> str:
+    """The first of the unreadable pictures in words, with the reasons."""
+    names = sorted(unreadable)
+    shown = "; ".join(f"{name} ({unreadable[name]})" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures with labels.
+
+    Args:
+        labels: index of the class of each picture.
+        names: what tells each picture from the others: its path below the root, or its position.
+        paths: their files; empty where there are none.
+        arrays: uint8 ``(N, H, W)`` or ``(N, H, W, C)``, where they are held in memory; then the files are not opened.
+    """
+
+    labels: list[int]
+    names: list[str]
+    paths: Sequence[Path] = ()
+    arrays: np.ndarray | None = None
+
+    @classmethod
+    def of_arrays(cls, arrays: np.ndarray, labels: Sequence[int], prefix: str = "") -> Self:
+        """Pictures in memory."""
+        return cls([int(label) for label in labels], [f"{prefix}{i}" for i in range(len(labels))], (), arrays)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def in_memory(self) -> bool:
+        return self.arrays is not None
+
+    def open(self, index: int, channels: int, detail: int | None = None) -> Image.Image:
+        """Picture ``index`` with ``channels`` channels (1, 3 or 4); ``detail`` as for ``open_picture``.
+
+        Raises:
+            UnreadableError: the file cannot be read as a picture.
+        """
+        if self.arrays is not None:
+            return to_mode(Image.fromarray(self.arrays[index]), channels)
+        return open_picture(self.paths[index], channels, detail)
+
+    def without(self, unreadable: Unreadable) -> Self:
+        """The pictures that are not among the unreadable ones."""
+        kept = [index for index, name in enumerate(self.names) if name not in unreadable] if unreadable else self.labels
+        return self if len(kept) == len(self) else self.subset(kept)
+
+    def subset(self, indices: Sequence[int]) -> Self:
+        """The pictures at ``indices``, in that order."""
+        return replace(
+            self,
+            labels=[self.labels[i] for i in indices],
+            names=[self.names[i] for i in indices],
+            paths=[self.paths[i] for i in indices] if self.paths else (),
+            arrays=None if self.arrays is None else self.arrays[list(indices)],
+        )
+
+
+SMALL = 64
+"""Pixels a side up to which files of one size are read once and kept in memory."""
+LONG = 8
+"""Times as long as wide that they are at most: as a batch they are resized before the middle is cut out."""
+KEPT = 2**30
+"""Bytes that such files may take."""
+CHECKED = 2**25
+"""Bytes of files up to which all of them are decoded before a training, to find what cannot be read at once: a second or two."""
+
+
+def into_memory(pictures: Pictures, channels: int, unreadable: Unreadable) -> Pictures:
+    """The same pictures in memory as uint8, where they are files of one small size; else as they are.
+
+    What cannot be read is left out of those in memory, and noted in ``unreadable``.
+    """
+    if pictures.in_memory:
+        return pictures
+    found: Unreadable = {}  # threads that are stopped would leave it to chance what is noted
+    pending = iter(range(len(pictures)))
+    first = next((image for index in pending if (image := _opened(pictures, index, channels, None, found))), None)
+    if first is None or max(first.size) > min(SMALL, LONG * min(first.size)):
+        return pictures
+    if len(pictures) * first.width * first.height * channels > KEPT:
+        return pictures
+    kept: list[int] = []
+    arrays = np.empty((len(pictures), *np.asarray(first).shape), np.uint8)
+    with ThreadPoolExecutor() as pool:
+        for index, image in enumerate(pool.map(lambda i: _opened(pictures, i, channels, None, found), range(len(pictures)))):
+            if image is not None and image.size != first.size:
+                pool.shutdown(cancel_futures=True)
+                return pictures
+            if image is not None:
+                arrays[len(kept)] = np.asarray(image)
+                kept.append(index)
+    unreadable.update(found)
+    return replace(pictures.subset(kept), arrays=arrays[: len(kept)])
+
+
+def checked(pictures: Pictures, channels: int, detail: int, unreadable: Unreadable, most: int | None = CHECKED) -> Pictures:
+    """The pictures without those that cannot be read, where their files have at most so many bytes; else as they are, unopened."""
+    if pictures.in_memory:
+        return pictures
+    size = 0
+    for path in pictures.paths:
+        size += path.stat().st_size if path.is_file() else 0
+        if most is not None and size > most:
+            return pictures
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda i: _opened(pictures, i, channels, detail, unreadable) is None, range(len(pictures.paths))))
+    return pictures.without(unreadable)
+
+
+def _opened(pictures: Pictures, index: int, channels: int, detail: int | None, unreadable: Unreadable) -> Image.Image | None:
+    """The picture, or ``None`` and a note."""
+    try:
+        return pictures.open(index, channels, detail)
+    except UnreadableError as error:
+        unreadable[pictures.names[index]] = error.why
+        return None
+
+
+class OtherFiles(Counter[str]):
+    """How many files of which endings are not looked at; called with a path, it says whether that is a picture's, and counts if not."""
+
+    def __call__(self, path: str | Path) -> bool:
+        name = Path(path).name
+        ending = Path(name).suffix.lower()
+        if ending in extensions() and not name.startswith("."):  # such as the ._cat.jpg that macOS puts into archives
+            return True
+        self["hidden" if name.startswith(".") else ending or "without an ending"] += 1
+        return False
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count:,} {ending}" for ending, count in self.most_common())
+
+    def tell(self, where: str) -> None:
+        """Say in one line what is left out, if anything is."""
+        if self and not process_rank():
+            print(f"{where}: files that are no pictures, or of a format that is not read, are left out: {self}.", file=sys.stderr)
+
+
+def find_pictures(path: str | Path, key: str = "input") -> list[Path]:
+    """The picture itself, or every picture below a folder, sorted; a line says what else is there.
+
+    Args:
+        path: a file or a folder.
+        key: of the config, for the message.
+
+    Raises:
+        UserError: nothing there.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{key}={path}: there is no such file or folder.")
+    is_picture = OtherFiles()
+    found = [p for p in sorted(path.rglob("*")) if p.is_file() and is_picture(p)]
+    if not found:
+        raise UserError(f"{key}={path}: no pictures below this folder{f' ({is_picture} are none)' * bool(is_picture)}.")
+    is_picture.tell(f"{key}={path}")
+    return found

@@ -1,0 +1,136 @@
+"""Pictures of an evaluation: confusion, calibration, and the photographs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from visionlora.common.drawing import BLUE, GREY, VERMILION, WIDTH, Percent, legend_below, percent, save, short, styled
+from visionlora.common.files import inside
+from visionlora.evaluation.outcome import BINS, Outcome
+
+NAMED = 40
+"""Classes up to which a confusion matrix has their names."""
+COUNTED = 20
+"""Classes up to which a confusion matrix has its numbers."""
+THUMBNAIL = (160, 160)
+COLUMNS = 6
+"""Photographs beside each other."""
+
+
+def save_all(outcome: Outcome, folder: Path) -> list[Path]:
+    """``confusion.png``, ``reliability.png`` and, where something is wrong, ``most_wrong.png`` and ``confused.png``.
+
+    Each is below ``figures/`` as PDF too.
+    """
+    figures = {"confusion": confusion(outcome), "reliability": reliability(outcome)}
+    if not outcome.right.all():
+        figures |= {"most_wrong": most_wrong(outcome), "confused": confused(outcome)}
+    paths = []
+    for name, figure in figures.items():
+        paths.append(inside(folder, f"{name}.png"))
+        save(figure, paths[-1])
+    for stale in {"most_wrong", "confused"} - {*figures}:  # last: on a full disk what was there stands
+        inside(folder, f"{stale}.png").unlink(missing_ok=True)
+        inside(folder, "figures", f"{stale}.pdf").unlink(missing_ok=True)
+    return paths
+
+
+@styled
+def confusion(outcome: Outcome) -> Figure:
+    """Share of each true class (rows) that is taken for each class (columns), with the numbers of pictures."""
+    table, classes = outcome.confusion(), [short(name, 20) for name in outcome.classes]
+    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
+    side = min(max(3.2, 0.34 * len(classes) + 1.4), 10.0)
+    figure = Figure(figsize=(side + 0.6, side))
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, format=Percent(), shrink=0.8, label="share of the true class")
+    if len(classes) <= NAMED:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= COUNTED:
+        for row, column in np.ndindex(table.shape):
+            if table[row, column]:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(table[row, column]), ha="center", va="center", color=colour, fontsize=7)
+    axes.grid(visible=False)
+    right = f"{outcome.right.mean():.1%} of {len(outcome.right):,} right"
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{outcome.split}: {right}")
+    return figure
+
+
+@styled
+def reliability(outcome: Outcome) -> Figure:
+    """Accuracy against confidence, and how the confidences are spread."""
+    sure, right = outcome.probabilities.max(-1).values.numpy(), outcome.right
+    bins = np.minimum((sure * BINS).astype(int), BINS - 1)
+    figure = Figure(figsize=(WIDTH / 2, 4))
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    found = np.unique(bins)
+    places, width = (found + 0.5) / BINS, 0.9 / BINS
+    above.bar(places, [right[bins == number].mean() for number in found], width, color=BLUE, label="accuracy")
+    below.bar(places, [(bins == number).mean() for number in found], width, color=GREY)
+    above.plot([0, 1], [0, 1], "--", color=VERMILION, label="calibrated")
+    above.set(ylabel="accuracy", title=f"Calibration error {outcome.calibration_error():.1%}", ylim=(0, 1))
+    below.set(xlabel="confidence", ylabel="share of images", xlim=(0, 1))
+    for axis in (above.yaxis, below.yaxis, below.xaxis):
+        percent(axis)
+    legend_below(figure, above)
+    return figure
+
+
+def most_wrong(outcome: Outcome) -> Figure:
+    """A contact sheet of the wrong pictures it was surest of, each with what it is, what it was taken for, and its file's name."""
+    sure, predicted = outcome.probabilities.max(-1).values, outcome.predicted
+    chosen = outcome.most_wrong()
+    taken = [f"taken for {short(outcome.classes[predicted[i]], 15)} {float(sure[i]):.0%}" for i in chosen]
+    words = [f"{_is(outcome, i)}\n{what}\n{_file(outcome, i)}" for i, what in zip(chosen, taken, strict=True)]
+    rows = range(0, len(chosen), COLUMNS)
+    return _sheet(outcome, [chosen[i : i + COLUMNS] for i in rows], [words[i : i + COLUMNS] for i in rows])
+
+
+def confused(outcome: Outcome) -> Figure:
+    """The pairs confused most, a row each, with pictures that were and their files' names."""
+    predicted, labels = outcome.predicted, outcome.labels.numpy()
+    rows, titles = [], []
+    for true, taken, number in outcome.confused():
+        rows.append([int(i) for i in np.flatnonzero((labels == true) & (predicted == taken))[:COLUMNS]])
+        titles.append(f"{short(outcome.classes[true], 20)}\ntaken for\n{short(outcome.classes[taken], 20)}\n{number} ×")
+    return _sheet(outcome, rows, [[_file(outcome, i) for i in row] for row in rows], titles)
+
+
+@styled
+def _sheet(outcome: Outcome, rows: Sequence[Sequence[int]], words: Sequence[Sequence[str]], titles: Sequence[str] = ()) -> Figure:
+    """Photographs in rows, with words above each and, where there are any, a title at the left of each row."""
+    lines = words[0][0].count("\n") + 1
+    figure = Figure(figsize=(1.3 * COLUMNS + 1.2 * bool(titles), (1.25 + 0.13 * lines) * len(rows)))
+    grid = figure.subplots(len(rows), COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes_row, row, texts in zip(grid, rows, words, strict=True):
+        for axes, index, text in zip(axes_row, row, texts, strict=False):  # a row may be shorter
+            axes.imshow(thumbnail(outcome, index))
+            axes.set_title(text, fontsize=6, loc="center")
+    for axes, title in zip(grid[:, 0], titles, strict=False):  # there may be no titles
+        axes.text(-0.1, 0.5, title, transform=axes.transAxes, ha="right", va="center")
+    return figure
+
+
+def _is(outcome: Outcome, index: int) -> str:
+    return f"is {short(outcome.classes[int(outcome.labels[index])], 22)}"
+
+
+def _file(outcome: Outcome, index: int) -> str:
+    return short(Path(outcome.pictures.names[index]).name)
+
+
+def thumbnail(outcome: Outcome, index: int) -> Image.Image:
+    """A picture as it is, made small."""
+    image = outcome.pictures.open(index, 3, detail=THUMBNAIL[0])
+    image.thumbnail(THUMBNAIL)
+    return image

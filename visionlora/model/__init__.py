@@ -1,0 +1,1 @@
+"""A backbone made ready: adapters injected, several of them, ranks by budget, what is saved and loaded."""

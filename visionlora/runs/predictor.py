@@ -1,0 +1,214 @@
+"""A finished run as something that classifies pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from visionlora.backbone.create import rebuild
+from visionlora.backbone.info import BackboneInfo, Preprocessing
+from visionlora.common.errors import UserError
+from visionlora.common.finite import refuse_not_finite
+from visionlora.common.processes import worker_ending
+from visionlora.data.opening import decode_picture, open_picture, to_mode
+from visionlora.data.transforms import eval_transform, normalize
+from visionlora.lora.adapter_files import CARD, AdapterFiles
+from visionlora.model.saving import load_adapter, read_info
+from visionlora.runs.folder import RunFolder
+from visionlora.speed.quantize import quantize
+
+
+@runtime_checkable
+class OpenFile(Protocol):
+    """What ``open(path, "rb")`` gives, a web framework's upload or ``io.BytesIO``."""
+
+    def read(self) -> bytes: ...
+
+
+Picture = str | Path | bytes | OpenFile | Image.Image | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One picture's ``topk`` classes, the likeliest first; ``error`` says why there are none."""
+
+    path: str
+    labels: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str = ""
+
+
+class Predictor:
+    """A model with its preprocessing and class names.
+
+    Args:
+        model: float32, in eval mode; ``(N, C, H, W) -> (N, classes)``.
+        info: of the backbone, with classes.
+    """
+
+    def __init__(self, model: nn.Module, info: BackboneInfo) -> None:
+        self.model, self.info = model, info
+        self.transform = eval_transform(info.preprocessing)
+
+    @property
+    def classes(self) -> list[str]:
+        return self.info.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.info.preprocessing
+
+    def prepare(self, picture: Picture) -> Tensor:
+        """One picture as uint8 ``(C, H, W)``.
+
+        Raises:
+            UserError: a file that is not a picture, or an array or tensor that is not uint8.
+        """
+        channels = self.preprocessing.channels
+        if isinstance(picture, str | Path):
+            return self.transform(open_picture(Path(picture), channels, self.transform.detail))
+        if isinstance(picture, OpenFile):
+            return self.transform(decode_picture(picture.read(), channels, self.transform.detail))
+        if isinstance(picture, bytes):
+            return self.transform(decode_picture(picture, channels, self.transform.detail))
+        return self.transform(to_mode(as_image(picture), channels))
+
+    @torch.inference_mode()
+    def logits(self, batch: Tensor) -> Tensor:
+        """Logits ``(N, classes)`` of uint8 ``(N, C, H, W)``.
+
+        Raises:
+            UserError: one of them is not finite.
+        """
+        device = next(self.model.parameters()).device
+        logits: Tensor = self.model(normalize(batch.to(device), self.preprocessing)).float().cpu()
+        refuse_not_finite([("the output", logits)], self.info.spec.full_name)
+        return logits
+
+    def predict(self, pictures: Picture | Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> list[Prediction]:
+        """Classify pictures, one or many: paths, bytes of an image file, binary files open for reading, PIL images, uint8 arrays
+        ``(H, W)`` or ``(H, W, C)``, uint8 tensors ``(C, H, W)``.
+
+        A tensor ``(N, C, H, W)`` is N pictures. A picture that cannot be read becomes a prediction with its ``error``; the others are not
+        affected. ``num_workers`` processes open the files.
+        """
+        return list(self.stream(as_many(pictures), topk, batch_size, num_workers))
+
+    def stream(self, pictures: Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> Iterator[Prediction]:
+        """``predict``, one at a time, in order."""
+        for names, prepared in batches(self, pictures, batch_size, num_workers):
+            yield from self.classify(names, prepared, topk)
+
+    def classify(self, names: Sequence[str], prepared: Sequence[Tensor | str], topk: int = 1) -> Iterator[Prediction]:
+        """Predictions for prepared pictures ``(C, H, W)``; a string in the place of one is its error."""
+        readable = [tensor for tensor in prepared if isinstance(tensor, Tensor)]
+        rows: Iterator[Any] = iter(())
+        if readable:
+            best = self.logits(torch.stack(readable)).softmax(-1).topk(min(topk, len(self.classes)))
+            rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        for name, one in zip(names, prepared, strict=True):
+            if isinstance(one, str):
+                yield Prediction(name, error=one)
+            else:
+                indices, probabilities = next(rows)
+                yield Prediction(name, tuple(self.classes[i] for i in indices), tuple(probabilities))
+
+
+def batches(
+    predictor: Predictor, pictures: Sequence[Picture], batch_size: int, num_workers: int = 0
+) -> Iterator[tuple[list[str], list[Tensor | str]]]:
+    """Names and prepared pictures, a batch at a time; what cannot be read is its error instead."""
+    prepared = _Prepared(predictor, pictures)
+    yield from DataLoader(
+        prepared,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=_unzipped,
+        worker_init_fn=worker_ending(),
+        generator=torch.Generator(),  # else it draws from the global one
+    )
+
+
+class _Prepared(Dataset[tuple[str, Tensor | str]]):
+    def __init__(self, predictor: Predictor, pictures: Sequence[Picture]) -> None:
+        self.preparer = Predictor(nn.Identity(), predictor.info)  # without the model: that stays out of the worker processes
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor | str]:
+        picture = self.pictures[index]
+        name = str(picture) if isinstance(picture, str | Path) else f"#{index}"
+        try:
+            return name, self.preparer.prepare(picture)
+        except UserError as error:
+            return name, str(error)
+
+
+def _unzipped(items: list[tuple[str, Tensor | str]]) -> tuple[list[str], list[Tensor | str]]:
+    return [name for name, _ in items], [prepared for _, prepared in items]
+
+
+def as_many(pictures: Picture | Sequence[Picture]) -> Sequence[Picture]:
+    """One picture, a batch or a sequence as a sequence."""
+    if isinstance(pictures, Tensor | np.ndarray):
+        return list(pictures) if pictures.ndim == 4 else [pictures]
+    if isinstance(pictures, str | Path | bytes | Image.Image | OpenFile):
+        return [pictures]
+    return list(pictures)
+
+
+def as_image(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
+    """A picture in memory as PIL's.
+
+    Raises:
+        UserError: an array or tensor of another type or shape than uint8 ``(H, W)``, ``(H, W, C)``; for tensors ``(C, H, W)``.
+    """
+    if isinstance(picture, Image.Image):
+        return picture
+    array = picture.detach().cpu().numpy() if isinstance(picture, Tensor) else picture
+    if isinstance(picture, Tensor) and array.ndim == 3:
+        array = array.transpose(1, 2, 0)
+    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
+        found = f"{picture.dtype} {tuple(picture.shape)}"
+        raise UserError(f"a picture in memory is uint8 (H, W) or (H, W, C), a tensor (C, H, W); this one is {found}.")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def load(run: str | Path) -> Predictor:
+    """The model of a finished run, float32, in eval mode.
+
+    Args:
+        run: a run folder, or its ``adapter`` folder alone where the backbone's weights can be had by name.
+
+    Raises:
+        UserError: not a run, damaged, or its base cannot be had or has changed.
+    """
+    path = Path(run)
+    alone = (path / CARD).is_file()
+    run_folder = None if alone else RunFolder.open(path)
+    folder = path if run_folder is None else run_folder.adapter
+    whole_card = AdapterFiles.read(folder).card
+    card = whole_card.get("backbone")
+    if not card:
+        raise UserError(f"{folder / CARD} is missing or does not say which backbone the adapter is for.")
+    info = read_info(card, folder)
+    base = run_folder.read_base() if run_folder else None
+    if base is None and not info.reproducible:
+        raise UserError(f"{folder}: the base weights of {info.spec.full_name} were random or a local file; load the whole run folder.")
+    model = rebuild(info, base)
+    if whole_card.get("quantized"):
+        quantize(model, info.head)
+    load_adapter(model, folder)
+    model.requires_grad_(False)
+    return Predictor(model.float().eval(), info)

@@ -1,0 +1,63 @@
+"""Several runs at once: those on one backbone share it, and each picture is prepared once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from visionlora.common.errors import UserError
+from visionlora.model.adapters import activate
+from visionlora.model.saving import load_adapter
+from visionlora.runs.folder import RunFolder
+from visionlora.runs.predictor import Predictor, load
+
+
+class _Switched(nn.Module):
+    """The shared model with one of its adapters active."""
+
+    def __init__(self, model: nn.Module, adapter: str) -> None:
+        super().__init__()
+        self.model, self.adapter = model, adapter
+
+    def forward(self, images: Tensor) -> Tensor:
+        activate(self.model, self.adapter)
+        return self.model(images)  # type: ignore[no-any-return]
+
+
+def shared(runs: Sequence[str]) -> dict[str, Predictor]:
+    """Predictors by run, float32, in eval mode, with one backbone in memory.
+
+    Args:
+        runs: run folders, or adapter folders.
+
+    Raises:
+        UserError: they are not of the same backbone, weights and preprocessing.
+    """
+    first = load(runs[0])
+    if len(runs) == 1:
+        return {runs[0]: first}
+    for run in runs:
+        folder = RunFolder(run)
+        if folder.config.is_file() and folder.read_section("lora").get("method") == "full":
+            raise UserError(f"{run} was trained whole, and has no adapter to switch to; predict with it by itself.")
+    infos = {runs[0]: first.info}
+    for run in runs[1:]:
+        other = load(run)  # checks the run by itself; its model is let go of
+        if (other.info.spec.full_name, other.info.fingerprint) != (first.info.spec.full_name, first.info.fingerprint):
+            raise UserError(f"{run} is on another backbone than {runs[0]} ({other.info.spec.full_name}); predict with each by itself.")
+        if other.preprocessing != first.preprocessing:
+            raise UserError(f"{run} prepares its pictures otherwise than {runs[0]}; predict with each by itself.")
+        infos[run] = other.info
+        del other
+    for number, run in enumerate(runs):
+        load_adapter(first.model, _adapter(run), name=f"run{number}")
+    first.model.requires_grad_(False).eval().to(torch.float32)
+    return {run: Predictor(_Switched(first.model, f"run{number}"), infos[run]) for number, run in enumerate(runs)}
+
+
+def _adapter(run: str) -> Path:
+    folder = RunFolder(run).adapter
+    return folder if folder.is_dir() else Path(run)

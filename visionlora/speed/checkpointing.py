@@ -1,0 +1,63 @@
+"""Gradient checkpointing: hold less, compute it again in the backward pass: whole blocks, or only what is cheap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers.activations import GELU, GELUTanh
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from visionlora.backbone.roles import blocks_of
+from visionlora.common.errors import UserError
+from visionlora.common.swap import Swapped, swap
+from visionlora.lora.cheap import Cheap
+from visionlora.lora.layer import Fast
+
+
+class Checkpointed(Swapped):
+    """Mixin: in training, the module's activations are computed again in the backward pass, with the same dropout."""
+
+    prefix = "Checkpointed"
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(*args, **kwargs)
+        return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
+
+
+CHEAP = (nn.GELU, nn.SiLU, nn.LayerNorm, GELU, GELUTanh)
+
+
+def checkpoint_lightly(model: nn.Module) -> None:
+    """Let adapted layers not hold what activations and norms give them, nor the weights they formed; for a few per cent of time.
+
+    After ``fold``.
+    """
+    for module in model.modules():
+        if isinstance(module, Fast):
+            module.compute().light = True
+        elif isinstance(module, CHEAP) and not isinstance(module, Swapped) and not getattr(module, "inplace", False):
+            swap(module, Cheap)
+
+
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Checkpoint a model block by block: timm's own way where the model has it, else its blocks as the role ``last:N`` counts them.
+
+    Raises:
+        UserError: the model has no blocks that could be told apart.
+    """
+    own = getattr(model, "set_grad_checkpointing", None)
+    if own is not None:
+        try:
+            own(True)
+            return
+        except (AssertionError, NotImplementedError):
+            pass
+    blocks = [model.get_submodule(name) for name in blocks_of(model)]
+    if not blocks:
+        raise UserError("model.checkpointing=blocks: this model has no blocks that could be told apart.")
+    for block in blocks:
+        if not isinstance(block, Swapped):
+            swap(block, Checkpointed)

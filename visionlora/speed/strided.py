@@ -1,0 +1,34 @@
+"""Trained strided pointwise convs, kept away from a kernel that writes beyond its memory."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from visionlora.common.swap import Swapped, restore, swap
+from visionlora.lora.products import subsampled_conv
+
+
+class Subsampled(Swapped):
+    """Mixin: a strided pointwise conv as the product with every so manieth pixel, see ``products.subsampled``.
+
+    Frozen and adapted layers do that in their own kernels; this is for a weight that is trained itself.
+    """
+
+    prefix = "Subsampled"
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return subsampled_conv(cast(nn.Conv2d, self), x, weight, bias)
+
+
+def subsample(module: nn.Module) -> None:
+    """Make ``module`` compute so, where it is a strided pointwise conv of torch's own class."""
+    if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.stride != (1, 1):
+        swap(module, Subsampled)
+
+
+def sample_fully(module: nn.Module) -> None:
+    """Undo ``subsample``."""
+    if isinstance(module, Subsampled):
+        restore(module)

@@ -1,0 +1,1 @@
+"""Kinds of work. Classification so far: its metrics, the baseline, the probe."""

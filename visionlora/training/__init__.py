@@ -1,0 +1,1 @@
+"""One run, from the checked config to a finished run folder."""

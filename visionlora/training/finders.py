@@ -1,0 +1,123 @@
+"""``trainer.lr_find=true`` and ``trainer.batch_size=auto``: Lightning's finders, before the training, on a Trainer of their own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.tuner.tuning import Tuner
+from torch import nn
+
+from visionlora.backbone.weights import as_of
+from visionlora.common.drawing import save
+from visionlora.common.errors import UserError
+from visionlora.common.files import inside
+from visionlora.common.memory import memory_has_an_end
+from visionlora.common.quiet import hushed
+from visionlora.data.module import ImageData
+from visionlora.runs.config import TrainConfig
+from visionlora.runs.folder import RunFolder
+from visionlora.training.classifier import Classifier
+from visionlora.training.plots import rate_finder
+from visionlora.training.trainer import lightning_arguments
+
+RATES = (1e-6, 0.3)
+"""Learning rates tried, from the lowest to the highest in equal factors."""
+BETA = 0.98
+"""Of Lightning's running mean of the loss."""
+SKIPPED = 10
+"""Steps at the start whose mean is of too few batches."""
+BARE: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "profiler": None,
+    "max_epochs": -1,
+    "max_steps": 100,  # the finders count steps
+    "max_time": None,
+    "limit_train_batches": None,
+}
+LARGEST = 1024
+"""Batch size at which the search ends: beyond it, a machine is busy and the gradient hardly changes."""
+FEWEST_STEPS = 8
+"""Steps an epoch that a found batch size leaves at least."""
+
+
+def find(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData, run_folder: RunFolder) -> dict[str, float]:
+    """Set ``data.batch_size`` and ``optim.lr`` of ``config`` to what is found, if it asks for it; weights are as before afterwards.
+
+    Returns:
+        ``found/batch_size`` and ``found/lr``, for ``results.json``; ``lr_find.png`` in the run folder shows the curve.
+
+    Raises:
+        UserError: no learning rate lowered the loss.
+    """
+    found: dict[str, float] = {}
+    if config.trainer.get("batch_size") == "auto":
+        found["found/batch_size"] = config.data.batch_size = _batch_size(config, model, head, data)
+        print(f"trainer.batch_size=auto: {config.data.batch_size} pictures a batch.")
+    if config.trainer.get("lr_find"):
+        found["found/lr"] = config.optim.lr = _learning_rate(config, model, head, data, run_folder)
+        print(f"trainer.lr_find=true: optim.lr={config.optim.lr:.3g}.")
+    return found
+
+
+def _tuned(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData, use: Callable[[Tuner, Classifier], Any]) -> Any:
+    """What ``use`` finds; the model's state is put back."""
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modes = {module: module.training for module in model.modules()}
+    module = Classifier(model, len(data.classes), config.optim, head, config.seed, lora=config.lora)
+    try:
+        with hushed("lightning.pytorch"), tempfile.TemporaryDirectory() as folder:
+            trainer = L.Trainer(**lightning_arguments(config) | BARE, default_root_dir=folder)
+            return use(Tuner(trainer), module)
+    finally:
+        model.load_state_dict(as_of(model, before))
+        for part, mode in modes.items():
+            part.train(mode)
+        model.zero_grad(set_to_none=True)
+        data.trainer = None
+
+
+def _batch_size(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData) -> int:
+    most = max(min(LARGEST, len(data.parts["train"]) // FEWEST_STEPS), 1)
+
+    def use(tuner: Tuner, module: Classifier) -> int | None:
+        return tuner.scale_batch_size(module, datamodule=data, mode="power", steps_per_trial=2, init_val=min(8, most), max_val=most)
+
+    with memory_has_an_end():
+        size = int(_tuned(config, model, head, data, use) or config.data.batch_size)
+    data.batch_size = min(size, most)
+    return data.batch_size
+
+
+def _learning_rate(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData, run_folder: RunFolder) -> float:
+    def use(tuner: Tuner, module: Classifier) -> Any:
+        low, high = RATES
+        return tuner.lr_find(module, datamodule=data, min_lr=low, max_lr=high, num_training=100, update_attr=False)
+
+    curve = _tuned(config, model, head, data, use)
+    # Lightning counts a step too many where it corrects the start of the running mean, so that every curve would begin by rising.
+    curve.results["loss"] = [loss * (1 - BETA ** (i + 2)) / (1 - BETA ** (i + 1)) for i, loss in enumerate(curve.results["loss"])]
+    rate = _steepest(curve.results["lr"], curve.results["loss"])
+    if rate is None:
+        raise UserError("trainer.lr_find=true found no learning rate that lowers the loss; give optim.lr, or more pictures.")
+    save(rate_finder(curve.results["lr"], curve.results["loss"], rate), inside(run_folder.path, run_folder.rates.name))
+    return float(f"{rate:.3g}")
+
+
+def _steepest(rates: list[float], losses: list[float]) -> float | None:
+    """Where the loss falls fastest per decade, before its lowest point; Lightning's suggestion takes the slope per unit of the rate, which
+    is steepest at the left end of any curve.
+    """
+    lowest = int(np.argmin(losses))
+    if lowest <= SKIPPED + 1:
+        return None
+    slope = np.gradient(losses[SKIPPED : lowest + 1], np.log(rates[SKIPPED : lowest + 1]))
+    return rates[SKIPPED + int(np.argmin(slope))] if slope.min() < 0 else None

@@ -1,0 +1,99 @@
+"""What a run prints."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from rich.table import Table
+
+from visionlora.common.console import LOG, console
+from visionlora.common.labels import PARTS, in_words, label
+from visionlora.common.text import counted
+
+if TYPE_CHECKING:
+    from visionlora.data.images import Pictures
+    from visionlora.lora.injection import InjectReport, LayerReport
+
+
+def print_beginning(parts: Mapping[str, Pictures], classes: int, made_with: Mapping[str, Any], resuming: bool) -> None:
+    """Of what data; and, in the log alone, by which command and with which versions."""
+    if HydraConfig.initialized():
+        job = HydraConfig.get()
+        LOG.info("python -m visionlora.%s %s", job.job.name, " ".join(map(shlex.quote, job.overrides.task)))
+    versions = {key.partition("/")[2]: value for key, value in made_with.items() if key.startswith(("versions/", "machine/"))}
+    LOG.info("%s", ", ".join(f"{name} {value}" for name, value in versions.items()))
+    if resuming:
+        LOG.info("goes on from a checkpoint")
+    sizes = ", ".join(f"{len(pictures):,} for {PARTS[part]}" for part, pictures in parts.items())
+    console.print(f"images: {sizes}; {counted(classes, 'class', 'classes')}", highlight=False)
+
+
+def print_trained(report: InjectReport, backbone: str, note: str = "") -> None:
+    """What is trained, block by block: layers, ranks, parameters, share of the model; and what speed-up was left out."""
+    table = Table(title=f"What is trained of {backbone}", title_justify="left")
+    for column, justify in (("block", "left"), ("layers", "right"), ("rank", "right"), ("parameters", "right"), ("% of model", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    blocks: dict[str, list[LayerReport]] = {}
+    for layer in report.layers:
+        blocks.setdefault(_block(layer.name), []).append(layer)
+    for block, layers in blocks.items():
+        ranks = sorted({layer.r for layer in layers})
+        rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}–{ranks[-1]}"
+        _row(table, block, str(len(layers)), rank, sum(layer.parameters for layer in layers), report.total)
+    rest = report.trainable - report.adapter_parameters
+    if rest:
+        _row(table, "trained whole (head)" if report.layers else "trained whole", "", "", rest, report.total)
+    table.add_section()
+    _row(table, "all", str(len(report.layers)), "", report.trainable, report.total)
+    console.print(table)
+    if report.capped:
+        first = report.capped[0]
+        console.print(f"{len(report.capped)} small layers got a lower rank than asked, {first.name} (r={first.r}) for one.")
+    if report.left_out:
+        console.print(f"{len(report.left_out)} layers got none: it would have more parameters than they, {report.left_out[0]} for one.")
+    if note:
+        console.print(f"A speed-up does not hold: {note}. The run is right without it, and slower.", markup=False)
+
+
+def print_profile(seconds: Mapping[str, float]) -> None:
+    """Where the time of ``fit`` went."""
+    table = Table(title="Where the time went", title_justify="left")
+    for column in ("", "seconds", "share"):
+        table.add_column(column, justify="left" if not column else "right")
+    total = max(sum(seconds.values()), 1e-9)
+    for what, spent in seconds.items():
+        table.add_row(what, f"{spent:.2f}", f"{spent / total:.1%}")
+    console.print(table)
+
+
+def print_results(results: Mapping[str, Any], conclusion: str, folder: Path) -> None:
+    """The figures of a finished run, and what they amount to."""
+    table = Table(title="Results", title_justify="left")
+    for column in ("", "before", "after"):
+        table.add_column(column, justify="left" if not column else "right")
+    for key in ("top1", "top5", "f1", "loss"):
+        if (after := results.get(f"test/{key}")) is not None:
+            before = results.get(f"test_before/{key}")
+            table.add_row(label(f"test/{key}"), "" if before is None else in_words(key, before), in_words(key, after))
+    console.print(table)
+    trained = f"{results['params/trainable']:,} of {results['params/total']:,} parameters trained"
+    waiting = results["seconds/waiting"] / max(results["seconds/fit"], 1e-9)
+    speed = f"{results['seconds/fit']:.0f} s, {results['images_per_second']:,.0f} images/s, {waiting:.0%} of it waiting for data"
+    sizes = f"adapter {results['bytes/adapter'] / 1e6:.2f} MB; peak memory {results['memory/peak_mib']:,.0f} MiB"
+    console.print(f"{trained}; {sizes}; {speed}", highlight=False)
+    console.print(conclusion, highlight=False, soft_wrap=True, markup=False)
+    console.print(f"run folder: {folder}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _block(name: str) -> str:
+    parts = name.split(".")
+    depth = next((i + 1 for i, part in enumerate(parts) if part.isdigit()), 1)
+    return ".".join(parts[:depth])
+
+
+def _row(table: Table, name: str, layers: str, rank: str, parameters: int, total: int) -> None:
+    table.add_row(name, layers, rank, f"{parameters:,}", f"{100 * parameters / total:.2f}")
