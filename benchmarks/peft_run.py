@@ -27,8 +27,8 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     from visionlora.lora.injection import count_parameters
     from visionlora.lora.targets import select
     from visionlora.runs.folder import RunFolder
+    from visionlora.training.adapted import spec_values
     from visionlora.training.classifier import Classifier
-    from visionlora.training.run import spec_values
     from visionlora.training.trainer import build_trainer
 
     L.seed_everything(config.seed, verbose=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -49,23 +50,28 @@ FEWEST_STEPS = 8
 """Steps an epoch that a found batch size leaves at least."""
 
 
-def find(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData, run_folder: RunFolder) -> dict[str, float]:
-    """Set ``data.batch_size`` and ``optim.lr`` of ``config`` to what is found, if it asks for it; weights are as before afterwards.
+def find(
+    config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData, run_folder: RunFolder
+) -> tuple[TrainConfig, dict[str, float]]:
+    """Find ``data.batch_size`` and ``optim.lr`` where the config asks for it; weights are as before afterwards.
 
     Returns:
-        ``found/batch_size`` and ``found/lr``, for ``results.json``; ``lr_find.png`` in the run folder shows the curve.
+        The config with what was found, and ``found/batch_size`` and ``found/lr`` for ``results.json``; ``lr_find.png`` in the run folder
+        shows the curve.
 
     Raises:
         UserError: no learning rate lowered the loss.
     """
     found: dict[str, float] = {}
     if config.trainer.get("batch_size") == "auto":
-        found["found/batch_size"] = config.data.batch_size = _batch_size(config, model, head, data)
-        print(f"trainer.batch_size=auto: {config.data.batch_size} pictures a batch.")
+        size = _batch_size(config, model, head, data)
+        config, found["found/batch_size"] = replace(config, data=replace(config.data, batch_size=size)), size
+        print(f"trainer.batch_size=auto: {size} pictures a batch.")
     if config.trainer.get("lr_find"):
-        found["found/lr"] = config.optim.lr = _learning_rate(config, model, head, data, run_folder)
-        print(f"trainer.lr_find=true: optim.lr={config.optim.lr:.3g}.")
-    return found
+        rate = _learning_rate(config, model, head, data, run_folder)
+        config, found["found/lr"] = replace(config, optim=replace(config.optim, lr=rate)), rate
+        print(f"trainer.lr_find=true: optim.lr={rate:.3g}.")
+    return config, found
 
 
 def _tuned(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData, use: Callable[[Tuner, Classifier], Any]) -> Any:

@@ -1,0 +1,142 @@
+"""From a config to a model that is ready to be trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from visionlora.backbone.config import ModelConfig
+from visionlora.backbone.create import build
+from visionlora.backbone.freeze import moves_statistics
+from visionlora.backbone.head import example_batch, find_head
+from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
+from visionlora.common.errors import UserError
+from visionlora.data.module import ImageData
+from visionlora.lora.audit import undisturbed
+from visionlora.lora.config import LayerRank
+from visionlora.lora.injection import InjectReport
+from visionlora.lora.slots import slots
+from visionlora.model.allocation import allocate
+from visionlora.model.inject import inject
+from visionlora.runs.config import TrainConfig
+from visionlora.speed.checkpointing import checkpoint_blocks, checkpoint_lightly
+from visionlora.speed.folding import fold
+from visionlora.speed.quantize import quantize
+from visionlora.training.place import Place
+
+Ranks = dict[str, LayerRank]
+"""Rank and alpha of each layer, by name."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A plain backbone and what is known of it."""
+
+    model: nn.Module
+    info: BackboneInfo
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model that is ready to be trained.
+
+    Args:
+        model: the backbone, with adapters and made fast.
+        info: of the backbone.
+        report: what is trained.
+        note: which speed-up was left out and why, ``""`` for none.
+        halve: batches may be computed in portions, see ``trainer.on_oom``.
+    """
+
+    model: nn.Module
+    info: BackboneInfo
+    report: InjectReport
+    note: str
+    halve: bool
+
+
+def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbone:
+    """The plain backbone; ``data`` is prepared for it.
+
+    Raises:
+        UserError: see ``create_backbone``, or the backbone cannot take images of this size.
+    """
+    spec = BackboneSpec(num_classes=len(data.classes), image_size=config.data.image_size, **spec_values(config.model))
+    model = build(spec, place.known.read_base() if place.known else None)
+    info = info_of(model)
+    assert info is not None
+    info.classes = data.classes
+    example = example_batch(model)
+    try:
+        with undisturbed(model), torch.no_grad():
+            model(example)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        size, why = info.preprocessing.image_size, " ".join(str(error).split())[:200]
+        raise UserError(f"data.image_size={size}: {spec.full_name} cannot take pictures of this size ({why}); try another one.") from None
+    info.preprocessing = data.prepare_for(info.preprocessing, check=True)
+    return Backbone(model, info)
+
+
+def spec_values(model: ModelConfig) -> dict[str, Any]:
+    """The part of the model's config that builds it."""
+    known = {field.name for field in fields(BackboneSpec)}
+    return {key: value for key, value in asdict(model).items() if key in known}
+
+
+def choose_ranks(config: TrainConfig, place: Place, backbone: Backbone, data: ImageData) -> Ranks | None:
+    """The ranks ``lora.budget`` buys, or ``None`` where ``lora.r`` is the rank; a run that goes on has chosen already.
+
+    Raises:
+        UserError: see ``allocate``, or the file with the ranks of the run that goes on is of another model.
+    """
+    if config.lora.budget is None or config.lora.method in ("none", "full"):
+        return None
+    known = place.known.read_ranks() if place.known else None
+    if known is not None:
+        absent = sorted(set(known) - set(slots(backbone.model)))
+        if absent:
+            raise UserError(f"ranks.json is damaged or of another run: the model has no layer {absent[0][:80]!r}.")
+        return {name: LayerRank(r, float(alpha), explicit=True) for name, (r, alpha) in known.items()}
+    looks = config.lora.allocate in ("importance", "shift")
+    images = config.lora.allocate_batches * config.data.batch_size
+    loader = data.sample_dataloader(-(-images // len(data.classes))) if looks else ()
+    reference = data.reference_batches(Path(config.lora.reference), images) if config.lora.reference else ()
+    return allocate(backbone.model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference)
+
+
+def base_to_keep(place: Place, backbone: Backbone) -> dict[str, torch.Tensor]:
+    """The base's own state dict where it cannot be had again by name and is not in the run folder yet, else nothing.
+
+    Taken before quantising. What will be trained whole is copied.
+    """
+    if backbone.info.reproducible or (place.resuming and place.folder.base.exists()):
+        return {}
+    trained = tuple(f"{name}." for name in (*find_head(backbone.model), *backbone.info.remade))
+    return {key: value.clone() if key.startswith(trained) else value for key, value in backbone.model.state_dict().items()}
+
+
+def adapt(config: TrainConfig, backbone: Backbone, ranks: Ranks | None) -> Adapted:
+    """Quantise, inject, fold and recompute, as the config asks for.
+
+    Raises:
+        UserError: settings that exclude each other, or see ``inject``.
+    """
+    model, info = backbone.model, backbone.info
+    if config.model.quantize:
+        if config.lora.method == "full":
+            raise UserError("model.quantize=int8 is for a frozen base; lora=full trains it.")
+        quantize(model, info.head)
+    report = inject(model, config.lora, example_batch(model), freeze_bn=config.model.freeze_bn, ranks=ranks)
+    halve = config.trainer.get("on_oom") == "halve"
+    if halve and any(map(moves_statistics, model.modules())):
+        raise UserError("trainer.on_oom=halve: moving batch-norm statistics would be those of half a batch; set model.freeze_bn=true.")
+    folded = fold(model, fold_bn=config.model.fold_bn == "auto")
+    if config.model.checkpointing == "light":
+        checkpoint_lightly(model)
+    elif config.model.checkpointing == "blocks":
+        checkpoint_blocks(model)
+    return Adapted(model, info, report, folded.note or report.note, halve)
