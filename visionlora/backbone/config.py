@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from visionlora.common.config import at_least, fraction, one_of
+from visionlora.common.registry import Registry
+
+BACKBONES: Registry[Callable[..., Any]] = Registry(
+    "model.source",
+    "visionlora.backbones",
+    timm="visionlora.backbone.timm_models:build",
+    torchvision="visionlora.backbone.torchvision_models:build",
+)
+"""Name of a library -> ``build(spec: BackboneSpec, load: bool) -> (model, BackboneInfo)``; ``load`` asks for pretrained weights."""
 
 
 @dataclass
@@ -27,7 +38,7 @@ class ModelConfig:
     quantize: str | None = None
 
     def __post_init__(self) -> None:
-        one_of("model.source", self.source, ("timm", "torchvision"))
+        BACKBONES.check(self.source)
         one_of("model.fold_bn", self.fold_bn, ("auto", "off"))
         one_of("model.checkpointing", self.checkpointing, ("none", "light", "blocks"))
         if self.quantize is not None:

@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlora.backbone import timm_models, torchvision_models
+from visionlora.backbone.config import BACKBONES
 from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint, info_of
 from visionlora.backbone.modules import small_image_stem
 from visionlora.backbone.weights import as_of
-from visionlora.common.errors import UserError, did_you_mean
+from visionlora.common.errors import UserError
 from visionlora.common.finite import refuse_not_finite
-
-SOURCES = {"timm": timm_models, "torchvision": torchvision_models}
 
 
 def create_backbone(name: str, num_classes: int, pretrained: bool = True, **options: Any) -> nn.Module:
@@ -45,12 +43,11 @@ def build(spec: BackboneSpec, state: dict[str, Tensor] | None = None) -> nn.Modu
         spec: what to build.
         state: the base's weights, to take instead of loading them from where ``spec`` says.
     """
-    if spec.source not in SOURCES:
-        raise UserError(f"model.source={spec.source} is unknown; it is timm or torchvision.{did_you_mean(spec.source, SOURCES)}")
+    BACKBONES.check(spec.source)
     if spec.weights is not None and not spec.weights.startswith("pip:") and not spec.pretrained:
         raise UserError(f"model.weights={spec.weights} is not read with model.pretrained=false; leave one of them out.")
     model: nn.Module
-    model, info = SOURCES[spec.source].build(spec, load=spec.pretrained and state is None)
+    model, info = BACKBONES[spec.source](spec, load=spec.pretrained and state is None)
     if not info.head:
         raise UserError(f"{spec.full_name} has no classifier to train; it is not an image classifier.")
     if spec.stem == "small":

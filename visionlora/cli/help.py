@@ -12,7 +12,10 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 import visionlora
+from visionlora.backbone.config import BACKBONES
 from visionlora.cli.conf import Key, conf_dir, option_keys, options, own_keys, taken
+from visionlora.data.config import SOURCES, TRANSFORMS
+from visionlora.lora.methods import METHODS
 
 WIDTH = 100
 _LEFT = 36
@@ -49,9 +52,20 @@ def show_help(command: str, overrides: Sequence[str]) -> None:
     for keys in sections:
         lines = [_line(f"  {key.name}={_value(composed, key)}", key.meaning) for key in _set(keys.values())]
         print("\n".join(["", *lines]) if lines else "", end="\n" if lines else "")
+    if lines := _brought() if "trainer" in now else []:
+        print("\nBrought by installed packages:\n" + "\n".join(lines))
     print("\nOptions:")
     flags = FLAGS if command == "train" else FLAGS[1:]
     print("\n".join(_line(f"  {flag}", meaning) for flag, meaning in flags))
+
+
+def _brought() -> list[str]:
+    """What other packages add to the choices of a key, a line each."""
+    return [
+        _line(f"  {registry.key}={name}", f"{point.dist.name} {point.dist.version}" if point.dist else point.value)
+        for registry in (SOURCES, TRANSFORMS, BACKBONES, METHODS)
+        for name, point in sorted(registry.brought().items())
+    ]
 
 
 def show_version() -> None:

@@ -35,6 +35,8 @@ LISTS = (
 """Keys and groups that take a list."""
 FREE = ("callbacks.", "logger.", "lora.targets.", "search.space.")
 """Where there may be keys that no file lists."""
+OPEN = ("data.options.",)
+"""Beginnings of keys that are the business of installed packages; they can be set without a ``+``."""
 NEEDED = {
     "model": "model=NAME",
     "data": "data=NAME",
@@ -103,7 +105,7 @@ def _check_name(command: str, override: Override, known: dict[str, str], elsewhe
         _check_hydra_key(key)
     elif key in groups() and key in known:
         _check_options(key, override, text)
-    elif key.startswith("hydra/") or (key.startswith(FREE) and (override.is_add() or override.is_force_add())):
+    elif key.startswith("hydra/") or (key.startswith(FREE) and (override.is_add() or override.is_force_add())) or key.startswith(OPEN):
         return
     elif key in elsewhere and elsewhere[key] == "+":
         if not (override.is_add() or override.is_force_add()):

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from visionlora.common.config import at_least, at_most, fraction, one_of
 from visionlora.common.errors import UserError
+from visionlora.common.registry import Registry
 
-SOURCES = ("digits", "cifar10", "cifar100", "imagefolder", "imagenet", "fake")
+SOURCES: Registry[Callable[..., Any]] = Registry(
+    "data.name",
+    "visionlora.sources",
+    digits="visionlora.data.sources:digits",
+    cifar10="visionlora.data.sources:cifar",
+    cifar100="visionlora.data.sources:cifar",
+    imagefolder="visionlora.data.sources:image_folder",
+    imagenet="visionlora.data.sources:image_folder",
+    fake="visionlora.data.sources:fake",
+)
+"""Name -> ``(config: DataConfig) -> Source``. What a source of a package wants to be told beside the keys here is in ``options``."""
+TRANSFORMS: Registry[Callable[..., Any]] = Registry(
+    "data.transform",
+    "visionlora.transforms",
+    trivialaugment="visionlora.data.augmentation:trivial_augment",
+    autoaugment="visionlora.data.augmentation:auto_augment",
+    augmix="visionlora.data.augmentation:aug_mix",
+)
+"""Name -> ``(config: DataConfig) -> transform`` of one training image: a PIL image as the view shows it, and one of the same size back."""
 
 
 @dataclass
@@ -30,13 +51,17 @@ class DataConfig:
     randaugment: int = 0
     color_jitter: float = 0.0
     random_erasing: float = 0.0
+    transform: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
     cache: str = "auto"
     cache_views: int | None = None
     num_classes: int = 4
     num_images: int = 64
 
     def __post_init__(self) -> None:
-        one_of("data.name", self.name, SOURCES)
+        SOURCES.check(self.name)
+        if self.transform is not None:
+            TRANSFORMS.check(self.transform)
         one_of("data.cache", self.cache, ("auto", "memory", "disk", "off"))
         if self.per_class is not None:
             at_least("data.per_class", self.per_class, 1)

@@ -1,9 +1,8 @@
-"""Where pictures come from: one function a source, named in ``SOURCES``."""
+"""Where images come from: a function for each name of ``data.config.SOURCES``."""
 
 from __future__ import annotations
 
 import urllib.error
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torchvision
 from torchvision.datasets.folder import make_dataset
 
 from visionlora.common.errors import UserError
-from visionlora.data.config import DataConfig
+from visionlora.data.config import SOURCES, DataConfig
 from visionlora.data.folders import class_names, part_folders
 from visionlora.data.images import OtherFiles, Pictures
 
@@ -32,6 +31,8 @@ def load_source(config: DataConfig) -> Source:
         UserError: nothing there, fewer than two classes, a class without pictures, no network.
     """
     source = SOURCES[config.name](config)
+    if not isinstance(source, Source) or "train" not in source.parts:
+        raise UserError(f"data={config.name}: the source gives {type(source).__name__}, not a Source with a part named train.")
     if len(source.classes) < 2:
         raise UserError(f"data={config.name} has one class only ({source.classes[0]!r}); a classifier needs two.")
     return source
@@ -112,13 +113,3 @@ def class_folders(root: Path, name: str) -> Source:
         # The one held-out folder gives the final figure; the checkpoint is chosen on pictures split off train.
         parts["test"] = parts.pop("val")
     return Source(classes, parts)
-
-
-SOURCES: dict[str, Callable[[DataConfig], Source]] = {
-    "digits": digits,
-    "cifar10": cifar,
-    "cifar100": cifar,
-    "imagefolder": image_folder,
-    "imagenet": image_folder,
-    "fake": fake,
-}

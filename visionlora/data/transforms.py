@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from visionlora.backbone.info import Preprocessing
 from visionlora.common.errors import UserError
-from visionlora.data.config import DataConfig
+from visionlora.data.config import TRANSFORMS, DataConfig
 from visionlora.data.opening import MODES
 from visionlora.data.views import CentreView, WholeView
 
@@ -65,6 +65,8 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
         steps.append(v2.RandAugment(config.randaugment))
     if config.color_jitter:
         steps.append(v2.ColorJitter(*(config.color_jitter,) * 3))
+    if config.transform is not None:
+        steps.append(TRANSFORMS[config.transform](config))
     steps.append(v2.PILToTensor())
     if config.random_erasing:
         steps.append(v2.RandomErasing(config.random_erasing))
@@ -87,7 +89,7 @@ def _eval_steps(preprocessing: Preprocessing) -> torch.nn.Module:
 
 def train_batch_transform(preprocessing: Preprocessing, config: DataConfig) -> BatchTransform | None:
     """``train_transform`` of whole batches, where each of its steps can be done so; else ``None``."""
-    if config.crop_scale is not None or config.randaugment or config.color_jitter or config.random_erasing:
+    if config.crop_scale is not None or config.randaugment or config.color_jitter or config.random_erasing or config.transform:
         return None
     size, how = [preprocessing.image_size] * 2, InterpolationMode(preprocessing.interpolation)
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from visionlora.common.errors import UserError, did_you_mean
+from visionlora.lora.methods import METHODS, WITHOUT_ADAPTERS
 
-METHODS = ("lora", "dora", "adalora", "none", "full")
-"""``none`` trains the head alone (a linear probe), ``full`` trains every weight; both go through the same command."""
 INITS = ("kaiming", "gaussian", "orthogonal", "pissa", "milora", "olora")
 ALLOCATIONS = ("uniform", "structure", "importance", "shift")
 
@@ -116,7 +115,10 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         _check_rank("lora.r", self.r)
-        for key, known in (("method", METHODS), ("init", INITS), ("allocate", ALLOCATIONS)):
+        if self.method not in WITHOUT_ADAPTERS and self.method not in METHODS:
+            methods = (*METHODS, *WITHOUT_ADAPTERS)
+            raise UserError(f"lora.method={self.method} is unknown; it is one of {', '.join(methods)}.{did_you_mean(self.method, methods)}")
+        for key, known in (("init", INITS), ("allocate", ALLOCATIONS)):
             value = getattr(self, key)
             if value not in known:
                 raise UserError(f"lora.{key}={value} is unknown; it is one of {', '.join(known)}.{did_you_mean(str(value), known)}")

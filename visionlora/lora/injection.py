@@ -185,7 +185,8 @@ def _add_adapters(targets: list[Target], config: LoraConfig, name: str) -> list[
 def _new_adapter(target: Target, config: LoraConfig) -> Adapter:
     slot = target.slot
     device, dtype = slot.raw.device, adapter_dtype(slot.raw)
-    adapter = METHODS[config.method].build(slot.shape, target.rank, config, rows=slot.rows, device=device, dtype=dtype)
+    kind: type[Adapter] = METHODS[config.method]
+    adapter = kind.build(slot.shape, target.rank, config, rows=slot.rows, device=device, dtype=dtype)
     matrix = slot.frozen.matrix()
     adapter.reset(matrix[slice(*slot.rows)] if slot.rows else matrix, config.init)
     adapter.train_factors()

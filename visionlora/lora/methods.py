@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from visionlora.lora.adalora import AdaLoraAdapter
-from visionlora.lora.adapter import Adapter
-from visionlora.lora.dora import DoraAdapter
+from typing import Any
 
-METHODS: dict[str, type[Adapter]] = {"lora": Adapter, "dora": DoraAdapter, "adalora": AdaLoraAdapter}
+from visionlora.common.registry import Registry
+
+METHODS: Registry[type[Any]] = Registry(
+    "lora.method",
+    "visionlora.methods",
+    lora="visionlora.lora.adapter:Adapter",
+    dora="visionlora.lora.dora:DoraAdapter",
+    adalora="visionlora.lora.adalora:AdaLoraAdapter",
+)
+"""Name -> subclass of ``Adapter``. What it cannot write as LoRA's two factors (``to_lora``) is not saved with an adapter."""
+WITHOUT_ADAPTERS = ("none", "full")
+"""``none`` trains the head alone (a linear probe), ``full`` trains every weight; both go through the same command."""

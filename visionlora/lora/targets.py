@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from visionlora.common.errors import UserError, did_you_mean
+from visionlora.lora.adapter import Adapter
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.methods import METHODS
 from visionlora.lora.slots import Slot, parts_of, refuse, slots
@@ -43,7 +44,8 @@ def matches(name: str, pattern: str) -> bool:
 
 def most(slot: Slot, method: str = "lora") -> int:
     """The largest rank that makes sense for the slot (``Adapter.most``)."""
-    return METHODS[method].most(slot.shape)
+    kind: type[Adapter] = METHODS[method]
+    return kind.most(slot.shape)
 
 
 def select(model: nn.Module, config: LoraConfig, head: Iterable[str] = (), roles: Roles = lambda pattern: None) -> list[Target]:

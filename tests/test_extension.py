@@ -1,0 +1,114 @@
+"""A package of somebody else's: installed beside this one, found by name from the command line and from Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import QUIET
+
+PACKAGE = Path(__file__).with_name("extension")
+USED = (
+    "data=leaves", "data.options.count=16", "data.transform=posterized", "data.options.bits=3", "data.batch_size=8", "data.num_workers=0",
+    "model=timm", "model.source=tiny", "model.name=small", "model.pretrained=false", "lora.method=gated", "trainer.max_epochs=10",
+    "optim.lr=0.05",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which it is installed: in a folder of its own, so that no other test sees it."""
+    site = tmp_path_factory.mktemp("site")
+    call = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site), str(PACKAGE)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=240)
+    if done.returncode:
+        pytest.skip(f"pip cannot build it here: {done.stderr[-300:]}")
+    here = str(Path(__file__).parents[1])
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), here, os.environ.get("PYTHONPATH", "")])}
+
+
+def visionlora(environment: dict[str, str], *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    module, *rest = words
+    call = [sys.executable, "-m", f"visionlora.{module}", *rest]
+    return subprocess.run(call, capture_output=True, text=True, timeout=240, env=environment, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def run(installed: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    own = f"--config-dir={PACKAGE / 'conf'}"
+    done = visionlora(installed, "train", own, *USED, *QUIET, f"hydra.run.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_with_source_transform_backbone_and_method_of_the_package(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    assert results["model"] == "tiny/small"
+    assert results["method"] == "gated"
+    assert results["test/top1"] == 1.0  # brown and green
+    assert results["images/train"] + results["images/val"] + results["images/test"] == 32
+
+
+def test_what_reads_a_run_reads_this_one(run: Path, installed: dict[str, str], tmp_path: Path) -> None:
+    done = visionlora(installed, "evaluate", f"run={run}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "evaluation_test.json").read_text())["test/top1"] == 1.0
+    done = visionlora(installed, "export", f"run={run}", "format=[state_dict,pt2]", f"output={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    done = visionlora(installed, "train", *USED, *QUIET, f"--config-dir={PACKAGE / 'conf'}", "ckpt_path=last", f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    again = "import sys, visionlora as vl; print(vl.Classifier.load_from_checkpoint(sys.argv[1]).model)"
+    done = subprocess.run([sys.executable, "-c", again, str(run / "checkpoints/last.ckpt")], capture_output=True, text=True, env=installed)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_adapter_is_lora(run: Path) -> None:
+    """Its gate is in the factors: who does not have the package can read it."""
+    from safetensors.torch import load_file
+
+    state = load_file(run / "adapter/adapter_model.safetensors")
+    assert any(key.endswith("lora_A.weight") for key in state)
+    assert not any("gate" in key for key in state)
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_it_is_listed(installed: dict[str, str]) -> None:
+    done = visionlora(installed, "train", "--help")
+    for line in ("data.name=leaves", "data.transform=posterized", "model.source=tiny", "lora.method=gated", "visionlora-leaves 0.3"):
+        assert line in done.stdout
+    done = visionlora(installed, "train", "lora.method=gatd")
+    assert "Did you mean 'gated'" in done.stderr
+    done = visionlora(installed, "train", "lora.method=gatd", *QUIET)
+    assert done.returncode == 2
+
+
+def test_without_the_package_a_run_says_what_is_missing(run: Path) -> None:
+    done = visionlora(dict(os.environ), "evaluate", f"run={run}")
+    assert done.returncode == 2
+    assert "leaves" in done.stderr
+    assert "unknown" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_the_code_of_the_page_runs(number: int, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/extending.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    done = subprocess.run([sys.executable, "-c", blocks[number]], capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_page_shows_the_files_of_the_package() -> None:
+    page = (Path(__file__).parents[1] / "docs/extending.md").read_text()
+    project = (PACKAGE / "pyproject.toml").read_text()
+    shown = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0]
+    assert shown.strip() in project
+    assert re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0] == (PACKAGE / "conf/data/leaves.yaml").read_text()

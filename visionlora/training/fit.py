@@ -1,0 +1,126 @@
+"""``vl.fit``: train a model on data of one's own, without a config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from visionlora.common.errors import UserError
+from visionlora.common.files import folder_inside
+from visionlora.common.process_state import process_as_before
+from visionlora.lora.config import LoraConfig
+from visionlora.model.adapters import adapter_names
+from visionlora.model.inject import inject
+from visionlora.model.saving import save_adapter
+from visionlora.runs.config import OptimConfig
+from visionlora.tasks.metrics import Loss, Metrics
+from visionlora.training.classifier import Classifier
+
+Data = L.LightningDataModule | DataLoader | Dataset
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished ``vl.fit``.
+
+    Args:
+        module: what was trained; ``module.model`` is the model.
+        trainer: that trained it.
+        metrics: the last ``train/loss``, ``val/*`` of the last validation and ``test/*``, as far as there are such data.
+    """
+
+    module: Classifier
+    trainer: L.Trainer
+    metrics: dict[str, float]
+
+
+@process_as_before()
+def fit(
+    model: nn.Module,
+    data: Data,
+    val: DataLoader | Dataset | None = None,
+    test: DataLoader | Dataset | None = None,
+    *,
+    lora: LoraConfig | None = None,
+    optim: OptimConfig | None = None,
+    epochs: int = 5,
+    batch_size: int = 64,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    loss: Loss | None = None,
+    metrics: Metrics | None = None,
+    callbacks: Sequence[Callback] = (),
+    **trainer: Any,
+) -> Fit:
+    """Fine-tune ``model`` in place with LoRA on any ``Dataset``, ``DataLoader`` or ``LightningDataModule``.
+
+    ::
+
+        model = vl.create_backbone("timm/resnet18", num_classes=10)
+        fitted = vl.fit(model, train_set, val=val_set, epochs=3, folder="flowers")
+        print(fitted.metrics["val/top1"])
+
+    Args:
+        model: a classifier, ``(N, C, H, W) -> (N, classes)``; adapters are injected unless ``vl.inject`` has done so.
+        data: what is trained on; items or batches are ``(image, label)``, images as the model wants them. A data module has its own parts.
+        val: measured after each epoch.
+        test: measured at the end.
+        lora: see ``vl.LoraConfig``; for a model that is adapted already it is left out.
+        optim: optimizer, schedule and learning rate, see ``vl.OptimConfig``.
+        epochs: how often the data are gone through.
+        batch_size: of a ``Dataset``; a ``DataLoader`` has its own.
+        seed: of the adapters, the order of a ``Dataset`` and dropout.
+        folder: where the adapter is saved at the end (``vl.load_adapter`` reads it); nothing is written without it.
+        loss: ``(logits, labels) -> `` one number; by default cross-entropy.
+        metrics: torchmetrics in addition to ours, see ``vl.Classifier``.
+        callbacks: Lightning's or your own.
+        **trainer: anything ``lightning.Trainer`` takes, such as ``precision="bf16-mixed"`` or ``logger=…``.
+
+    Returns:
+        The module, its trainer and the metrics. The process is left as it was, its random states too.
+
+    Raises:
+        UserError: the model, the labels or the arguments do not go together.
+    """
+    if isinstance(data, L.LightningDataModule) and not (val is None and test is None):
+        raise UserError("a LightningDataModule has its own validation and test data; leave val and test out.")
+    if lora is not None and adapter_names(model):
+        raise UserError("the model has adapters already; leave lora out, or take them away with vl.remove(model).")
+    L.seed_everything(seed, verbose=False)
+    if not adapter_names(model):
+        inject(model, lora or LoraConfig())
+    module = Classifier(model, optim=optim, seed=seed, loss=loss, metrics=metrics)
+    usual: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "max_epochs": epochs}
+    runner = L.Trainer(**usual | trainer, callbacks=list(callbacks))
+    found: dict[str, float] = {}
+    if isinstance(data, L.LightningDataModule):
+        runner.fit(module, datamodule=data)
+        found |= _numbers(runner)
+        if type(data).test_dataloader is not L.LightningDataModule.test_dataloader:
+            runner.test(module, datamodule=data, verbose=False)
+    else:
+        runner.fit(module, _loader(data, batch_size, shuffle=True), None if val is None else _loader(val, batch_size))
+        found |= _numbers(runner)
+        if test is not None:
+            runner.test(module, _loader(test, batch_size), verbose=False)
+    found |= _numbers(runner)
+    model.eval()
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_adapter(model, folder_inside(Path(folder), "adapter"), extra={"metrics": found})
+    return Fit(module, runner, found)
+
+
+def _loader(data: DataLoader | Dataset, batch_size: int, shuffle: bool = False) -> DataLoader:
+    return data if isinstance(data, DataLoader) else DataLoader(data, batch_size, shuffle=shuffle)
+
+
+def _numbers(trainer: L.Trainer) -> dict[str, float]:
+    return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith(("train/loss", "val/", "test/"))}
