@@ -9,10 +9,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from visionlora import command_config
-from visionlora.cli import conf
+from visionlora.cli import conf, search_config
 from visionlora.common.config import checked
 from visionlora.common.errors import UserError
+from visionlora.evaluation import config as evaluation_config
+from visionlora.exporting import config as exporting_config
+from visionlora.reporting import config as reporting_config
 from visionlora.runs.config import TrainConfig
 
 GROUPS = ("model", "data", "lora", "optim", "trainer")
@@ -33,7 +35,9 @@ def taken(command: str, key: str, value: Any) -> str:
     needs = NEEDS.get(key, {}) | NEEDS.get(f"{key}={value}", {})
     keys = every_key(command)
     values = {name: GIVEN.get(name, yaml.safe_load(known.default)) for name, known in keys.items() if known.default} | needs | {key: value}
-    schema: Any = TrainConfig if command == "train" else getattr(command_config, f"{command.capitalize()}Config")
+    parts = (search_config, evaluation_config, exporting_config, reporting_config)
+    named = {name: schema for part in parts for name, schema in vars(part).items()}
+    schema: Any = TrainConfig if command == "train" else named[f"{command.capitalize()}Config"]
     try:
         checked(schema, OmegaConf.create(nested(values)))
     except UserError as error:

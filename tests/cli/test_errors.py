@@ -201,7 +201,7 @@ def test_damaged_checkpoint_and_config(tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_checks_classes_and_split(tiny_run: Path) -> None:
-    assert "top1" in command("evaluate", f"run={tiny_run}", "split=val", "batch_size=4").stdout
+    assert "validation top-1 accuracy" in command("evaluate", f"run={tiny_run}", "split=val", "batch_size=4").stdout
     config = tiny_run / "config.yaml"
     before = config.read_text()
     try:
@@ -231,7 +231,7 @@ def test_predict_writes_a_row_for_every_picture(tiny_run: Path, tmp_path: Path) 
     assert sum(rows[0].probabilities) == pytest.approx(1, abs=1e-5)
     assert lines[1].split(",")[2] == rows[0].labels[0]
     for wrong in ("nowhere", str(tiny_run / "adapter")):
-        failed = command("predict", f"run={tiny_run}", f"input={wrong}", cwd=tmp_path)
+        failed = command("predict", f"run={tiny_run}", f"input={wrong}", "overwrite=true", cwd=tmp_path)
         assert failed.returncode == 2
         assert "input=" in sentence(failed.stderr)
 
