@@ -21,7 +21,7 @@ from visionlora.cli.conf import conf_dir
 from visionlora.common.config import checked
 from visionlora.common.trainer_config import OURS
 from visionlora.data.config import SOURCES, DataConfig
-from visionlora.lora.config import METHODS, LoraConfig
+from visionlora.lora.config import LoraConfig
 from visionlora.runs.config import OPTIMIZERS, OptimConfig, TrainConfig
 
 GROUPS = ("model", "data", "lora", "optim", "trainer", "callbacks")
@@ -58,11 +58,7 @@ def test_trainer_takes_lightnings_own_names() -> None:
 
 def test_names_known_without_torch_are_those_of_the_libraries() -> None:
     assert set(OPTIMIZERS) <= set(timm.optim.list_optimizers())
-    from visionlora.data import sources
-    from visionlora.lora import methods
-
-    assert set(SOURCES) == set(sources.SOURCES)
-    assert set(METHODS) == {*methods.METHODS, "none", "full"}
+    assert set(SOURCES.built_in) == {path.stem for path in (conf_dir() / "data").glob("*.yaml")}
 
 
 def test_types_are_checked() -> None:

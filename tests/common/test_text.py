@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 
 from visionlora.common.console import console
@@ -24,14 +22,9 @@ from visionlora.common.text import cell, markdown, printable
 )
 def test_a_terminal_obeys_no_name(name: str, shown: str) -> None:
     assert printable(name) == shown
-    printed = io.StringIO()
-    before = console.file
-    console.file = printed
-    try:
+    with console.capture() as captured:
         console.print(name, markup=False, highlight=False)
-    finally:
-        console.file = before
-    assert printed.getvalue() == f"{shown}\n"
+    assert captured.get() == f"{shown}\n"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-x", "@SUM(A1)", "\t=1", "\r=1", "＝1"])
