@@ -56,16 +56,20 @@ def test_a_run_with_source_transform_backbone_and_method_of_the_package(run: Pat
     assert results["images/train"] + results["images/val"] + results["images/test"] == 32
 
 
-def test_what_reads_a_run_reads_this_one(run: Path, installed: dict[str, str], tmp_path: Path) -> None:
+def test_what_reads_a_run_reads_this_one(run: Path, installed: dict[str, str]) -> None:
     done = visionlora(installed, "evaluate", f"run={run}")
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "evaluation_test.json").read_text())["test/top1"] == 1.0
+    again = "import sys, visionlora as vl; print(vl.Classifier.load_from_checkpoint(sys.argv[1]).model)"
+    done = subprocess.run([sys.executable, "-c", again, str(run / "checkpoints/last.ckpt")], capture_output=True, text=True, env=installed)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_it_is_exported_and_goes_on(run: Path, installed: dict[str, str], tmp_path: Path) -> None:
     done = visionlora(installed, "export", f"run={run}", "format=[state_dict,pt2]", f"output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     done = visionlora(installed, "train", *USED, *QUIET, f"--config-dir={PACKAGE / 'conf'}", "ckpt_path=last", f"hydra.run.dir={run}")
-    assert done.returncode == 0, done.stderr
-    again = "import sys, visionlora as vl; print(vl.Classifier.load_from_checkpoint(sys.argv[1]).model)"
-    done = subprocess.run([sys.executable, "-c", again, str(run / "checkpoints/last.ckpt")], capture_output=True, text=True, env=installed)
     assert done.returncode == 0, done.stderr
 
 

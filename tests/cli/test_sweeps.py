@@ -136,6 +136,7 @@ def test_a_sweep_with_a_finder_goes_on_too(tmp_path: Path) -> None:
     assert again.stdout.count("is finished already.") == 2
 
 
+@pytest.mark.slow  # test-faults kills them
 def test_ctrl_c_in_a_parallel_sweep(tmp_path: Path) -> None:
     """As a terminal sends it, to every process: one sentence that says how to go on, and nothing left running."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")

@@ -59,9 +59,11 @@ def assert_cards_work(run: Path, output: Path, formats: tuple[str, ...], mode: s
     ("overrides", "formats", "mode"),
     [
         (("data.crop_scale=[0.5,1]",), ("timm", "state_dict", "onnx", "pt2"), "RGB"),
-        (("model.in_chans=1",), ("timm", "state_dict", "onnx", "pt2"), "L"),  # the whole picture, squashed
-        (("model.name=test_vit", "data.image_size=48", "data.crop_scale=[0.5,1]"), ("timm", "state_dict"), "RGB"),
-        (("model.stem=small",), ("state_dict", "pt2"), "RGB"),
+        pytest.param(("model.in_chans=1",), ("timm", "state_dict", "onnx", "pt2"), "L", marks=pytest.mark.slow),  # the whole, squashed
+        pytest.param(
+            ("model.name=test_vit", "data.image_size=48", "data.crop_scale=[0.5,1]"), ("timm", "state_dict"), "RGB", marks=pytest.mark.slow
+        ),
+        pytest.param(("model.stem=small",), ("state_dict", "pt2"), "RGB", marks=pytest.mark.slow),
         (("model=torchvision", "model.name=mobilenet_v3_small", "data.crop_scale=[0.5,1]"), ("torchvision", "state_dict", "onnx"), "RGB"),
     ],
 )

@@ -209,6 +209,7 @@ def test_what_training_wraps_around_it(wrap: Callable[[nn.Module], Any], tmp_pat
 
 
 @pytest.mark.parametrize("given", [PREPARED, PREPARED | {"crop_mode": "squash"}], ids=["centre", "whole"])
+@pytest.mark.slow
 def test_the_code_of_the_card(given: dict[str, Any], tmp_path: Path) -> None:
     """Given preprocessing is what the card's code does to a picture."""
     from visionlora.backbone.info import Preprocessing

@@ -158,7 +158,12 @@ LONG = (*TINY, *QUIET, "data.num_images=400", "lora.dropout=0.1", "model.drop_ra
 
 
 @pytest.mark.parametrize(
-    "lora", [(), ("lora=adaptive",), ("lora.budget=3%", "lora.allocate=importance")], ids=["lora", "adalora", "budget"]
+    "lora",
+    [
+        pytest.param((), id="lora"),
+        pytest.param(("lora=adaptive",), id="adalora", marks=pytest.mark.slow),
+        pytest.param(("lora.budget=3%", "lora.allocate=importance"), id="budget", marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(lora: tuple[str, ...], tmp_path: Path) -> None:
     """Weights bit for bit, metrics row for row; and Ctrl-C leaves a checkpoint and one sentence."""

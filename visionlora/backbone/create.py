@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from visionlora.backbone.config import BACKBONES
 from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint, info_of
 from visionlora.backbone.modules import small_image_stem
-from visionlora.backbone.weights import as_of
+from visionlora.common.compat import versioned
 from visionlora.common.errors import UserError
 from visionlora.common.finite import refuse_not_finite
 
@@ -56,7 +56,7 @@ def build(spec: BackboneSpec, state: dict[str, Tensor] | None = None) -> nn.Modu
         raise UserError(f"model.stem={spec.stem} is unknown; it is default or small.")
     if state is not None:
         try:
-            model.load_state_dict(as_of(model, state))
+            model.load_state_dict(versioned(model, state))
         except RuntimeError as error:
             raise UserError(
                 f"the weights that the run keeps of its base do not fit {spec.full_name}: {' '.join(str(error).split())[:200]}"

@@ -12,7 +12,8 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing, per_channel
 from visionlora.backbone.modules import replace_module, with_channels
-from visionlora.backbone.weights import as_of, hub_access, read_weights
+from visionlora.backbone.weights import hub_access, read_weights
+from visionlora.common.compat import versioned
 from visionlora.common.errors import UserError, did_you_mean
 
 _CLASSES = 1000
@@ -104,7 +105,7 @@ def _load(model: nn.Module, spec: BackboneSpec, published: Any, head: str) -> bo
     if isinstance(model, VisionTransformer):
         state = dict(interpolate_embeddings(model.image_size, model.patch_size, state))
     try:
-        result = model.load_state_dict(as_of(model, state), strict=False)
+        result = model.load_state_dict(versioned(model, state), strict=False)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"model.weights={spec.weights} does not fit {spec.full_name}: {' '.join(str(error).split())[:200]}") from None
     wrong = [key for key in (*result.missing_keys, *result.unexpected_keys) if not key.startswith(head + ".")]

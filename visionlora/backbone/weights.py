@@ -8,14 +8,13 @@ import os
 import pickle
 import urllib.error
 import urllib.request
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visionlora.common.errors import UserError, did_you_mean
 
@@ -69,13 +68,6 @@ def read_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise UserError(f"model.weights={path} does not hold a state dict.")
     return {str(key).removeprefix("module.").removeprefix("_orig_mod."): value for key, value in loaded.items()}
-
-
-def as_of(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with the versions of the model's modules, which safetensors does not keep and MNASNet asks for."""
-    versioned: Any = OrderedDict(state)
-    versioned._metadata = getattr(state, "_metadata", None) or cast(Any, model.state_dict())._metadata
-    return versioned  # type: ignore[no-any-return]
 
 
 def _by_order(state: dict[str, Tensor], model_state: dict[str, Tensor], package: str) -> dict[str, Tensor]:

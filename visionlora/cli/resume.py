@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from visionlora.cli.overrides import parsed
 from visionlora.common.config import checked
 from visionlora.common.errors import UserError
 from visionlora.runs.config import OF_THE_RUN, OWN, TrainConfig, portable, usual_rate
@@ -104,5 +104,5 @@ def _refuse_what_is_not_taken(config: TrainConfig, saved: DictConfig, overrides:
 
 def _parsed(words: Sequence[str]) -> dict[str, Any]:
     """Key or group of each override, with its value."""
-    overrides = OverridesParser.create().parse_overrides(list(words))
+    overrides = parsed(words)
     return {override.key_or_group: override.value() for override in overrides}

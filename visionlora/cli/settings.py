@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 from hydra.conf import HydraConf
-from hydra.core.override_parser.types import Override
 
 from visionlora.cli.conf import chosen, groups, option_keys, options, own_keys, taken
+from visionlora.cli.overrides import Override
 from visionlora.cli.suggest import typed, unknown, unknown_option
 from visionlora.cli.words import CommandLine, taken_apart
 from visionlora.common.errors import UserError, did_you_mean

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from visionlora.cli.launch import requeued
+from visionlora.cli.overrides import parsed
 from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.processes import sweep_workers_ending
 from visionlora.runs.config import TrainConfig
@@ -50,12 +50,12 @@ def _named(arguments: list[str]) -> list[str]:
         return arguments
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
     try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        settings = parsed(overrides)
     except OverrideParseException:  # Hydra tells it
         return arguments
-    if not any(o.is_sweep_override() for o in parsed):
+    if not any(o.is_sweep_override() for o in settings):
         return arguments
-    fixed = [key for o in parsed if not o.is_sweep_override() and not (key := o.get_key_element()).startswith(("hydra", "~", "+"))]
+    fixed = [key for o in settings if not o.is_sweep_override() and not (key := o.get_key_element()).startswith(("hydra", "~", "+"))]
     return [*arguments, f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
 
 

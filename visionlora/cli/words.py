@@ -6,15 +6,12 @@ import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from visionlora.cli.conf import groups, options
+from visionlora.cli.overrides import Override, arguments_parser, parsed
 from visionlora.cli.suggest import meant, near, typed
 from visionlora.common.errors import UserError, nearest
 
@@ -65,7 +62,7 @@ def taken_apart(words: Sequence[str], known: dict[str, str]) -> CommandLine:
 
 
 def _options(words: Sequence[str], known: dict[str, str]) -> tuple[list[str], argparse.Namespace, list[str]]:
-    parser = get_args_parser()
+    parser = arguments_parser()
     parser.allow_abbrev = False
     parser.exit_on_error = False
     flags = [name for action in parser._actions for name in action.option_strings if not (name == "--run" and "run" in known)]
@@ -119,12 +116,7 @@ def _setting(words: list[str], number: int, known: dict[str, str], many: bool) -
 
 
 def _parsed(word: str) -> tuple[str, Override]:
-    return word, _parser().parse_override(word)
-
-
-@cache
-def _parser() -> OverridesParser:
-    return OverridesParser.create()
+    return word, parsed([word])[0]
 
 
 def _quoted(text: str) -> str:

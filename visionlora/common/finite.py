@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from visionlora.common.errors import UserError
+from visionlora.common.watching import watching
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -42,7 +43,6 @@ def first_not_finite(model: nn.Module, forward: Callable[[], Any]) -> str:
         if not all_finite(tensor):
             return f"the weight {name}, since the step before"
     found: list[str] = []
-    hooks: list[Any] = []
 
     def look(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
@@ -51,14 +51,9 @@ def first_not_finite(model: nn.Module, forward: Callable[[], Any]) -> str:
 
         return hook
 
-    for name, module in model.named_modules():
-        if name and ".lora" not in name:
-            hooks.append(module.register_forward_hook(look(name)))
-    try:
+    watched = ((name, module) for name, module in model.named_modules() if name and ".lora" not in name)
+    with watching(module.register_forward_hook(look(name)) for name, module in watched):
         forward()
-    finally:
-        for hook in hooks:
-            hook.remove()
     return f"the output of {found[0]}" if found else "the loss itself"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from visionlora.common.drawing import WIDTH, short, styled
 from visionlora.common.errors import UserError
 from visionlora.common.text import printable
+from visionlora.common.watching import watching
 from visionlora.data.transforms import normalize
 from visionlora.runs.predictor import Predictor
 
@@ -109,16 +110,15 @@ def _attention(model: nn.Module, images: Tensor) -> list[Tensor] | None:
     if not names:
         return None
     found: list[Tensor] = []
-    hooks = [model.get_submodule(name).register_forward_hook(lambda module, inputs, out: found.append(out.float())) for name in names]
+    hooks = (model.get_submodule(name).register_forward_hook(lambda module, inputs, out: found.append(out.float())) for name in names)
     attentions: list[Any] = [module for module in model.modules() if hasattr(module, "fused_attn")]
     fused = [module.fused_attn for module in attentions]
     try:
         for module in attentions:
             module.fused_attn = False
-        model(images)
+        with watching(hooks):
+            model(images)
     finally:
-        for hook in hooks:
-            hook.remove()
         for module, was in zip(attentions, fused, strict=True):
             module.fused_attn = was
     shapes = {tuple(weights.shape) for weights in found}
@@ -147,13 +147,8 @@ def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module | None:
         if like_the_picture:
             last[min(h, w) >= DETAIL] = module
 
-    hooks = [module.register_forward_hook(watch) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with watching(module.register_forward_hook(watch) for module in model.modules()), torch.no_grad():
+        model(image)
     return last.get(True, last.get(False))
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from visionlora.backbone.weights import as_of
+from visionlora.common.compat import save_hub_config, versioned
 from visionlora.common.errors import UserError
 from visionlora.common.files import replace_file
 from visionlora.common.quiet import hushed
@@ -86,8 +86,6 @@ def _tracing() -> Iterator[None]:
 
 
 def _write_timm(model: nn.Module, facts: Facts, folder: Path) -> None:
-    from timm.models._hub import save_config_for_hf  # save_for_hf itself cannot save tensors that share their memory (CoaT's)
-
     config: dict[str, Any] = {"input_size": facts.shape}
     if facts.preprocessing is not None:
         config |= asdict(facts.preprocessing)
@@ -97,7 +95,7 @@ def _write_timm(model: nn.Module, facts: Facts, folder: Path) -> None:
         names["label_names"] = list(facts.classes)
     model.num_classes = facts.num_classes  # type: ignore[assignment]  # a head that was exchanged by hand does not tell timm so
     save_file(_plain_state(model), folder / WEIGHTS, {"format": "pt"})
-    save_config_for_hf(model, str(folder / "config.json"), model_config=names, model_args=timm_arguments(facts))
+    save_hub_config(model, folder / "config.json", names, timm_arguments(facts))
 
 
 def _read_timm(folder: Path, facts: Facts, model: nn.Module) -> Logits:
@@ -109,7 +107,7 @@ def _read_timm(folder: Path, facts: Facts, model: nn.Module) -> Logits:
 
 def _write_torchvision(model: nn.Module, facts: Facts, folder: Path) -> None:
     buffer = io.BytesIO()  # not the file: where that finds no room, torch's writer ends the process
-    torch.save(as_of(model, _plain_state(model)), buffer)
+    torch.save(versioned(model, _plain_state(model)), buffer)
     replace_file(folder / TORCH_WEIGHTS, buffer.getvalue())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from visionlora.common.errors import UserError
+from visionlora.common.watching import watching
 from visionlora.lora.frozen import is_quantized
 from visionlora.lora.layer import leave_kernels, lora_layers, without_kernels
 from visionlora.lora.slots import Slot, siblings
@@ -136,19 +137,15 @@ def _attention_of(slot: Slot, modules: dict[str, nn.Module]) -> nn.Module:
 
 def _outputs_of(model: nn.Module, modules: dict[str, nn.Module], example: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    hooks = []
-    for name, module in modules.items():
-        # The last call counts: layers may be used twice.
-        def catch(_: nn.Module, __: Any, out: Any, name: str = name) -> None:
+
+    def catch(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, out: Any) -> None:  # the last call counts: layers may be used twice
             found[name] = next(t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)).detach().clone()
 
-        hooks.append(module.register_forward_hook(catch))
-    try:
-        with undisturbed(model):
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+        return hook
+
+    with watching(module.register_forward_hook(catch(name)) for name, module in modules.items()), undisturbed(model):
+        model(example)
     return found
 
 

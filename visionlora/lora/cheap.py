@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from visionlora.common.compat import changes
 from visionlora.common.swap import Swapped
 
 MADE_BY = "_made_by"
@@ -45,11 +46,11 @@ class Cheap(Swapped):
         if torch.is_grad_enabled() and y.requires_grad and not torch.compiler.is_compiling():
             kind = x.device.type
             maker = Maker(self, torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None)
-            setattr(y, MADE_BY, (Recipe(maker, x.detach()), y._version))
+            setattr(y, MADE_BY, (Recipe(maker, x.detach()), changes(y)))
         return y
 
 
 def recipe_of(x: Tensor) -> Recipe | None:
     """The note, where there is one and ``x`` has not been changed in place since."""
     recipe, version = getattr(x, MADE_BY, (None, -1))
-    return recipe if recipe is not None and version == x._version else None
+    return recipe if recipe is not None and version == changes(x) else None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from visionlora.common.compat import changes
 from visionlora.lora.frozen import adapter_dtype, dense, is_quantized
 
 
@@ -147,7 +148,7 @@ class Compute:
             return self._copies[dtype][1] if dtype in self._copies else Copies(raw, bias, fold, dtype)
         still = None if bias is not None and bias.requires_grad else bias  # of a trained one nothing is kept
         sources = [raw, still] if fold is None else [raw, still, *fold.tensors()]
-        state = [t if t is None else (t.data_ptr(), t._version) for t in sources]
+        state = [t if t is None else (t.data_ptr(), changes(t)) for t in sources]
         known = self._copies.get(dtype)
         if known is None or known[0] != state:
             known = self._copies[dtype] = (state, Copies(raw, bias, fold, dtype))

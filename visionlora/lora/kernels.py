@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from visionlora.common.compat import owned, traced
 from visionlora.lora.cheap import Recipe, recipe_of
 from visionlora.lora.compute import Compute, Copies, compute_dtype
 from visionlora.lora.frozen import FrozenWeight, is_quantized
@@ -32,7 +33,6 @@ from visionlora.lora.products import (
     filter_gradient,
     filters,
     input_gradient,
-    owned,
     pictures,
     pixels,
     positions,
@@ -91,7 +91,7 @@ def frozen(x: Tensor, layer: Layer) -> Tensor:
     if raw.requires_grad:
         return product(x, _learning(layer, copies), copies.bias, conv)
     holds = conv is not None or is_quantized(raw)  # what torch's own would: a conv its input, this one its dense weight
-    if not holds or not x.requires_grad or (bias is not None and bias.requires_grad) or _traced():
+    if not holds or not x.requires_grad or (bias is not None and bias.requires_grad) or traced():
         return product(x, copies.weight, copies.bias, conv)
     y: Tensor = _Frozen.apply(x, copies, conv)
     return y
@@ -113,7 +113,7 @@ def adapted(x: Tensor, layer: Layer, u: Tensor, v: Tensor, row_scale: Tensor | N
     bias_learns = layer.bias is not None and layer.bias.requires_grad
     dtype = compute_dtype(x, layer.raw)
     copies = layer.compute.at(layer.raw, layer.bias, dtype)
-    if row_scale is not None or bias_learns or layer.raw.requires_grad or _traced():
+    if row_scale is not None or bias_learns or layer.raw.requires_grad or traced():
         with torch.autocast(x.device.type, enabled=False):
             return _differentiable(x.to(dtype), layer, copies, u, v, row_scale)
     y: Tensor = _Adapted.apply(x, u, v, layer, copies, torch.is_grad_enabled(), recipe)
@@ -127,10 +127,6 @@ def _picked_of(recipe: Recipe | None, given: Tensor, layer: Layer) -> Recipe:
         return subsampled(source if recipe is None else recipe.maker(source), layer.conv, layer.raw)[0]
 
     return Recipe(pick, given.detach() if recipe is None else recipe.source)
-
-
-def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 class _Frozen(torch.autograd.Function):

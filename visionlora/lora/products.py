@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionlora.common.compat import convolution_gradients
 from visionlora.lora.frozen import adapter_dtype
 
 
@@ -51,14 +52,6 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Conv | None, o
         return F.linear(x, weight, bias)
     rows, y = pixels(x, None), out.permute(0, 2, 3, 1).flatten(0, 2)
     return torch.mm(rows, weight.t(), out=y) if bias is None else torch.addmm(bias, rows, weight.t(), out=y)
-
-
-def owned(y: Tensor) -> Tensor:
-    """``y`` as a tensor of its own; what it is a view of must not be in use.
-
-    Some versions of torch return a view from a linear layer, and what a custom ``Function`` returns as one may not be changed in place.
-    """
-    return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
 
 
 def input_gradient(grad: Tensor, like: Tensor, weight: Tensor, conv: Conv | None) -> Tensor:
@@ -130,11 +123,9 @@ def convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, conv: Conv, wh
         # CPU libraries have no fast bf16 kernels for these: several times slower than float32 with the casts.
         grad, weight = grad.float(), weight.float()
         x = x.float() if which == 1 else shape_of(grad, tuple(x.shape))
-    mask = [which == 0, which == 1, False]
-    grads = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, conv.stride, conv.padding, conv.dilation, False, (0, 0), conv.groups, mask
-    )
-    return grads[which].to(dtype)  # type: ignore[no-any-return]
+    wanted = (which == 0, which == 1)
+    grads = convolution_gradients(grad, x, weight, conv.stride, conv.padding, conv.dilation, conv.groups, wanted)
+    return grads[which].to(dtype)
 
 
 def tall(narrow: Tensor, wide: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from visionlora.backbone.head import auxiliary_heads, find_head
 from visionlora.backbone.info import info_of
 from visionlora.backbone.roles import Roles
 from visionlora.common.errors import UserError
+from visionlora.common.watching import watching
 from visionlora.lora import budget
 from visionlora.lora.audit import undisturbed
 from visionlora.lora.config import LayerRank, LoraConfig
@@ -103,10 +104,9 @@ def fitted_head(model: nn.Module, head: str, batches: list[tuple[Tensor, Tensor]
         return
     caught: list[Tensor] = []
     hook = module.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach().flatten(1)))
-    with torch.no_grad():
+    with watching([hook]), torch.no_grad():
         for images, _ in batches:
             model(images)
-    hook.remove()
     features, labels = torch.cat(caught).float(), torch.cat([labels for _, labels in batches])
     mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
     probe = nn.Linear(module.in_features, module.out_features).to(features.device)
@@ -156,14 +156,10 @@ def distribution_shifts(model: nn.Module, slots: list[Slot], batches: Batches, r
 def _shifts_by_norm(model: nn.Module, slots: list[Slot], norms: dict[str, nn.Module], batches: Batches) -> dict[str, float]:
     order: list[str] = []
     watched = {slot.module_name: slot.module for slot in slots} | norms
-    hooks = [m.register_forward_hook(lambda *_, name=name: order.append(name)) for name, m in watched.items()]
     batches = list(batches)
-    try:
-        with undisturbed(model), torch.no_grad():
-            model(batches[0][0][:2])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = (m.register_forward_hook(lambda *_, name=name: order.append(name)) for name, m in watched.items())
+    with watching(hooks), undisturbed(model), torch.no_grad():
+        model(batches[0][0][:2])
     moments = _moments(model, norms, batches, of_input=True)
     by_module: dict[str, float] = {}
     waiting: list[str] = []
@@ -194,19 +190,15 @@ def _moments(model: nn.Module, modules: dict[str, nn.Module], batches: Batches, 
         now = [by_channel.sum(0), by_channel.square().sum(0), torch.tensor(len(by_channel))]
         sums[name] = [a + b for a, b in zip(sums[name], now, strict=True)] if name in sums else now
 
-    hooks: list[Any] = []
-    for name, module in modules.items():
-        if of_input:
-            hooks.append(module.register_forward_pre_hook(lambda _, inputs, name=name: watch(name, inputs)))
-        else:
-            hooks.append(module.register_forward_hook(lambda _, __, out, name=name: watch(name, out)))
-    try:
-        with undisturbed(model), torch.no_grad():
-            for images, _ in batches:
-                model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = (
+        module.register_forward_pre_hook(lambda _, inputs, name=name: watch(name, inputs))
+        if of_input
+        else module.register_forward_hook(lambda _, __, out, name=name: watch(name, out))
+        for name, module in modules.items()
+    )
+    with watching(hooks), undisturbed(model), torch.no_grad():
+        for images, _ in batches:
+            model(images)
     found = {}
     for name, (total, squares, count) in sums.items():
         mean = total / count

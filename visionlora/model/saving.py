@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from visionlora.backbone.freeze import FrozenStatistics, freeze_statistics, moves_statistics
 from visionlora.backbone.head import find_head
 from visionlora.backbone.info import BackboneInfo, fingerprint, info_of
+from visionlora.common.compat import changes
 from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.versions import package_version
@@ -166,7 +167,7 @@ def base_card(model: nn.Module, without: Iterable[str]) -> dict[str, str] | None
     state = {key: value for key, value in base_values(model).items() if not key.startswith(_prefixes(without)) and key not in without}
     if not state or quantized(model):
         return None
-    versions = [without, [(key, value.data_ptr(), value._version) for key, value in state.items()]]
+    versions = [without, [(key, value.data_ptr(), changes(value)) for key, value in state.items()]]
     known = model.__dict__.get(_BASE)
     if known is None or known[0] != versions:
         dtype = next((value.dtype for value in state.values() if value.is_floating_point()), None)

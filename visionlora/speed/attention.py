@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from visionlora.common.compat import softmax_gradient, traced
 from visionlora.common.swap import Swapped, restore, swap
+from visionlora.common.watching import watching
 
 LONGEST = 1024
 """Tokens from which on the fused kernel, which never holds the matrix of attention, is left in its place."""
@@ -34,7 +37,7 @@ class _Attention(torch.autograd.Function):
         q, k, v = ctx.saved_tensors
         weights = _weights(q, k, ctx.scale)  # (..., L, S)
         grad_v = weights.transpose(-2, -1) @ grad
-        grad_scores = torch._softmax_backward_data(grad @ v.transpose(-2, -1), weights, -1, weights.dtype)
+        grad_scores = softmax_gradient(grad @ v.transpose(-2, -1), weights)
         return (grad_scores @ k) * ctx.scale, (grad_scores.transpose(-2, -1) @ q) * ctx.scale, grad_v, None
 
 
@@ -75,7 +78,7 @@ class LeanAttention(Swapped):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         elsewhere = not args or not args[0].is_cpu or not torch.is_grad_enabled()
-        if elsewhere or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if elsewhere or traced():
             return super().forward(*args, **kwargs)
         with _InPlaceOfFused():
             return super().forward(*args, **kwargs)
@@ -88,10 +91,10 @@ class AttentionCallers(TorchFunctionMode):
         super().__init__()
         self.found: set[nn.Module] = set()
         self._stack: list[nn.Module] = []
-        self._hooks: list[Any] = []
+        self._hooks = contextlib.ExitStack()
         for module in model.modules():
-            self._hooks.append(module.register_forward_pre_hook(self._enters))
-            self._hooks.append(module.register_forward_hook(self._left, always_call=True))
+            both = (module.register_forward_pre_hook(self._enters), module.register_forward_hook(self._left, always_call=True))
+            self._hooks.enter_context(watching(both))
 
     def _enters(self, module: nn.Module, args: Any) -> None:
         self._stack.append(module)
@@ -105,8 +108,7 @@ class AttentionCallers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def __exit__(self, *error: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        self._hooks.close()
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
 

@@ -6,6 +6,7 @@ stay as they are; ``unfold`` gives every module its own class back.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -15,10 +16,12 @@ from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils.hooks import RemovableHandle
 
 from visionlora.backbone.freeze import FrozenStatistics
 from visionlora.backbone.head import example_batch
 from visionlora.common.swap import Swapped, restore, swap
+from visionlora.common.watching import watching
 from visionlora.lora.audit import undisturbed
 from visionlora.lora.cheap import Cheap
 from visionlora.lora.compute import Fold, compute_dtype
@@ -153,19 +156,17 @@ def unfold(model: nn.Module) -> None:
 def norms_after_convs(model: nn.Module, example: Tensor) -> dict[nn.Module, nn.Module]:
     """Conv -> the frozen norm that its output goes to, and to nothing else, in every call of either."""
     watch = _Watch()
-    hooks: list[Any] = []
-    for module in model.modules():
-        if _base(module) in FAST and isinstance(module, nn.Conv2d) and _kernel_takes(module) and not _trained(module):
-            hooks.append(module.register_forward_hook(watch.left_conv))
-        elif isinstance(module, FrozenStatistics) and module.base_class in FOLDABLE and Fold(module).active:
-            hooks.append(module.register_forward_pre_hook(watch.enters_norm))
-            hooks.append(module.register_forward_hook(watch.left_norm))
-    try:
-        with undisturbed(model), torch.no_grad(), watch:
-            model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+    def hooks() -> Iterator[RemovableHandle]:
+        for module in model.modules():
+            if _base(module) in FAST and isinstance(module, nn.Conv2d) and _kernel_takes(module) and not _trained(module):
+                yield module.register_forward_hook(watch.left_conv)
+            elif isinstance(module, FrozenStatistics) and module.base_class in FOLDABLE and Fold(module).active:
+                yield module.register_forward_pre_hook(watch.enters_norm)
+                yield module.register_forward_hook(watch.left_norm)
+
+    with watching(hooks()), undisturbed(model), torch.no_grad(), watch:
+        model(example)
     return watch.pairs()
 
 

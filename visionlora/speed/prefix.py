@@ -18,6 +18,7 @@ from torchvision.ops import StochasticDepth
 
 from visionlora.backbone.freeze import moves_statistics
 from visionlora.common.errors import UserError
+from visionlora.common.watching import watching
 from visionlora.lora.audit import undisturbed
 
 TRIES = 12
@@ -82,13 +83,11 @@ class Front:
             if seen == calls:
                 raise _Reached(args[2].detach())
 
-        hook = self.cut.register_forward_hook(reached)
         try:
-            self.model(images)
+            with watching([self.cut.register_forward_hook(reached)]):
+                self.model(images)
         except _Reached as end:
             return end.features
-        finally:
-            hook.remove()
         raise RuntimeError(f"{self.name} was not reached")
 
     def logits(self, features: Tensor) -> Tensor:
@@ -131,12 +130,9 @@ def _watch(model: nn.Module, example: Tensor) -> _Trace:
         trace.ends.setdefault(module, []).append(trace.time)
         trace.outputs.setdefault(module, []).append(out)
 
-    hooks = [h for m in model.modules() for h in (m.register_forward_pre_hook(start), m.register_forward_hook(end))]
-    try:
+    hooks = (h for m in model.modules() for h in (m.register_forward_pre_hook(start), m.register_forward_hook(end)))
+    with watching(hooks):
         model(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return trace
 
 

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from visionlora.backbone.weights import as_of
+from visionlora.common.compat import versioned
 from visionlora.common.errors import UserError
 from visionlora.common.portions import ALL, Portions
 from visionlora.data.labels import Labels
@@ -45,7 +45,7 @@ class Checkpointed(L.LightningModule):
             for name, parameter in self.loss_parameters().items():
                 parameter.copy_(checkpoint[CHECKPOINT_KEY]["loss"][name])
         self.portions.most = min(self.portions.most, int(checkpoint[CHECKPOINT_KEY].get("pictures_at_once", ALL)))
-        checkpoint["state_dict"] = as_of(self, {})  # loaded, and checked more strictly than Lightning could
+        checkpoint["state_dict"] = versioned(self, {})  # loaded, and checked more strictly than Lightning could
 
     def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:
         """See that a checkpoint is of this model on this base, and of a loss with these parameters; ``where`` begins the sentence.

@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch.tuner.tuning import Tuner
 from torch import nn
 
-from visionlora.backbone.weights import as_of
+from visionlora.common.compat import versioned
 from visionlora.common.drawing import save
 from visionlora.common.errors import UserError
 from visionlora.common.files import inside
@@ -84,7 +84,7 @@ def _tuned(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: I
             trainer = L.Trainer(**lightning_arguments(config) | BARE, default_root_dir=folder)
             return use(Tuner(trainer), module)
     finally:
-        model.load_state_dict(as_of(model, before))
+        model.load_state_dict(versioned(model, before))
         for part, mode in modes.items():
             part.train(mode)
         model.zero_grad(set_to_none=True)
