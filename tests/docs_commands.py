@@ -11,7 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IS_COMMAND = re.compile(r"(?:\bpython\S* -m visionlora(?:\.\w+)?|(?:^|(?<=[\s(]))visionlora)(?=\s|$).*")
-NO_COMMAND = re.compile(r"import visionlora|pip install|^visionlora(\.\w+)*$|visionlora\.json|visionlora\[|^visionlora/|entry-points\."visionlora|^# .*visionlora-")
+NO_COMMAND = re.compile(
+    r"import visionlora|pip install|^visionlora(\.\w+)*$|visionlora\.json|visionlora\[|^visionlora/|entry-points\.|^# .*visionlora-"
+)
 """Code that speaks of visionlora and is no command: imports, extras, entry points, names of modules, packages and files."""
 RECIPE = "python -m visionlora.train data=imagefolder data.root=DIR"
 """What ``…`` stands for in the recipes; the page says so at its head."""
