@@ -61,6 +61,14 @@ def test_names_known_without_torch_are_those_of_the_libraries() -> None:
     assert set(SOURCES.built_in) == {path.stem for path in (conf_dir() / "data").glob("*.yaml")}
 
 
+def test_off_in_a_file_is_off() -> None:
+    """YAML reads it as false."""
+    config = compose()
+    written = OmegaConf.merge(config, OmegaConf.create("{data: {cache: off}, model: {fold_bn: off}}"))
+    found = checked(TrainConfig, written)
+    assert (found.data.cache, found.model.fold_bn) == ("off", "off")
+
+
 def test_types_are_checked() -> None:
     with pytest.raises(UserError, match=r"lora\.r"):
         checked(TrainConfig, OmegaConf.merge(OmegaConf.create({"model": {}}), {"lora": {"r": "x"}}))

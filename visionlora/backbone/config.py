@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from visionlora.common.config import at_least, fraction, one_of
+from visionlora.common.config import at_least, fraction, off, one_of
 from visionlora.common.registry import Registry
 
 BACKBONES: Registry[Callable[..., Any]] = Registry(
@@ -39,6 +39,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         BACKBONES.check(self.source)
+        self.fold_bn = off(self.fold_bn)
         one_of("model.fold_bn", self.fold_bn, ("auto", "off"))
         one_of("model.checkpointing", self.checkpointing, ("none", "light", "blocks"))
         if self.quantize is not None:

@@ -66,6 +66,11 @@ def listed(value: Any) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
+def off(value: str) -> str:
+    """A word that may be ``off``, which YAML reads as false where it is in a file without quotes."""
+    return "off" if value in ("False", "false") else value
+
+
 def one_of(key: str, value: str, known: tuple[str, ...]) -> None:
     """Raise ``UserError`` unless ``value`` is among ``known``."""
     if value not in known:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from visionlora.common.config import at_least, at_most, fraction, one_of
+from visionlora.common.config import at_least, at_most, fraction, off, one_of
 from visionlora.common.errors import UserError
 from visionlora.common.registry import Registry
 
@@ -62,6 +62,7 @@ class DataConfig:
         SOURCES.check(self.name)
         if self.transform is not None:
             TRANSFORMS.check(self.transform)
+        self.cache = off(self.cache)
         one_of("data.cache", self.cache, ("auto", "memory", "disk", "off"))
         if self.per_class is not None:
             at_least("data.per_class", self.per_class, 1)
