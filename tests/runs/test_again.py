@@ -149,6 +149,14 @@ def test_a_run_that_began_from_a_checkpoint_begins_from_it_again(tmp_path: Path)
         repeated(stored(tmp_path, ckpt_path="best"))
 
 
+def test_a_resumed_run_still_knows_the_file_it_began_from(tiny_run: Path, tmp_path: Path) -> None:
+    file, run = tiny_run / "checkpoints/previous.ckpt", tmp_path / "run"  # after one of the two epochs
+    for began in (str(file), "last"):
+        done = command("train", *TINY, *QUIET, "trainer.max_epochs=2", f"ckpt_path={began}", f"hydra.run.dir={run}")
+        assert done.returncode == 0, done.stderr
+        assert yaml.safe_load((run / "config.yaml").read_text())["ckpt_path"] == str(file)
+
+
 def test_a_callback_is_asked_for_and_not_made(tmp_path: Path) -> None:
     run = stored(tmp_path, "callbacks=early_stopping", "callbacks.early_stopping.patience=1")
     with pytest.raises(UserError, match=r"had callbacks\.early_stopping"):

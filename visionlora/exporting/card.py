@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult, ModelCardData
 from omegaconf import DictConfig
 
 from visionlora.common.text import markdown
@@ -50,25 +50,23 @@ def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:
 
 def _metadata(facts: Facts, licence: str | None, run: RunFolder | None) -> str:
     source = facts.spec.source if facts.spec else None
-    name = facts.name.rpartition("/")[2]
-    metadata: dict[str, Any] = {
-        "library_name": "timm" if source == "timm" else "pytorch",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "visionlora", "lora", *([source] if source else [])],
-    }
-    if source == "timm":
-        metadata["base_model"] = facts.name
-    metadata["license"] = licence or "unknown"
+    evaluated: dict[str, Any] = {}
     if run is not None:
         data, results = markdown(str(run.read_section("data").get("name"))), _results(run)
-        metrics = [{"type": kind, "value": round(results[key], 4)} for key, kind in _METRICS.items() if key in results]
-        result = {
-            "task": {"type": "image-classification"},
-            "dataset": {"name": data, "type": data, "split": "test"},
-            "metrics": metrics,
-        }
-        metadata["model-index"] = [{"name": f"{name}-{data}", "results": [result]}]
-    return str(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)).strip()
+        about = {"task_type": "image-classification", "dataset_type": data, "dataset_name": data, "dataset_split": "test"}
+        evaluated["model_name"] = f"{facts.name.rpartition('/')[2]}-{data}"
+        evaluated["eval_results"] = [
+            EvalResult(**about, metric_type=kind, metric_value=round(results[key], 4)) for key, kind in _METRICS.items() if key in results
+        ]
+    metadata = ModelCardData(
+        library_name="timm" if source == "timm" else "pytorch",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "visionlora", "lora", *([source] if source else [])],
+        base_model=facts.name if source == "timm" else None,
+        license=licence or "unknown",
+        **evaluated,
+    )
+    return str(metadata.to_yaml()).strip()
 
 
 def _classes(facts: Facts) -> str:

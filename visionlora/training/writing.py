@@ -19,7 +19,7 @@ from visionlora.data.module import ImageData
 from visionlora.model.saving import save_adapter
 from visionlora.runs.again import what_is_not_as_it_was
 from visionlora.runs.conclusion import conclusion
-from visionlora.runs.config import TrainConfig, portable
+from visionlora.runs.config import OF_THE_RUN, TrainConfig, portable
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.log import HASH, hash_of, read_curves
 from visionlora.runs.metrics import RunLogger
@@ -60,8 +60,12 @@ def write_settings(
     print_trained(adapted.report, adapted.info.spec.full_name, adapted.note)
     what_is_not_as_it_was(config, made_with)
     tracking.begin(trainer.loggers, portable(config) | dict(made_with))
+    settings = portable(config)
+    began = folder.read_plain_config().get("ckpt_path") if place.resuming and config.ckpt_path == "last" else None
+    if began is not None and began not in OF_THE_RUN:  # ``again`` begins from that file too
+        settings["ckpt_path"] = began
     beside = {folder.split: data.record, folder.ranks: ranks, folder.base: not adapted.info.reproducible}
-    folder.write_config(portable(config), [path.name for path, wanted in beside.items() if wanted])
+    folder.write_config(settings, [path.name for path, wanted in beside.items() if wanted])
     if data.record:
         folder.write_split(data.record)
     if ranks:
