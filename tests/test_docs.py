@@ -12,6 +12,7 @@ import markdown
 import pytest
 from markdown_it import MarkdownIt
 
+import visionlora as vl
 from visionlora.cli.conf import option_keys, options
 
 ROOT = Path(__file__).parents[1]
@@ -59,3 +60,10 @@ def test_a_configuration_cell_is_the_comment() -> None:
     for comment in comments:
         for name, text in shown.items():
             assert comment.replace("`", "") in text, f"{name}: {comment}"
+
+
+def test_every_public_name_is_on_the_page_of_python_names() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    named = re.findall(r"^::: visionlora\.([\w.]+)\.(\w+)$", page, re.MULTILINE)
+    assert sorted(name for _, name in named) == sorted(vl.__all__)
+    assert {name: module for module, name in named} == vl._HOME
