@@ -11,8 +11,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -56,41 +57,10 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     quiet_threads()
     Termination.handle()
-    started = end_with_starter()
-    failed: list[Path] = []
-    begun: list[Path] = []
-    command_process = os.getpid()
+    jobs = _Jobs(schema, task, end_with_starter(), os.getpid())
 
     def job(composed: DictConfig) -> Any:
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        begun.append(folder)
-        quiet()
-        if os.getpid() != command_process:  # one of a parallel sweep
-            end_with(command_process)
-        if sweeping():
-            RunFolder(folder).error.unlink(missing_ok=True)
-        try:
-            return task(checked(schema, composed), folder)
-        except KeyboardInterrupt:
-            if not sweeping():
-                raise
-            raise KeyboardInterrupt(f"; the same command with hydra.sweep.dir={HydraConfig.get().sweep.dir} goes on") from None
-        except Exception as error:
-            if started and peer_trouble(error):  # the one that has started this process tells why, and takes it along
-                time.sleep(PATIENCE)
-            if sentence := _sentence(error):  # told here: Hydra would put lines of its own before it, and drop the rest of a multirun
-                _tell(sentence)
-                failed.append(folder)
-                if not sweeping():
-                    _remove_if_unused(folder, f"{HydraConfig.get().job.name}.log")
-                elif not RunFolder(folder).finished:  # what is there may be another run
-                    _note(folder, sentence)
-            elif not sweeping():
-                raise
-            else:  # a fault of ours: the other jobs of a sweep go on
-                traceback.print_exc()
-                _note(folder, f"{type(error).__name__}: {error}")
-        return None
+        return jobs.run(composed)
 
     try:
         refuse_huge_numbers(sys.argv[1:])
@@ -100,28 +70,84 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
         words = [f"++{word}" if word.startswith(("search.space=", *OPEN)) else word for word in sys.argv[1:]]
         sys.argv[1:] = expanded(words, conf_dir() / "sweep")
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        _tell(explain(error, name))
-        sys.exit(USER_ERROR)
     except KeyboardInterrupt as interrupt:
-        if not interrupt.args and SweepSummary.folder:  # while a launcher waited for its processes
-            interrupt.args = (f"; the same command with hydra.sweep.dir={SweepSummary.folder} goes on",)
-        word = "terminated" if Termination.asked else "interrupted"
-        print(" ".join([word, *map(str, interrupt.args)]).replace(" ;", ";") + ".", file=sys.stderr)
-        Termination.told = True
+        _tell_interrupted(interrupt)
         sys.exit(TERMINATED if Termination.asked else INTERRUPTED)
     except Exception as error:
-        sentence = _sentence(error)
-        if not sentence and not begun and isinstance(error, ValueError | TypeError):  # Hydra's parser has no other word for some mistakes
+        hydras = isinstance(error, HydraException | OmegaConfBaseException)
+        sentence = explain(error, name) if hydras else _sentence(error)
+        if not sentence and not jobs.begun and isinstance(error, ValueError | TypeError):  # Hydra's parser has no word for some mistakes
             sentence = explain(error, name)
         if not sentence:
             raise
         _tell(sentence)
         sys.exit(USER_ERROR)
-    if failed or SweepSummary.failed:
+    if jobs.failed or SweepSummary.failed:
         sys.exit(USER_ERROR)
-    if started:
+    if jobs.started:
         end_at_once()
+
+
+@dataclass
+class _Jobs(Generic[T]):
+    """The jobs of a command line: one, or those of a sweep.
+
+    Args:
+        schema: of their config.
+        task: what each does.
+        started: this process was started by another one of the same job.
+        process: of the command; those of a parallel sweep are others.
+    """
+
+    schema: type[T]
+    task: Callable[[T, Path], Any]
+    started: bool
+    process: int
+    begun: list[Path] = field(default_factory=list)
+    failed: list[Path] = field(default_factory=list)
+
+    def run(self, composed: DictConfig) -> Any:
+        """One job; a mistake is told here, as Hydra would put lines of its own before it, and drop the rest of a multirun."""
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        self.begun.append(folder)
+        quiet()
+        if os.getpid() != self.process:  # one of a parallel sweep
+            end_with(self.process)
+        if sweeping():
+            RunFolder(folder).error.unlink(missing_ok=True)
+        try:
+            return self.task(checked(self.schema, composed), folder)
+        except KeyboardInterrupt:
+            if not sweeping():
+                raise
+            raise KeyboardInterrupt(f"; the same command with hydra.sweep.dir={HydraConfig.get().sweep.dir} goes on") from None
+        except Exception as error:
+            if self.started and peer_trouble(error):  # the one that has started this process tells why, and takes it along
+                time.sleep(PATIENCE)
+            if sentence := _sentence(error):
+                self._told(sentence, folder)
+            elif not sweeping():
+                raise
+            else:  # a fault of ours: the other jobs of a sweep go on
+                traceback.print_exc()
+                _note(folder, f"{type(error).__name__}: {error}")
+        return None
+
+    def _told(self, sentence: str, folder: Path) -> None:
+        _tell(sentence)
+        self.failed.append(folder)
+        if not sweeping():
+            _remove_if_unused(folder, f"{HydraConfig.get().job.name}.log")
+        elif not RunFolder(folder).finished:  # what is there may be another run
+            _note(folder, sentence)
+
+
+def _tell_interrupted(interrupt: KeyboardInterrupt) -> None:
+    if not interrupt.args and SweepSummary.folder:  # while a launcher waited for its processes
+        interrupt.args = (f"; the same command with hydra.sweep.dir={SweepSummary.folder} goes on",)
+    word = "terminated" if Termination.asked else "interrupted"
+    print(" ".join([word, *map(str, interrupt.args)]).replace(" ;", ";") + ".", file=sys.stderr)
+    Termination.told = True
 
 
 def _sentence(error: Exception) -> str:
