@@ -14,7 +14,6 @@ from benchmarks import families
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
 def test_the_table_is_of_these_very_sources() -> None:
     """Slow to measure again, so only what it was measured with is compared."""
     known = json.loads(families.RESULTS.read_text())
