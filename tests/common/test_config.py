@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
+from dataclasses import MISSING, asdict, fields
+from typing import Any
 
 import hydra
 import lightning as L
@@ -59,6 +60,19 @@ def test_trainer_takes_lightnings_own_names() -> None:
 def test_names_known_without_torch_are_those_of_the_libraries() -> None:
     assert set(OPTIMIZERS) <= set(timm.optim.list_optimizers())
     assert set(SOURCES.built_in) == {path.stem for path in (conf_dir() / "data").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("part", "schema"), [("data", DataConfig), ("model", ModelConfig), ("lora", LoraConfig), ("optim", OptimConfig)])
+def test_a_default_is_the_same_in_the_file_and_in_the_schema(part: str, schema: type[Any]) -> None:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed: Any = hydra.compose("train", ["data=imagefolder", "data.root=DIR", "model=timm", "model.name=NAME"])
+    written = OmegaConf.to_container(composed[part])
+    plain = asdict(schema(**{field.name: written[field.name] for field in fields(schema) if needed(field)}))
+    assert {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} == written
+
+
+def needed(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def test_off_in_a_file_is_off() -> None:

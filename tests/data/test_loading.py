@@ -70,7 +70,7 @@ def test_shares_of_several_processes(size: int, processes: int, monkeypatch: pyt
 
 
 def test_normalisation_and_the_two_views() -> None:
-    data = ImageData(DataConfig("fake", "data"))
+    data = ImageData(DataConfig("fake", "data", crop_scale=None))
     assert data.prepare_for(PREPROCESSING).crop_mode == "squash"
     images, labels = next(iter(data.test_dataloader()))
     assert images.dtype == torch.uint8

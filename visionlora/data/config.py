@@ -47,7 +47,7 @@ class DataConfig:
     max_bad: float = 0.01
     download: bool = True
     hflip: float = 0.5
-    crop_scale: list[float] | None = None
+    crop_scale: list[float] | None = field(default_factory=lambda: [0.35, 1.0])
     randaugment: int = 0
     color_jitter: float = 0.0
     random_erasing: float = 0.0
