@@ -23,8 +23,8 @@ _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_S
 
 @contextlib.contextmanager
 def own_command_line(folder: Path, more: Sequence[str] = ()) -> Iterator[None]:
-    """Inside, ``sys.argv`` holds this one job's overrides, those of ``more`` and its run folder, not the sweep's; what DDP leaves is
-    cleared away after.
+    """A context in which ``sys.argv`` holds the overrides of this one job, those of ``more`` and its run folder, instead of the sweep's.
+    What DDP leaves behind is cleared away afterwards.
 
     Without it, the second process of a job in a multirun would start the whole sweep again, in a folder of its own.
     """

@@ -57,7 +57,7 @@ class _LogFile(logging.FileHandler):
 
 @contextlib.contextmanager
 def kept_in(path: Path) -> Iterator[None]:
-    """Inside, what ``console`` prints and ``LOG`` is told goes to the end of a file, and so does the error that ends it."""
+    """A context that writes what ``console`` prints and ``LOG`` is told to the end of a file, and the error that ends it, if one does."""
     handler = _LogFile(path)
     LOG.addHandler(handler)
     try:

@@ -48,7 +48,9 @@ def write_beside(path: Path, content: bytes) -> Path:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Inside, an error of the disk tells ``path``: by itself, one in a ``write`` does not say of which file, and so of which disk."""
+    """A context in which an error of the disk names ``path``: an error in a ``write`` does not say by itself which file, and so which
+    disk, failed.
+    """
     try:
         yield
     except OSError as error:

@@ -33,7 +33,7 @@ def refuse_not_finite(tensors: Iterable[tuple[str, Tensor]], where: str) -> None
 
 @torch.no_grad()
 def first_not_finite(model: nn.Module, forward: Callable[[], Any]) -> str:
-    """Where numbers stop being finite: a weight, or the first module whose output is not finite while its input is; in words.
+    """The place where numbers stop being finite: a weight, or the first module whose output is not finite while its input is; in words.
 
     Args:
         model: the backbone.

@@ -67,7 +67,7 @@ def _machine_has_free() -> int:
 
 
 def _groups_have_free() -> list[int]:
-    """Of the control group as a container sees it, version 2 and 1; ``[2**63]`` where there is no limit."""
+    """Free bytes of the control group as a container sees it, of version 2 and of version 1; ``[2**63]`` where there is no limit."""
     free = [2**63]
     for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max"

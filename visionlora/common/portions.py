@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Portions:
-    """How many pictures of a batch go through the model at a time.
+    """Takes a batch apart into as many images as go through the model at a time.
 
     Args:
         halve: whether memory that gives out halves the portions, and what failed is done again; otherwise the error goes on.

@@ -21,7 +21,7 @@ _ENVIRONMENT = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS", "CUBLAS_WORKSPACE_CONFIG")
 
 @contextlib.contextmanager
 def process_as_before() -> Iterator[None]:
-    """Inside, a run may seed, set flags and be quiet; afterwards the process is as it was, also after an error.
+    """A context in which a run may seed, set flags and be quiet. Afterwards the process is as it was, also after an error.
 
     That is: random states (Python's, NumPy's, torch's), levels of loggers, filters of warnings, torch's threads, default type and
     settings of determinism, what handles SIGTERM, and the environment variables that Lightning sets.

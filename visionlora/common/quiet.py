@@ -39,7 +39,9 @@ def quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hushed(*names: str, level: int = logging.ERROR) -> Iterator[None]:
-    """Inside, loggers of these names (``""`` is the root) pass on nothing below ``level``; outside, their levels are as they were."""
+    """A context in which loggers of these names (``""`` is the root) pass on nothing below ``level``. Afterwards their levels are as
+    they were.
+    """
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -30,7 +30,7 @@ def portion(images: Tensor | Features, part: slice) -> Tensor | Features:
 
 
 class EpochBatches(Sampler[Asked]):
-    """An ``EpochSampler``'s pictures in batches; of a remainder of one picture nothing comes where ``shuffle`` is on.
+    """Batches of an ``EpochSampler``'s images. While ``shuffle`` is on, a last batch of one image is left out.
 
     Args:
         sampler: order and seeds.

@@ -144,7 +144,9 @@ def _opened(pictures: Pictures, index: int, channels: int, detail: int | None, u
 
 
 class OtherFiles(Counter[str]):
-    """How many files of which endings are not looked at; called with a path, it says whether that is a picture's, and counts if not."""
+    """Counts the files that are not looked at, by their endings. Called with a path, it says whether the file is an image, and counts
+    it if not.
+    """
 
     def __call__(self, path: str | Path) -> bool:
         name = Path(path).name

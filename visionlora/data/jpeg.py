@@ -52,7 +52,7 @@ def _filled_up(content: bytes, start: int, decoded: Image.Image) -> bool:
 
 
 def _scan(content: bytes) -> int | None:
-    """Where the first scan's data begin: after the header that every marker before it announces the length of."""
+    """The offset at which the data of the first scan begin, behind the headers, each of which says how long it is."""
     at = 2
     while at + 4 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]

@@ -123,7 +123,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class OneView(EpochSampler):
-    """In order, with the seeds of epoch ``view``, whatever epoch it is."""
+    """Goes through the images in order, always with the random seeds of epoch ``view``."""
 
     def __init__(self, size: int, seed: int, view: int) -> None:
         super().__init__(size, seed, shuffle=False)

@@ -106,7 +106,9 @@ class ImageData(L.LightningDataModule):
         return {name: self.unreadable[name] for name in self.names[part] if name in self.unreadable}
 
     def leave_out(self, part: str) -> None:
-        """From now on, batches are made up of ``readable(part)``: for where a resumed run has found the same by the same moment."""
+        """Make up batches of ``readable(part)`` from now on. Called only at moments at which a resumed run has found the same images
+        unreadable.
+        """
         self.parts[part] = self.readable(part)
 
     def try_again(self, pictures: Pictures) -> None:

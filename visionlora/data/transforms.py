@@ -21,7 +21,7 @@ from visionlora.data.views import CentreView, WholeView
 
 @dataclass(frozen=True)
 class Transform:
-    """From an opened picture to uint8 ``(C, H, W)``.
+    """Turns an opened image into uint8 ``(C, H, W)``.
 
     Args:
         steps: transforms of torchvision, the last to a tensor.

@@ -105,7 +105,7 @@ def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str
 
 
 def as_rows(rows: Sequence[Compared]) -> list[dict[str, object]]:
-    """For ``comparison.json``."""
+    """The comparison as rows of plain values, as they are written to ``comparison.json``."""
     keys = ("name", "trainable", "adapter_bytes", "model_bytes", "fit_seconds", "memory_mib", "p", "images_per_second")
     return [{key: getattr(row, key) for key in keys} | row.outcome.metrics() for row in rows]
 

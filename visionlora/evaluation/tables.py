@@ -28,7 +28,7 @@ def print_metrics(metrics: Mapping[str, float], title: str) -> None:
 
 
 def say_left_out(unreadable: Unreadable) -> None:
-    """How many pictures could not be read, and the first of them."""
+    """Print how many images could not be read, and which ones were the first."""
     from visionlora.data.images import left_out
 
     if unreadable:

@@ -28,7 +28,7 @@ def refuse_other_source(facts: Facts, source: str) -> None:
 
 
 def spec_of(facts: Facts) -> BackboneSpec:
-    """How the model is built, where ``refuse_other_source`` has seen that it is known."""
+    """The description of how the model is built; ``refuse_other_source`` has seen before that there is one."""
     assert facts.spec is not None
     return facts.spec
 

@@ -79,7 +79,7 @@ def _blank(facts: Facts) -> Tensor:
 
 @contextlib.contextmanager
 def _tracing() -> Iterator[None]:
-    """Inside, torch takes a model apart without remarks; where that fails, it would print the whole graph beside the error."""
+    """A context in which torch traces a model silently; where tracing fails, it would print the whole graph beside the error."""
     with warnings.catch_warnings(), hushed("onnxscript", "onnx_ir"), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -73,7 +73,7 @@ def _opens_pictures(facts: Facts) -> bool:
 
 
 def _prepared(facts: Facts) -> list[str]:
-    """From a picture file to float32 ``(1, C, H, W)``, as the evaluation does it."""
+    """Code that turns an image file into float32 ``(1, C, H, W)``, as the evaluation does it."""
     prepared = facts.preprocessing
     if prepared is None or not _opens_pictures(facts):
         return [f"images = np.zeros({(1, *facts.shape)}, np.float32)  # put pictures here, prepared as they were for training"]

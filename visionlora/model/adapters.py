@@ -89,7 +89,7 @@ def activate(model: nn.Module, adapters: str | Mapping[str, float], head: str | 
 
 @contextlib.contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside, no adapter has part in the output: the frozen backbone with the current head."""
+    """A context in which no adapter takes part: the output is that of the frozen backbone with the current head."""
     _refuse_merged(model)
     before = active_adapters(model)
     values = _put_values(model, {})
@@ -157,7 +157,7 @@ def remove(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def showing(model: nn.Module, name: str) -> Iterator[None]:
-    """Inside, the head and values of the model are those of the adapter ``name``."""
+    """A context in which the head and the values trained beside the adapters are those of the adapter ``name``."""
     current = _tasks(model).current
     _show(model, name)
     try:
@@ -179,7 +179,7 @@ def base_values(model: nn.Module) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def new_task(model: nn.Module, name: str, num_classes: int | None = None, values: Mapping[str, Tensor] | None = None) -> Iterator[None]:
-    """Inside, the adapter ``name`` is injected or loaded; afterwards it is the active one, with a head of its own.
+    """A context in which the adapter ``name`` is injected or loaded. Afterwards it is the active one, with a head of its own.
 
     After an error the model is as it was.
 

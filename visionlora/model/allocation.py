@@ -97,7 +97,7 @@ def gradient_spectra(model: nn.Module, slots: list[Slot], head: str, batches: li
 
 @contextlib.contextmanager
 def fitted_head(model: nn.Module, head: str, batches: list[tuple[Tensor, Tensor]], steps: int = 100) -> Iterator[None]:
-    """Inside, a linear head is the logistic regression of the batches' features; other kinds of head stay as they are."""
+    """A context in which a linear head is the logistic regression of the batches' features; other kinds of head stay as they are."""
     module = model.get_submodule(head)
     if type(module) is not nn.Linear or not batches:
         yield

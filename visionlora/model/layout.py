@@ -87,7 +87,7 @@ def asked(model: nn.Module, config: LoraConfig | None = None) -> LoraConfig:
 
 
 def layout_of(model: nn.Module) -> Layout | None:
-    """How ``model`` was made ready; ``None`` where that cannot be said in these words: it has several adapters."""
+    """The description of how ``model`` was made ready, or ``None`` for a model with several adapters, which it cannot express."""
     found = {
         slot.name: adapter
         for slot in slots(model).values()
@@ -112,7 +112,7 @@ def layout_of(model: nn.Module) -> Layout | None:
 
 
 def written(layout: Layout) -> dict[str, Any]:
-    """As plain values."""
+    """The layout as plain values, which a checkpoint can hold."""
     return _plain(asdict(layout))  # type: ignore[no-any-return]
 
 

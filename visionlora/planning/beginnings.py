@@ -19,7 +19,7 @@ BATCHES, EVALUATION_SECONDS = 4, 1.5
 
 
 class Beginning:
-    """Of a loop over ``count`` batches: when it began, and when each batch was done."""
+    """Times a loop over ``count`` batches: when it began, and when each batch was done."""
 
     def __init__(self, count: int) -> None:
         self.count, self.times = count, [time.perf_counter()]
@@ -91,7 +91,7 @@ class TrainingBeginning:
 
     @property
     def batch_seconds(self) -> float:
-        """Of a whole batch."""
+        """Seconds that a whole batch takes."""
         return sum(s for s, _ in self.timed) / max(sum(n for _, n in self.timed), 1) * self.batch_size
 
     @property
@@ -132,5 +132,5 @@ def _later(values: list[float]) -> float:
 
 
 def total(counts: Any) -> int:
-    """Of the batches of all loaders."""
+    """The number of batches of all loaders together."""
     return sum(int(count) for count in (counts if isinstance(counts, list) else [counts]))

@@ -73,7 +73,7 @@ def plan(config: TrainConfig) -> Plan:
 
 
 def _measured(config: TrainConfig) -> Plan:
-    """Of an abridged run in a process of its own, whose memory is its alone, and which may run out of it."""
+    """What an abridged run measures. It is a process of its own, so that the memory it takes is its own, and that it may run out of it."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix="visionlora-plan-") as folder:
@@ -99,7 +99,7 @@ def _measured(config: TrainConfig) -> Plan:
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: str) -> Iterator[None]:
-    """Inside, processes are started whose temporary files go into the folder, those of libraries too."""
+    """A context in which processes that are started put their temporary files into the folder, those of libraries too."""
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = folder
     try:
@@ -156,7 +156,7 @@ def _refuse_several_processes(config: TrainConfig) -> None:
 
 
 def _bytes(run_folder: RunFolder, epochs: int, features: Mapping[str, int]) -> dict[str, int]:
-    """Of the run folder at its end, and what there is beside it while it trains."""
+    """Bytes of the run folder at its end, and of what there is beside it while the run trains."""
 
     def size(path: Path) -> int:
         return sum(p.stat().st_size for p in (path, *path.rglob("*")) if p.is_file())

@@ -205,7 +205,7 @@ def write_paper(table: PaperTable, folder: Path) -> None:
 
 
 def heading(key: str) -> str:
-    """Of a column, with its unit."""
+    """The heading of a column, with its unit."""
     return f"{label(key)}, %" if is_share(key) else label(key)
 
 

@@ -75,7 +75,7 @@ class Configuration:
         return "norm" if method == "none" and config.get("lora.train_norm") else method
 
     def summary(self, key: str) -> Summary | None:
-        """Of a figure that every run has."""
+        """The summary of a figure over the runs, or ``None`` where not every run has it."""
         values = [run.results.get(key) for run in self.runs]
         numbers = [float(value) for value in values if is_number(value) and math.isfinite(value)]
         if not numbers or len(numbers) < len(values):
@@ -178,7 +178,7 @@ def ranking_metric(runs: Sequence[Run], asked: str | None) -> str:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Of accuracies, F1 and speed; of losses, seconds, bytes and parameters the lower."""
+    """Whether higher values are better: so it is with accuracies, F1 and speed, and not with losses, seconds, bytes and parameters."""
     return metric.rpartition("/")[2] in ("top1", "top5", "f1", "images_per_second", "epochs")
 
 
@@ -214,7 +214,9 @@ def _configuration(differing: list[str], runs: list[Run]) -> Configuration:
 
 
 def _without_echoes(keys: list[str], runs: Sequence[Run]) -> list[str]:
-    """Of keys that always change together, the first alone: a model's name goes with its source, a method with its learning rate."""
+    """The keys, but of those that always change together the first alone: a model's name with its source, a method with its learning
+    rate.
+    """
     kept: dict[tuple[int, ...], str] = {}
     for key in sorted(keys, key=lambda key: (key not in ("lora.method", "lora.r", "optim.lr", "model.name"), keys.index(key))):
         numbers: dict[str, int] = {}

@@ -16,7 +16,7 @@ PAIRED, UNPAIRED = "paired t-test over seeds", "Welch's t-test"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of one configuration with the baseline: the difference of the means, p corrected for the number of comparisons, the test."""
+    """Compares one configuration with the baseline: the difference of the means, p corrected for the number of comparisons, the test."""
 
     difference: float
     p: float

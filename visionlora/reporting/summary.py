@@ -63,6 +63,6 @@ class Summary:
         return f"{number(self.mean)} ± {number(self.half)}"
 
     def __str__(self) -> str:
-        """In per cent."""
+        """The summary as it is printed, in per cent."""
         number, *spread = self.written(lambda share: f"{100 * share:.1f}").split(" ", 1)
         return " ".join([f"{number}%", *spread])

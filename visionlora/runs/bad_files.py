@@ -117,5 +117,5 @@ def _read(run: RunFolder) -> set[str]:
 
 
 def _cell(text: str) -> str:
-    """As text: spreadsheets take a cell that begins with one of these signs for a formula."""
+    """The cell as text: spreadsheets take a cell that begins with one of these signs for a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text

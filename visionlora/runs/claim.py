@@ -15,7 +15,8 @@ from visionlora.runs.folder import RunFolder
 
 @contextlib.contextmanager
 def claimed(run: RunFolder) -> Iterator[None]:
-    """Inside, no other process begins in this folder or goes on with its run; the system gives it free when this process dies.
+    """A context in which no other process begins in this folder or goes on with its run. The system gives the folder free when this
+    process dies.
 
     The other processes of the same run belong to the one that has it.
 

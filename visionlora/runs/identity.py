@@ -15,7 +15,7 @@ WITHOUT_FILES = ("digits", "fake")
 
 
 NO_MATTER = ("trainer.enable_progress_bar", "data.num_workers")
-"""Keys that another value of does not make it another run."""
+"""Keys whose values do not matter: two runs that differ in these alone are the same run."""
 
 
 def same_run(config: TrainConfig, run: RunFolder) -> bool:

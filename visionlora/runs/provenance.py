@@ -46,7 +46,7 @@ def provenance() -> dict[str, Any]:
 
 
 def fingerprints(base: str, parts: Mapping[str, Pictures]) -> dict[str, str]:
-    """Of the backbone's weights, and of the pictures by name and class in each part; what is in a picture is not looked at."""
+    """Fingerprints of the backbone's weights, and of the images by their names and classes in each part. The images are not opened."""
     digest = hashlib.sha256()
     for part in sorted(parts):
         digest.update(repr((part, sorted(zip(parts[part].names, parts[part].labels, strict=True)))).encode())

@@ -36,7 +36,9 @@ SHARE = 0.25
 
 @contextmanager
 def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: ImageData) -> Iterator[Front | None]:
-    """Inside, ``data`` gives features in place of training and validation pictures where that can be; the front makes logits of them.
+    """A context in which ``data`` gives cached features in place of training and validation images, where that is possible. The front
+    that it
+    yields makes logits of them.
 
     Raises:
         UserError: ``data.cache`` asks for it, and it cannot be; the message says why.
@@ -111,7 +113,7 @@ def _front(config: TrainConfig, trainer: L.Trainer, model: nn.Module) -> Front:
 
 
 def _views(config: TrainConfig) -> int:
-    """As many as epochs where pictures are augmented, up to a few: then training sees what it would without a cache."""
+    """The number of views that are cached: as many as there are epochs where images are augmented, up to ``MOST_VIEWS``."""
     if config.data.cache_views is not None:
         return config.data.cache_views
     epochs = config.trainer.get("max_epochs") or MOST_VIEWS
@@ -153,7 +155,7 @@ def _place(where: str, size: int) -> str:
 
 
 def _room(shape: tuple[int, ...], dtype: torch.dtype, file: str | None) -> Tensor:
-    """Of that shape, in memory or mapped from a new file."""
+    """An empty tensor of that shape, in memory or mapped from a new file."""
     if file is None:
         return torch.empty(shape, dtype=dtype)
     count = torch.Size(shape).numel()

@@ -28,7 +28,7 @@ class Stopwatch(Callback):
         self._since = self._epoch = 0.0
 
     def figures(self) -> dict[str, float]:
-        """For ``results.json``."""
+        """What was measured, as keys of ``results.json``."""
         return {
             "seconds/fit": self.fit_seconds,
             "seconds/waiting": self.wait_seconds,

@@ -119,7 +119,8 @@ def _learning_rate(config: TrainConfig, model: nn.Module, head: tuple[str, ...],
 
 
 def _steepest(rates: list[float], losses: list[float]) -> float | None:
-    """Where the loss falls fastest per decade, before its lowest point; Lightning's suggestion takes the slope per unit of the rate, which
+    """The rate at which the loss falls fastest per decade, before its lowest point. Lightning's suggestion takes the slope per unit of
+    the rate, which
     is steepest at the left end of any curve.
     """
     lowest = int(np.argmin(losses))

@@ -53,7 +53,7 @@ def find_place(config: TrainConfig, path: Path) -> Place:
 
 @contextlib.contextmanager
 def resumable(trainer: L.Trainer, run_folder: RunFolder) -> Iterator[None]:
-    """Inside, Ctrl-C ends in ``KeyboardInterrupt`` (Lightning has put everything in order by then) and an error of the disk, or
+    """A context in which Ctrl-C ends in ``KeyboardInterrupt`` (Lightning has put everything in order by then) and an error of the disk, or
     the end of another process of the run, in ``UserError``, both with a word on how to go on.
     """
     try:

@@ -119,7 +119,7 @@ def train(config: TrainConfig, place: Place, adapted: Adapted, trainer: L.Traine
 
 
 def counts(config: TrainConfig, adapted: Adapted, trainer: L.Trainer, data: ImageData) -> dict[str, Any]:
-    """How much of what, as keys of ``results.json``."""
+    """Parameters, images, steps and the like, as keys of ``results.json``."""
     return {
         "params/trainable": adapted.report.trainable,
         "params/total": adapted.report.total,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def print_beginning(parts: Mapping[str, Pictures], classes: int, made_with: Mapping[str, Any], resuming: bool) -> None:
-    """Of what data; and, in the log alone, by which command and with which versions."""
+    """Print how many images there are; the log alone is told the command and the versions too."""
     if HydraConfig.initialized():
         job = HydraConfig.get()
         LOG.info("python -m visionlora.%s %s", job.job.name, " ".join(map(shlex.quote, job.overrides.task)))
@@ -60,7 +60,7 @@ def print_trained(report: InjectReport, backbone: str, note: str = "") -> None:
 
 
 def print_profile(seconds: Mapping[str, float]) -> None:
-    """Where the time of ``fit`` went."""
+    """Print where the time of ``fit`` went."""
     table = Table(title="Where the time went", title_justify="left")
     for column in ("", "seconds", "share"):
         table.add_column(column, justify="left" if not column else "right")
