@@ -25,6 +25,7 @@ class Stopwatch(Callback):
         self.fit_seconds = self.train_seconds = self.wait_seconds = 0.0
         self.pictures = 0
         self.training = False
+        self.epochs = 0  # that this process has finished
         self._since = self._epoch = 0.0
 
     def figures(self) -> dict[str, float]:
@@ -56,6 +57,9 @@ class Stopwatch(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.epochs += 1
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int) -> None:
         self.wait_seconds += time.perf_counter() - self._epoch

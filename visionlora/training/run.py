@@ -68,7 +68,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         with tracking.closing(trainer.loggers), resumable(trainer, place.folder):
             before = measure_before(trainer, adapted, data)
             fitted = train(config, place, adapted, trainer, stopwatch, data)
-            after = measure_after(trainer, fitted.module, data, place.folder)
+            after = measure_after(trainer, fitted.module, data, place)
         results = {**after, **before, **fitted.figures, **found, **counts(config, adapted, trainer, data), **made_with}
         if trainer.is_global_zero:
             results = write_results(place, trainer, adapted.model, results, started)

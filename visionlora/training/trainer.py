@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from visionlora.runs.folder import RunFolder
 from visionlora.runs.metrics import RunLogger
 from visionlora.training.callbacks import AdaptiveRanks, Stopwatch, Terminable
 from visionlora.training.classifier import Classifier
+
+WRONG_VALUE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+"""What Lightning and torch raise where a checkpoint holds something else than they expect."""
 
 
 def build_trainer(
@@ -139,13 +142,30 @@ def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Pat
     try:
         with memory_has_an_end() if module.portions.halve else contextlib.nullcontext():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
-        if checkpoint is None or stopwatch.training:
+    except (*WRONG_VALUE, RuntimeError) as error:
+        # A checkpoint is sound when a whole epoch has gone on from it; that memory or another process gives out is no fault of it.
+        if checkpoint is None or stopwatch.epochs or (stopwatch.training and isinstance(error, RuntimeError)):
             raise
         if "parameter group" in str(error):
             raise UserError(f"ckpt_path={checkpoint} was written with another optimizer or other learning-rate groups: {error}.") from None
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UserError(f"ckpt_path={checkpoint} is damaged or of another run: it cannot be gone on from ({reason}).") from error
+        raise UserError(f"ckpt_path={checkpoint} is damaged or of another run: it cannot be gone on from ({_reason(error)}).") from error
+
+
+@contextlib.contextmanager
+def read_from(checkpoint: Path | None) -> Iterator[None]:
+    """A context in which Lightning reads a checkpoint that may be anybody's.
+
+    Raises:
+        UserError: what is in it is not what belongs there.
+    """
+    try:
+        yield
+    except WRONG_VALUE as error:
+        raise UserError(f"{checkpoint} is damaged or not a checkpoint of this run ({_reason(error)}).") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _own(node: Any, run_folder: RunFolder) -> Any:
