@@ -19,6 +19,7 @@ FLAT = [0.30, 0.25, 0.22, 0.21, 0.21]
     [
         ({}, FLAT, "15.0 points better, beyond chance", "visionlora.evaluate run="),
         ({"test/top1": 0.60}, FLAT, "20.0 points worse, beyond chance", "lora=none"),
+        ({"test/top1": 0.60, "method": "none"}, FLAT, "20.0 points worse", "visionlora.evaluate"),  # it is the probe
         ({"test/top1": 0.81}, FLAT, "1.0 points better, which may be chance on so few", "lora=none"),
         ({"test/top1": 0.80}, FLAT, "0.0 points apart, which may be chance", "lora=none"),
         ({"images/test": 12}, FLAT, "15.0 points better, which may be chance", "lora=none"),

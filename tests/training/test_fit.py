@@ -95,6 +95,16 @@ def test_mistakes(arguments: dict[str, object], said: str) -> None:
         vl.fit(backbone(), **arguments, epochs=1, enable_progress_bar=False)
 
 
+@pytest.mark.parametrize("below", ["file", "file/deep"])
+def test_a_folder_that_cannot_be_made_is_told_before_the_training(below: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    model = backbone()
+    with pytest.raises(vl.UserError, match="cannot be made"):
+        vl.fit(model, tensors(), epochs=1, folder=tmp_path / below)
+    assert not vl.adapter_names(model)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_adapters_that_are_there_are_trained_and_no_others_asked_for() -> None:
     model = backbone()
     vl.inject(model, vl.LoraConfig(r=2))

@@ -34,7 +34,7 @@ def conclusion(results: Mapping[str, Any], curves: Curves, folder: Path) -> str:
     run = shlex.quote(str(folder))
     if more_epochs:
         following = f"python -m visionlora.train again={run} trainer.max_epochs={more_epochs}"
-    elif not better:
+    elif not better and results.get("method") != "none":
         following = f"python -m visionlora.train again={run} lora=none   (a linear probe to compare with; or a lower optim.lr)"
     else:
         following = f"python -m visionlora.evaluate run={run}   (classes, confusions and a page of the mistakes)"

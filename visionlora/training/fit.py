@@ -93,6 +93,7 @@ def fit(
         raise UserError("a LightningDataModule has its own validation and test data; leave val and test out.")
     if lora is not None and adapter_names(model):
         raise UserError("the model has adapters already; leave lora out, or take them away with vl.remove(model).")
+    place = _place(folder) if folder is not None else None  # before the training: what is in its way would lose it
     L.seed_everything(seed, verbose=False)
     if not adapter_names(model):
         inject(model, lora or LoraConfig())
@@ -112,10 +113,17 @@ def fit(
             runner.test(module, _loader(test, batch_size), verbose=False)
     found |= _numbers(runner)
     model.eval()
-    if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_adapter(model, folder_inside(Path(folder), "adapter"), extra={"metrics": found})
+    if place is not None:
+        save_adapter(model, place, extra={"metrics": found})
     return Fit(module, runner, found)
+
+
+def _place(folder: str | Path) -> Path:
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return folder_inside(Path(folder), "adapter")
+    except OSError as error:
+        raise UserError(f"folder={folder} cannot be made ({error.strerror}); name another one.") from None
 
 
 def _loader(data: DataLoader | Dataset, batch_size: int, shuffle: bool = False) -> DataLoader:
