@@ -1,6 +1,7 @@
-"""The cost rule of ``lora/kernels.py`` against each fixed choice: a training step, all in turn in one process.
+"""The cost rule of ``lora/kernels/cost.py`` against each fixed choice: a training step, all in turn in one process.
 
-    python benchmarks/cost_rule.py
+    python benchmarks/cost_rule.py              # docs/speed.md has these
+    python benchmarks/cost_rule.py --numbers    # each number of the rule, and of the convs by shifted copies, halved and doubled
 
 A fixed choice is one way forward (the update formed into the weight, or beside it) and one way back (by factors, or from the whole
 gradient) for every layer that is not grouped; grouped convs have one way only.
@@ -11,34 +12,63 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
 
 from benchmarks.step_time import CASES, Side
 from benchmarks.timing import in_turn
 from visionlora.common.files import replace_file
-from visionlora.lora import kernels
-from visionlora.lora.kernels import Layer, Plan
+from visionlora.lora.kernels import conv, cost
+from visionlora.lora.kernels.cost import Plan
+from visionlora.lora.kernels.geometry import Layer
+from visionlora.lora.kernels.ways import BESIDE, BY_FACTORS, FORMED, WHOLE
 
 Rule = Callable[[Layer, int, int], Plan]
-RULE: Rule = kernels.plan
+Setting = Callable[[], AbstractContextManager[Any]]
+RULE: Rule = cost.plan
 FIXED = {
-    "formed, by factors": Plan(formed=True, whole=False),
-    "formed, whole": Plan(formed=True, whole=True),
-    "beside, by factors": Plan(formed=False, whole=False),
-    "beside, whole": Plan(formed=False, whole=True),
+    "formed, by factors": Plan(FORMED, BY_FACTORS),
+    "formed, whole": Plan(FORMED, WHOLE),
+    "beside, by factors": Plan(BESIDE, BY_FACTORS),
+    "beside, whole": Plan(BESIDE, WHOLE),
 }
+NUMBERS: tuple[tuple[ModuleType, str], ...] = (
+    (cost, "FORMING_BYTES"),
+    (cost, "NARROW"),
+    (cost, "NARROW_PER_RANK"),
+    (conv, "WIDEST_COPIES"),
+)
+"""``BESIDE_BYTES`` is left out: only its ratio to ``FORMING_BYTES`` matters."""
 
 
 def always(choice: Plan) -> Rule:
     """A rule that takes ``choice`` wherever there is one."""
-    return lambda layer, rank, positions: RULE(layer, rank, positions) if layer.conv is not None and layer.conv.groups > 1 else choice
+    return lambda layer, rank, positions: RULE(layer, rank, positions) if layer.geometry.one_way else choice
 
 
-def step_by(side: Side, rule: Rule) -> None:
-    """A step with this rule in the place of the kernels' own."""
-    kernels.plan = rule  # type: ignore[assignment]
-    side.step()
+def by_choice() -> dict[str, Setting]:
+    """The rule, and each fixed choice in its place."""
+    fixed: dict[str, Setting] = {label: partial(mock.patch.object, cost, "plan", always(choice)) for label, choice in FIXED.items()}
+    return {"rule": nullcontext} | fixed
+
+
+def by_number() -> dict[str, Setting]:
+    """The rule, and the rule with one of its numbers halved or doubled."""
+    found: dict[str, Setting] = {"rule": nullcontext}
+    for module, number in NUMBERS:
+        for factor in (0.5, 2):
+            found[f"{number} × {factor:g}"] = partial(mock.patch.object, module, number, factor * getattr(module, number))
+    return found
+
+
+def step_in(side: Side, setting: Setting) -> None:
+    """A step inside ``setting()``."""
+    with setting():
+        side.step()
 
 
 def main() -> None:
@@ -46,16 +76,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--models", nargs="+", default=list(CASES))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cost_rule.json"))
+    parser.add_argument("--numbers", action="store_true", help="vary the numbers instead of the choices")
+    parser.add_argument("--out", type=Path, help="by default cost_rule.json, or cost_numbers.json, in benchmarks/results")
     options = parser.parse_args()
-    rules = {"rule": RULE} | {name: always(choice) for name, choice in FIXED.items()}
+    settings = by_number() if options.numbers else by_choice()
+    out = options.out or Path("benchmarks/results", "cost_numbers.json" if options.numbers else "cost_rule.json")
     found: dict[str, dict[str, float]] = {}
     for name in options.models:
         side = Side("ours", CASES[name], "bf16")
-        times = in_turn({label: partial(step_by, side, rule) for label, rule in rules.items()}, options.rounds)
+        times = in_turn({label: partial(step_in, side, setting) for label, setting in settings.items()}, options.rounds)
         found[name] = {label: round(1000 * seconds, 1) for label, seconds in times.items()}
         print(name, found[name], flush=True)
-    replace_file(options.out, json.dumps(found, indent=1).encode())
+    replace_file(out, json.dumps(found, indent=1, ensure_ascii=False).encode())
 
 
 if __name__ == "__main__":

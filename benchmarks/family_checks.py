@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import visionlora as vl
-from visionlora.lora.layer import lora_layers, without_kernels
+from visionlora.lora.kernel_table import without_kernels
+from visionlora.lora.layer import lora_layers
 from visionlora.lora.targets import candidates
 
 CHECKS = ("identity", "gradients", "merge", "unmerge", "reload", "remove")

@@ -42,7 +42,7 @@ folded and in the compute dtype, forward and the gradient of its input.
 
 - **Nothing is computed or held for a frozen weight.** A LoRA layer has an autograd function of its own, which holds its input and
   tensors of low rank. Forward it either forms `W + B A` (in float32, rounded once) or adds the low-rank product, and backward it takes the
-  gradients by factors or from the whole weight gradient, whichever is cheaper for the layer's shape (`visionlora/lora/kernels.py`).
+  gradients by factors or from the whole weight gradient, whichever is cheaper for the layer's shape (`visionlora/lora/kernels/cost.py`).
 - **A conv and the frozen batch-norm after it are one conv** (`model.fold_bn=auto`). Pairs are found by watching the data flow. The norm's
   scale multiplies `B` in `forward`; no parameter changes and nothing is ever unfolded by division.
 - **Frozen weights are cast once**, not each step. These copies stay beside the originals: half a model more in memory, which the table's

@@ -38,7 +38,7 @@ import visionlora as vl
 from benchmarks.timing import in_turn
 from visionlora.lora.targets import candidates
 from visionlora.speed import attention
-from visionlora.speed.checkpointing import checkpoint_lightly
+from visionlora.speed.checkpointing import checkpoint_activations
 from visionlora.training.callbacks import peak_memory_mib
 
 SIDES = ("full", "peft", "peft_best", "ours", "light", "floor")
@@ -99,10 +99,10 @@ class Side:
             model.requires_grad_(False)
         vl.fold(model)
         if self.name == "light":
-            checkpoint_lightly(model)
+            checkpoint_activations(model)
         if self.name == "floor":
             for module in model.modules():
-                attention.plain(module)
+                attention.use_fused(module)
         return model.train()
 
     def loss(self) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import visionlora as vl
 from visionlora.speed import attention
-from visionlora.speed.attention import LeanAttention, _Attention
+from visionlora.speed.attention import UnfusedAttention, _Attention
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (5, 4)])
@@ -52,14 +52,14 @@ def test_it_is_taken_where_it_pays_and_is_the_same(kwargs: dict[str, object], dt
         return out.detach().float(), "_Attention" in str(out.grad_fn)
 
     wanted, before = run()
-    attention.lean(model)
+    attention.use_unfused(model)
     got, after = run()
     assert not before
     assert after is taken
     assert torch.allclose(got, wanted, rtol=0.02, atol=0.02)
     with torch.no_grad():
         assert torch.isfinite(model(x)).all()
-    attention.plain(model)
+    attention.use_fused(model)
     assert type(model) is Attends
 
 
@@ -68,6 +68,6 @@ def test_fold_finds_who_attends() -> None:
     x = vl.example_batch(model)
     vl.inject(model, vl.LoraConfig(r=2), x)
     vl.fold(model, x)
-    assert sum(isinstance(module, LeanAttention) for module in model.modules()) == 6
+    assert sum(isinstance(module, UnfusedAttention) for module in model.modules()) == 6
     vl.unfold(model)
-    assert not any(isinstance(module, LeanAttention) for module in model.modules())
+    assert not any(isinstance(module, UnfusedAttention) for module in model.modules())

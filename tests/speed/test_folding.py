@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import visionlora as vl
 from visionlora.backbone.freeze import FrozenStatistics
-from visionlora.lora.layer import COMPUTE
-from visionlora.speed.folding import FoldedNorm
+from visionlora.lora.kernel_layers import COMPUTE
+from visionlora.speed.folded_norm import FoldedNorm
 
 
 class Net(nn.Module):

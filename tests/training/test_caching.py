@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import visionlora as vl
 from visionlora.data.config import DataConfig
-from visionlora.speed.checkpointing import checkpoint_lightly
+from visionlora.speed.checkpointing import checkpoint_activations
 from visionlora.tasks.probe import logistic_regression
 from visionlora.training.run import run
 
@@ -121,7 +121,7 @@ def test_light_checkpointing_holds_less_and_has_the_same_gradients(name: str, le
     sizes, found = [], []
     for light in (False, True):
         if light:
-            checkpoint_lightly(model)
+            checkpoint_activations(model)
         held: dict[int, int] = {}
 
         def note(t: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:

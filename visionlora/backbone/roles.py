@@ -12,7 +12,7 @@ from timm.models import group_modules
 from torch import nn
 
 from visionlora.common.errors import UserError
-from visionlora.lora.layer import ADAPTABLE, TRANSPOSED
+from visionlora.lora.adaptable import ADAPTABLE, TRANSPOSED
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)

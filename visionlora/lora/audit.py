@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 from visionlora.common.errors import UserError
 from visionlora.common.watching import watching
 from visionlora.lora.frozen import is_quantized
-from visionlora.lora.layer import leave_kernels, lora_layers, without_kernels
+from visionlora.lora.kernel_table import leave_kernels, without_kernels
+from visionlora.lora.layer import lora_layers
 from visionlora.lora.slots import Slot, siblings
 
 

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from visionlora.common.errors import UserError
-from visionlora.lora.adapter import Adapter, AdapterSet
+from visionlora.lora.adaptable import TRANSPOSED
+from visionlora.lora.adapter import Adapter
+from visionlora.lora.adapter_set import AdapterSet
+from visionlora.lora.adapting import adapt
 from visionlora.lora.audit import audit, check_parts, outputs, undisturbed
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.frozen import adapter_dtype
-from visionlora.lora.layer import TRANSPOSED, LoraLayer, adapt, lora_layers
+from visionlora.lora.layer import LoraLayer, lora_layers
 from visionlora.lora.merging import is_merged, remember_trainable, take_out
 from visionlora.lora.methods import METHODS
 from visionlora.lora.targets import Roles, Target, exactly, select

@@ -9,9 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from visionlora.lora.adapter import AdapterSet
+from visionlora.lora.adapter_set import AdapterSet
+from visionlora.lora.adapting import adapt, detach
 from visionlora.lora.frozen import is_quantized
-from visionlora.lora.layer import adapt, detach, lora_layers
+from visionlora.lora.layer import lora_layers
 
 _KEPT = "_lora_kept"
 _TRAINABLE = "_lora_trainable"

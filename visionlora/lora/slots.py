@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from visionlora.common.errors import UserError
+from visionlora.lora.adaptable import ADAPTABLE, TRANSPOSED, adaptable
 from visionlora.lora.frozen import FrozenWeight
-from visionlora.lora.layer import ADAPTABLE, TRANSPOSED, adaptable
 
 FUSED = dict.fromkeys(("qkv", "to_qkv", "in_proj_weight"), ("q", "k", "v")) | {"kv": ("k", "v")}
 """Last part of a layer's name -> the projections whose rows follow each other in its weight. The audit checks that they do."""

@@ -71,10 +71,10 @@ def _fits(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return q.is_cpu and q.dtype == k.dtype == v.dtype and max(q.shape[-2], k.shape[-2]) <= LONGEST and any(t.requires_grad for t in args)
 
 
-class LeanAttention(Swapped):
+class UnfusedAttention(Swapped):
     """Mixin for whatever module calls ``F.scaled_dot_product_attention`` itself."""
 
-    prefix = "Lean"
+    prefix = "Unfused"
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         elsewhere = not args or not args[0].is_cpu or not torch.is_grad_enabled()
@@ -112,13 +112,17 @@ class AttentionCallers(TorchFunctionMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
 
-def lean(module: nn.Module) -> None:
-    """Let ``module`` compute its attention so."""
+def use_unfused(module: nn.Module) -> None:
+    """Let ``module`` compute its attention without the fused kernel where that is faster.
+
+    Args:
+        module: it calls ``F.scaled_dot_product_attention`` itself.
+    """
     if not isinstance(module, Swapped):
-        swap(module, LeanAttention)
+        swap(module, UnfusedAttention)
 
 
-def plain(module: nn.Module) -> None:
-    """Undo ``lean``."""
-    if isinstance(module, LeanAttention):
+def use_fused(module: nn.Module) -> None:
+    """Undo ``use_unfused``."""
+    if isinstance(module, UnfusedAttention):
         restore(module)

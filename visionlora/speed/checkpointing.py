@@ -12,12 +12,12 @@ from torch.utils.checkpoint import checkpoint
 from visionlora.backbone.roles import blocks_of
 from visionlora.common.errors import UserError
 from visionlora.common.swap import Swapped, swap
-from visionlora.lora.cheap import Cheap
-from visionlora.lora.layer import Fast
+from visionlora.lora.kernel_layers import KernelLayer
+from visionlora.lora.kernels.recompute import Recomputed
 
 
 class Checkpointed(Swapped):
-    """Mixin: in training, the module's activations are computed again in the backward pass, with the same dropout."""
+    """A mixin for a module whose activations are, in training, computed again in the backward pass, with the same dropout."""
 
     prefix = "Checkpointed"
 
@@ -27,19 +27,23 @@ class Checkpointed(Swapped):
         return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
 
 
-CHEAP = (nn.GELU, nn.SiLU, nn.LayerNorm, GELU, GELUTanh)
+CHEAP_TO_RECOMPUTE = (nn.GELU, nn.SiLU, nn.LayerNorm, GELU, GELUTanh)
+"""Activations and norms that hold their input for their own gradient, and are cheap beside the layer after them."""
 
 
-def checkpoint_lightly(model: nn.Module) -> None:
-    """Let adapted layers not hold what activations and norms give them, nor the weights they formed; for a few per cent of time.
+def checkpoint_activations(model: nn.Module) -> None:
+    """Hold no outputs of activations and norms for adapted layers, and no formed weights: ``model.checkpointing=light``.
 
-    After ``fold``.
+    They are computed again in the backward pass, for a few per cent of the time (``docs/speed.md``, row "light").
+
+    Args:
+        model: after ``fold``, which would undo this; it is changed in place.
     """
     for module in model.modules():
-        if isinstance(module, Fast):
-            module.compute().light = True
-        elif isinstance(module, CHEAP) and not isinstance(module, Swapped) and not getattr(module, "inplace", False):
-            swap(module, Cheap)
+        if isinstance(module, KernelLayer):
+            module.compute().recompute = True
+        elif isinstance(module, CHEAP_TO_RECOMPUTE) and not isinstance(module, Swapped) and not getattr(module, "inplace", False):
+            swap(module, Recomputed)
 
 
 def checkpoint_blocks(model: nn.Module) -> None:

@@ -7,11 +7,11 @@ from typing import cast
 from torch import Tensor, nn
 
 from visionlora.common.swap import Swapped, restore, swap
-from visionlora.lora.products import subsampled_conv
+from visionlora.lora.kernels.conv import sampled_conv
 
 
 class Subsampled(Swapped):
-    """Mixin: a strided pointwise conv as the product with every so manieth pixel, see ``products.subsampled``.
+    """Mixin: a strided pointwise conv as the product with every so manieth pixel, see ``Conv.sampled``.
 
     Frozen and adapted layers do that in their own kernels; this is for a weight that is trained itself.
     """
@@ -19,7 +19,7 @@ class Subsampled(Swapped):
     prefix = "Subsampled"
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return subsampled_conv(cast(nn.Conv2d, self), x, weight, bias)
+        return sampled_conv(cast(nn.Conv2d, self), x, weight, bias)
 
 
 def subsample(module: nn.Module) -> None:

@@ -23,7 +23,7 @@ from visionlora.lora.slots import slots
 from visionlora.model.allocation import allocate
 from visionlora.model.inject import inject
 from visionlora.runs.config import TrainConfig
-from visionlora.speed.checkpointing import checkpoint_blocks, checkpoint_lightly
+from visionlora.speed.checkpointing import checkpoint_activations, checkpoint_blocks
 from visionlora.speed.folding import fold
 from visionlora.speed.quantize import quantize
 from visionlora.training.place import Place
@@ -136,7 +136,7 @@ def adapt(config: TrainConfig, backbone: Backbone, ranks: Ranks | None) -> Adapt
         raise UserError("trainer.on_oom=halve: moving batch-norm statistics would be those of half a batch; set model.freeze_bn=true.")
     folded = fold(model, fold_bn=config.model.fold_bn == "auto")
     if config.model.checkpointing == "light":
-        checkpoint_lightly(model)
+        checkpoint_activations(model)
     elif config.model.checkpointing == "blocks":
         checkpoint_blocks(model)
     return Adapted(model, info, report, folded.note or report.note, halve)

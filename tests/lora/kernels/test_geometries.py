@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from visionlora.lora import LoraConfig, inject, kernels, remove
+from visionlora.lora import LoraConfig, inject, remove
+from visionlora.lora.kernels import cost
+from visionlora.lora.kernels.ways import BESIDE, BY_FACTORS, FORMED, WHOLE
 from visionlora.lora.layer import LoraLayer, lora_layers
 from visionlora.speed.folding import fold
 
@@ -34,9 +36,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "stem": (lambda: nn.Conv2d(3, 16, 7, stride=2, padding=3), (2, 3, 20, 20)),
 }
 WAYS = {
-    f"{'formed' if formed else 'beside'}, {'whole' if whole else 'by factors'}": (formed, whole)
-    for formed in (True, False)
-    for whole in (True, False)
+    "formed, whole": cost.Plan(FORMED, WHOLE),
+    "formed, by factors": cost.Plan(FORMED, BY_FACTORS),
+    "beside, whole": cost.Plan(BESIDE, WHOLE),
+    "beside, by factors": cost.Plan(BESIDE, BY_FACTORS),
 }
 
 
@@ -75,10 +78,9 @@ def reference(model: nn.Module) -> nn.Module:
 def test_each_way_is_exact(name: str, way: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = made(name, layout)
     layer = model[0].layer()
-    grouped = layer.conv is not None and layer.conv.groups > 1
-    if grouped and way != "formed, whole":
+    if layer.geometry.one_way and way != "formed, whole":
         pytest.skip("grouped convs have one way")
-    monkeypatch.setattr(kernels, "plan", lambda *_: kernels.Plan(*WAYS[way]))
+    monkeypatch.setattr(cost, "plan", lambda *_: WAYS[way])
     for got, wanted in zip(gradients(model, x), gradients(reference(model), x), strict=True):
         assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-10 * float(wanted.abs().max()))
 
@@ -146,7 +148,7 @@ def test_bf16_rounds_the_sum_once() -> None:
         if "lora_" in key:
             nn.init.normal_(parameter, std=0.01)
     effective = layer.adapter_sets["weight"].effective(layer.raw("weight")).detach()
-    assert kernels.plan(layer.layer(), 2, 4096).formed
+    assert cost.plan(layer.layer(), 2, 4096).forward is FORMED
     with torch.autocast("cpu", torch.bfloat16):
         columns = model(torch.eye(64).repeat(64, 1))[:64].t()  # (the identity's rows give the weight's columns)
     assert columns.dtype == torch.bfloat16

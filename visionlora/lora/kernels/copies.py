@@ -1,4 +1,4 @@
-"""What a frozen layer computes with: its weight in the compute dtype, with the norm after it folded in, made once."""
+"""What a frozen layer computes with: copies of its weight in the compute dtype, with the norm after it folded in, made once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from visionlora.lora.frozen import adapter_dtype, dense, is_quantized
 
 
 class once(property):  # noqa: N801
-    """``functools.cached_property`` without the lock that ``torch.compile`` cannot trace."""
+    """A property computed once, like ``functools.cached_property``, kept in ``made`` of its owner: ``torch.compile`` can trace it."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         def get(owner: Any) -> Any:
             if make.__name__ not in owner.made:
-                with torch.inference_mode(False), torch.no_grad():  # whoever asks first: what is made serves training too
+                # The first to ask may be in inference mode, and what is made serves training too.
+                with torch.inference_mode(False), torch.no_grad():
                     owner.made[make.__name__] = make(owner)
             return owner.made[make.__name__]
 
@@ -26,17 +27,22 @@ class once(property):  # noqa: N801
 
 
 def compute_dtype(x: Tensor, raw: Tensor) -> torch.dtype:
-    """Autocast's where it is on (it leaves float64 alone), else the weight's own."""
+    """The dtype a layer computes in: autocast's where that is on, else the weight's own, which it is for float64 always.
+
+    Args:
+        x: the layer's input; its device says which autocast is meant.
+        raw: the weight as it was loaded.
+    """
     if raw.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return raw.dtype
 
 
 class Fold:
-    """A norm with frozen statistics as what it does to the conv before it: ``y · scale + shift``, channel by channel.
+    """What a norm with frozen statistics does to the output ``y`` of the conv before it: ``y · scale + shift``, channel by channel.
 
     Args:
-        norm: with ``running_mean``, ``running_var`` and ``eps``; it is referred to, so that a change of its values is seen.
+        norm: with ``running_mean``, ``running_var`` and ``eps``; it is kept itself, so that a change of its values is seen.
     """
 
     def __init__(self, norm: nn.Module) -> None:
@@ -48,7 +54,7 @@ class Fold:
         return not self.norm.training and not any(p is not None and p.requires_grad for p in self.norm._parameters.values())
 
     def tensors(self) -> list[Tensor | None]:
-        """All that ``scale`` and ``shift`` depend on."""
+        """All tensors that ``scale`` and ``shift`` are computed from."""
         norm: Any = self.norm
         return [norm.weight, norm.bias, norm.running_mean, norm.running_var]
 
@@ -59,7 +65,7 @@ class Fold:
         return scale if norm.weight is None else scale * norm.weight  # type: ignore[no-any-return]
 
     def shift(self, bias: Tensor | None) -> Tensor:
-        """What stands for the conv's bias: ``β - μ · scale + bias · scale``."""
+        """The bias of conv and norm together, ``(out,)``: ``β - μ · scale + bias · scale``, with the conv's own ``bias``."""
         norm: Any = self.norm
         shift = -norm.running_mean if bias is None else bias - norm.running_mean
         shift = shift * self.scale()
@@ -67,7 +73,16 @@ class Fold:
 
 
 class Copies:
-    """What one frozen layer computes with in one dtype; each is made when first asked for, from the originals, and rounded once."""
+    """The tensors that one frozen layer computes with in one dtype.
+
+    Each is made when it is first asked for, from the originals, and rounded once.
+
+    Args:
+        raw: the weight as it was loaded.
+        bias: as it was loaded.
+        fold: the norm that is folded into the layer.
+        dtype: that is computed in.
+    """
 
     def __init__(self, raw: Tensor, bias: Tensor | None, fold: Fold | None, dtype: torch.dtype) -> None:
         self._raw = raw if is_quantized(raw) else raw.detach()
@@ -76,13 +91,16 @@ class Copies:
 
     @once
     def scale(self) -> Tensor | None:
-        """``(out,)``, by which the rows of an update are multiplied, in at least float32; ``None`` without a fold."""
+        """The norm's scale ``(out,)``, by which the rows of an update are multiplied, in at least float32; ``None`` without a fold."""
         with _exact(self._raw):
             return None if self._fold is None else self._fold.scale().to(adapter_dtype(self._raw))
 
     @property
     def weight(self) -> Tensor:
-        """``scale ⊙ W`` in the shape of ``W``; of a quantised one made each time, it would not be smaller otherwise."""
+        """``scale ⊙ W`` in the shape of ``W``.
+
+        The copy of a quantised weight is made anew each time: to keep it would take the memory that the quantisation saves.
+        """
         return dense(self._raw).to(self.dtype) if is_quantized(self._raw) else self._weight
 
     @once
@@ -97,7 +115,7 @@ class Copies:
 
     @property
     def bias(self) -> Tensor | None:
-        """The norm's shift, or the layer's own bias; of a bias that is trained it is differentiable."""
+        """The norm's shift, or the layer's own bias without a fold; where the bias is trained, autograd can follow."""
         return self._made_bias() if self._bias is not None and self._bias.requires_grad else self._fixed_bias
 
     @once
@@ -115,38 +133,40 @@ class Copies:
             return wide if self.scale is None else wide * self.scale.view(-1, *[1] * (wide.ndim - 1))
 
     def held(self) -> int:
-        """Bytes of the copies that are there, those that are the original itself aside."""
+        """Bytes of the copies that were made; one that shares its memory with the original counts nothing."""
         made = [value for value in self.made.values() if isinstance(value, Tensor)]
         return sum({t.data_ptr(): t.nbytes for t in made if t.data_ptr() != self._raw.data_ptr()}.values())
 
 
 class Compute:
-    """The copies a frozen layer computes with. They are made anew when a value has changed.
+    """The copies a frozen layer computes with, made anew when a value has changed, and how the layer computes.
 
-    Not a part of the model's state: copies are neither saved nor pickled, and the original is never touched. In float32 and without
-    a fold nothing is copied.
+    They are no part of the model's state: copies are neither saved nor pickled, and the original is never touched. In float32 and
+    without a fold nothing is copied.
 
     Args:
-        fold: of the norm after the layer.
-        lean: the layer keeps its copies when its adapters go.
+        fold: the norm after the layer, where it is folded in.
+        outlives_adapters: the layer keeps its copies when its adapters are taken out.
 
-    ``light`` trades a little time for memory, see ``cheap.py``. With ``plain`` the layer keeps away from the kernels and takes its own
-    class's ``forward``.
+    Attributes:
+        recompute: the layer trades a little time for memory, see ``recompute.py``.
+        bypassed: the layer keeps away from the kernels and takes its own class's ``forward``.
     """
 
-    def __init__(self, fold: Fold | None = None, lean: bool = False) -> None:
-        self.fold, self.lean, self.light, self.plain = fold, lean, False, False
+    def __init__(self, fold: Fold | None = None, outlives_adapters: bool = False) -> None:
+        self.fold, self.outlives_adapters = fold, outlives_adapters
+        self.recompute, self.bypassed = False, False
         self._copies: dict[torch.dtype, tuple[Any, Copies]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_copies": {}}
 
     def at(self, raw: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Copies:
-        """The copies in ``dtype``, up to date."""
+        """The copies of ``raw`` and ``bias`` in ``dtype``, up to date."""
         fold = self.fold if self.fold is not None and self.fold.active else None
         if torch.compiler.is_compiling():
             return self._copies[dtype][1] if dtype in self._copies else Copies(raw, bias, fold, dtype)
-        still = None if bias is not None and bias.requires_grad else bias  # of a trained one nothing is kept
+        still = None if bias is not None and bias.requires_grad else bias  # nothing is kept of a bias that is trained
         sources = [raw, still] if fold is None else [raw, still, *fold.tensors()]
         state = [t if t is None else (t.data_ptr(), changes(t)) for t in sources]
         known = self._copies.get(dtype)
@@ -155,7 +175,7 @@ class Compute:
         return known[1]
 
     def held(self) -> int:
-        """Bytes of the copies."""
+        """Bytes of all copies."""
         return sum(copies.held() for _, copies in self._copies.values())
 
 
