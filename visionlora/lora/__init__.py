@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from visionlora.lora.config import LayerRank, LoraConfig
 
 if TYPE_CHECKING:
-    from visionlora.lora.injection import InjectReport, inject
+    from visionlora.lora.inject_report import InjectReport
+    from visionlora.lora.injection import inject
     from visionlora.lora.merging import merge, remove, unmerge
 
 _LAZY = {
-    "InjectReport": "injection",
+    "InjectReport": "inject_report",
     "inject": "injection",
     "merge": "merging",
     "unmerge": "merging",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from visionlora.common.errors import UserError
+from visionlora.common.undo import remember_trained, undone_on_error
 from visionlora.lora.adaptable import TRANSPOSED
 from visionlora.lora.adapter import Adapter
 from visionlora.lora.adapter_set import AdapterSet
@@ -16,52 +16,11 @@ from visionlora.lora.adapting import adapt
 from visionlora.lora.audit import audit, check_parts, outputs, undisturbed
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.frozen import adapter_dtype
+from visionlora.lora.inject_report import InjectReport, LayerReport
 from visionlora.lora.layer import LoraLayer, lora_layers
 from visionlora.lora.merging import is_merged, remember_trainable, take_out
 from visionlora.lora.methods import METHODS
 from visionlora.lora.targets import Roles, Target, exactly, select
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """One adapter: ``shape`` is the weight's own, ``parameters`` counts the adapter's."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    r: int
-    alpha: float
-    parameters: int
-    capped: bool
-
-
-@dataclass
-class InjectReport:
-    """What ``inject`` did: every layer, its rank and parameters, what was left out, and what the audit noticed."""
-
-    layers: list[LayerReport] = field(default_factory=list)
-    trainable: int = 0
-    total: int = 0
-    zero_gradient: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    note: str = ""
-
-    @property
-    def adapter_parameters(self) -> int:
-        return sum(layer.parameters for layer in self.layers)
-
-    @property
-    def capped(self) -> list[LayerReport]:
-        return [layer for layer in self.layers if layer.capped]
-
-    def __str__(self) -> str:
-        lines = [f"{x.name}  {x.kind}{x.shape}  r={x.r}{' (capped)' if x.capped else ''}  {x.parameters:,}" for x in self.layers]
-        if self.left_out:
-            lines.append(f"left out, an update would have more parameters than the layer: {', '.join(self.left_out)}")
-        if self.note:
-            lines.append(self.note)
-        share = 100 * self.trainable / max(self.total, 1)
-        return "\n".join([*lines, f"trainable {self.trainable:,} of {self.total:,} parameters ({share:.2f} %)"])
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -103,40 +62,44 @@ def inject(
     Raises:
         UserError: see ``targets.select`` and ``audit.audit``; the model is then as it was.
     """
-    if is_merged(model):
-        raise UserError("the model is merged; call unmerge or remove before another injection.")
-    check_name(name)
     head, also_train = tuple(head), tuple(also_train)
-    taken = [layer_name for layer_name, layer in lora_layers(model) if any(name in s.names() for s in layer.adapter_sets.values())]
-    if taken:
-        raise UserError(f"the model has an adapter {name!r} already (layer {taken[0]}); call remove first or give another name.")
+    _refuse_name(model, name)
     chosen = select(model, config, (*head, *also_train, *never), roles) if ranks is None else exactly(model, ranks)
     targets = [target for target in chosen if target.rank.r > 0]
     if not targets:
         raise UserError("lora.targets: an update of any of these layers would have more parameters than the layer; choose others.")
-    before: list[Tensor] = []
-    if example is not None:
-        with undisturbed(model), torch.no_grad():
-            before = outputs(model, example)
-        check_parts(model, [target.slot for target in targets if target.slot.part], example)
+    before = _before(model, targets, example)
     remember_trainable(model)
-    trainable_before = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    active_before = [(s, dict(s.active)) for _, layer in lora_layers(model) for s in layer.adapter_sets.values()]
-    try:
+    with undone_on_error() as undo:
+        remember_trained(model, undo)
+        for adapters in (adapters for _, layer in lora_layers(model) for adapters in layer.adapter_sets.values()):
+            undo.callback(adapters.activate, dict(adapters.active))
+        undo.callback(take_out, model, name)
         model.requires_grad_(False)
         layers = _add_adapters(targets, config, name)
         unfreeze(model, config, head, also_train, never)
         zero, note = audit(model, example, before, name) if example is not None else ([], "")
-    except BaseException:
-        take_out(model, name)
-        for adapters, active in active_before:
-            adapters.activate(active)
-        model.requires_grad_(False)
-        for parameter in trainable_before:
-            parameter.requires_grad_(True)
-        raise
-    trainable, total = count_parameters(model)
-    return InjectReport(layers, trainable, total, zero, [target.slot.name for target in chosen if target.rank.r == 0], note)
+    return InjectReport(layers, *count_parameters(model), zero, [target.slot.name for target in chosen if target.rank.r == 0], note)
+
+
+def _refuse_name(model: nn.Module, name: str) -> None:
+    """Raise ``UserError`` where ``model`` cannot be given an adapter of that name."""
+    if is_merged(model):
+        raise UserError("the model is merged; call unmerge or remove before another injection.")
+    check_name(name)
+    for layer_name, layer in lora_layers(model):
+        if any(name in adapters.names() for adapters in layer.adapter_sets.values()):
+            raise UserError(f"the model has an adapter {name!r} already (layer {layer_name}); call remove first or give another name.")
+
+
+def _before(model: nn.Module, targets: list[Target], example: Tensor | None) -> list[Tensor]:
+    """The outputs before the injection; checks first that parts of fused weights are what they seem to be."""
+    if example is None:
+        return []
+    with undisturbed(model), torch.no_grad():
+        found = outputs(model, example)
+    check_parts(model, [target.slot for target in targets if target.slot.part], example)
+    return found
 
 
 def is_norm(module: nn.Module) -> bool:

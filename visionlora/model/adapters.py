@@ -15,6 +15,7 @@ from visionlora.backbone.head import find_head, head_like
 from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, info_of
 from visionlora.backbone.modules import replace_module
 from visionlora.common.errors import UserError, did_you_mean
+from visionlora.common.undo import remember_trained, undone_on_error
 from visionlora.lora.injection import check_name
 from visionlora.lora.layer import lora_layers
 from visionlora.lora.merging import is_merged, take_out
@@ -73,12 +74,9 @@ def activate(model: nn.Module, adapters: str | Mapping[str, float], head: str | 
     weights = {adapters: 1.0} if isinstance(adapters, str) else dict(adapters)
     for name in (*weights, *([head] if head else [])):
         _known(model, name)
-    before = active_adapters(model)
-    try:
+    with undone_on_error() as undo:
+        undo.callback(_activate, model, active_adapters(model))
         _activate(model, weights)
-    except UserError:
-        _activate(model, before)
-        raise
     for _, layer in lora_layers(model):
         for adapters_of in layer.adapter_sets.values():
             for name in adapters_of.names():
@@ -191,40 +189,24 @@ def new_task(model: nn.Module, name: str, num_classes: int | None = None, values
     """
     _refuse_merged(model)
     check_name(name)
-    tasks, info = _tasks(model), info_of(model)
+    tasks, info, again = _tasks(model), info_of(model), _tasks(model).known.get(name)
     heads = {h: model.get_submodule(h) for h in find_head(model)}
-    before, current, again = active_adapters(model), tasks.current, tasks.known.get(name)
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    _stash(model)
-    shown = _put_values(model, {})
-    if again is None:
-        if tasks.known or (num_classes is not None):
-            for h, old in heads.items():
-                replace_module(model, h, head_like(old, num_classes))
-        if info and num_classes is not None:
-            setattr(model, ATTRIBUTE, replace(info, spec=replace(info.spec, num_classes=num_classes)))
-        _activate(model, {})
-    elif values is not None:
-        _show(model, name)
-    brought = _beside(model, values or {})
-    frozen = {key: value.clone() for key, value in model.state_dict().items() if key in brought}
-    try:
+    with undone_on_error() as undo:
+        remember_trained(model, undo)
+        undo.callback(_activate, model, active_adapters(model))
+        _stash(model)
+        undo.callback(_put_values, model, _put_values(model, {}))
+        undo.callback(setattr, tasks, "current", tasks.current)
+        _undo_head(model, heads, info, undo)
+        if again is None:
+            _new_head(model, heads, num_classes)
+            _activate(model, {})
+        elif values is not None:
+            _show(model, name)
+        brought = _beside(model, values or {})
+        frozen = {key: value.clone() for key, value in model.state_dict().items() if key in brought}
+        undo.callback(_write, model, frozen)
         yield
-    except BaseException:
-        for h, old in heads.items():
-            replace_module(model, h, old)
-        if info:
-            setattr(model, ATTRIBUTE, info)
-        own = model.state_dict()
-        for key, value in frozen.items():
-            own[key].copy_(value)
-        tasks.current = current
-        _put_values(model, shown)
-        _activate(model, before)
-        model.requires_grad_(False)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        raise
     keys = {*frozen, *_trained_beside(model)}
     own = model.state_dict()
     for key in keys:  # injection trains nothing yet: what stands there now is the base's
@@ -235,6 +217,30 @@ def new_task(model: nn.Module, name: str, num_classes: int | None = None, values
     tasks.known[name].values = {key: own[key].clone() for key in keys}
     tasks.current = name
     _activate(model, {name: 1.0})
+
+
+def _new_head(model: nn.Module, heads: Mapping[str, nn.Module], num_classes: int | None) -> None:
+    """Give a new task a head of its own: the first one takes the head that is there, unless it has another number of classes."""
+    if _tasks(model).known or num_classes is not None:
+        for h, old in heads.items():
+            replace_module(model, h, head_like(old, num_classes))
+    info = info_of(model)
+    if info and num_classes is not None:
+        setattr(model, ATTRIBUTE, replace(info, spec=replace(info.spec, num_classes=num_classes)))
+
+
+def _undo_head(model: nn.Module, heads: Mapping[str, nn.Module], info: BackboneInfo | None, undo: contextlib.ExitStack) -> None:
+    if info:
+        undo.callback(setattr, model, ATTRIBUTE, info)
+    for h, old in heads.items():
+        undo.callback(replace_module, model, h, old)
+
+
+@torch.no_grad()
+def _write(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    own = model.state_dict()
+    for key, value in values.items():
+        own[key].copy_(value)
 
 
 def _beside(model: nn.Module, values: Mapping[str, Tensor]) -> set[str]:

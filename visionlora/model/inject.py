@@ -13,7 +13,8 @@ from visionlora.backbone.head import auxiliary_heads, example_batch, find_head
 from visionlora.backbone.info import ATTRIBUTE, info_of
 from visionlora.backbone.roles import Roles
 from visionlora.lora.config import LayerRank, LoraConfig
-from visionlora.lora.injection import InjectReport, count_parameters, unfreeze
+from visionlora.lora.inject_report import InjectReport
+from visionlora.lora.injection import count_parameters, unfreeze
 from visionlora.model.adapters import new_task
 from visionlora.model.layout import asked
 from visionlora.speed.folding import unfold

@@ -18,7 +18,7 @@ from visionlora.common.errors import UserError
 from visionlora.data.module import ImageData
 from visionlora.lora.audit import undisturbed
 from visionlora.lora.config import LayerRank
-from visionlora.lora.injection import InjectReport
+from visionlora.lora.inject_report import InjectReport
 from visionlora.lora.slots import slots
 from visionlora.model.allocation import allocate
 from visionlora.model.inject import inject

@@ -16,7 +16,7 @@ from visionlora.common.text import counted
 
 if TYPE_CHECKING:
     from visionlora.data.images import Pictures
-    from visionlora.lora.injection import InjectReport, LayerReport
+    from visionlora.lora.inject_report import InjectReport, LayerReport
 
 
 def print_beginning(parts: Mapping[str, Pictures], classes: int, made_with: Mapping[str, Any], resuming: bool) -> None:
