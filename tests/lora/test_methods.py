@@ -13,7 +13,7 @@ from visionlora import UserError
 from visionlora.lora import LoraConfig, inject, merge
 from visionlora.lora.adalora import AdaLoraAdapter, RankAllocator
 from visionlora.lora.adapter import Adapter
-from visionlora.lora.config import AdaptiveConfig
+from visionlora.lora.adaptive_config import AdaptiveConfig
 from visionlora.lora.regularization import regularization
 from visionlora.runs.config import OptimConfig
 from visionlora.training.optimizer import parameter_groups

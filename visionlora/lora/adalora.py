@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from visionlora.lora.adapter import Adapter
-from visionlora.lora.config import AdaptiveConfig, LayerRank, LoraConfig
+from visionlora.lora.adaptive_config import AdaptiveConfig
+from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.layer import lora_layers
 
 

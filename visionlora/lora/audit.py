@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -102,34 +102,50 @@ def check_parts(model: nn.Module, parts: list[Slot], example: Tensor) -> None:
     if not fused:
         return
     before = _outputs_of(model, attention, example)
-    changed: list[tuple[Tensor, Tensor]] = []
-    done: set[int] = set()
-    try:
-        for slot in fused.values():
-            rows = {sibling.part: slice(*sibling.rows) for sibling in siblings(slot) if sibling.rows}
-            bias = slot.module._parameters.get("in_proj_bias" if slot.parameter == "in_proj_weight" else "bias")
-            parent = attention[slot.whole]
-            factors: list[tuple[Tensor | None, slice, float]] = [(t, rows["k"], 0.5) for t in (slot.raw, bias)]
-            if "q" in rows:
-                q_bias = parent._parameters.get("q_bias")  # BEiT keeps its biases beside the layer
-                factors += [(slot.raw, rows["q"], 2.0), (bias, rows["q"], 2.0), (q_bias, slice(None), 2.0)]
-            elif isinstance(queries := parent._modules.get("q"), nn.Module):
-                factors += [(t, slice(None), 2.0) for t in queries.parameters()]
-            for tensor, which, factor in factors:
-                if tensor is not None and id(tensor) not in done:
-                    _scale(tensor, which, factor, changed)
-            done |= {id(tensor) for tensor, _, _ in factors}  # tied layers: once
+    with _rescaled(fused.values(), attention):
         after = _outputs_of(model, attention, example)
-    finally:
-        for view, original in reversed(changed):
-            view.copy_(original)
-    for whole in fused:
+    for whole, slot in fused.items():
         # Of the attention itself: a small layer scale would hide the change from the model's output.
         if not _same(before[whole], after[whole], 1e-3):
             raise UserError(
-                f"lora.targets: in this model the rows of {whole} are not those of {', '.join(rows)} one after the other;"
+                f"lora.targets: in this model the rows of {whole} are not those of {', '.join(_rows(slot))} one after the other;"
                 " adapt the whole layer instead."
             )
+
+
+@contextlib.contextmanager
+def _rescaled(fused: Iterable[Slot], attention: dict[str, nn.Module]) -> Iterator[None]:
+    """A context in which the queries of these layers are doubled and their keys halved; what is tied is changed once."""
+    changed: list[tuple[Tensor, Tensor]] = []
+    done: set[int] = set()
+    try:
+        for slot in fused:
+            factors = _factors(slot, attention[slot.whole])
+            for tensor, which, factor in factors:
+                if tensor is not None and id(tensor) not in done:
+                    _scale(tensor, which, factor, changed)
+            done |= {id(tensor) for tensor, _, _ in factors}
+        yield
+    finally:
+        for view, original in reversed(changed):
+            view.copy_(original)
+
+
+def _factors(slot: Slot, parent: nn.Module) -> list[tuple[Tensor | None, slice, float]]:
+    """What makes queries and keys of a fused layer: the tensors, their rows, and by what they are multiplied in the check."""
+    rows, bias = _rows(slot), slot.module._parameters.get("in_proj_bias" if slot.parameter == "in_proj_weight" else "bias")
+    factors: list[tuple[Tensor | None, slice, float]] = [(t, rows["k"], 0.5) for t in (slot.raw, bias)]
+    if "q" in rows:
+        q_bias = parent._parameters.get("q_bias")  # BEiT keeps its biases beside the layer
+        factors += [(slot.raw, rows["q"], 2.0), (bias, rows["q"], 2.0), (q_bias, slice(None), 2.0)]
+    elif isinstance(queries := parent._modules.get("q"), nn.Module):
+        factors += [(t, slice(None), 2.0) for t in queries.parameters()]
+    return factors
+
+
+def _rows(part: Slot) -> dict[str, slice]:
+    """Part -> its rows, of the whole that ``part`` belongs to."""
+    return {sibling.part: slice(*sibling.rows) for sibling in siblings(part) if sibling.rows}
 
 
 def _attention_of(slot: Slot, modules: dict[str, nn.Module]) -> nn.Module:

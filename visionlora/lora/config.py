@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from visionlora.common.errors import UserError, did_you_mean
+from visionlora.lora.adaptive_config import AdaptiveConfig
 from visionlora.lora.methods import METHODS, WITHOUT_ADAPTERS
 
 INITS = ("kaiming", "gaussian", "orthogonal", "pissa", "milora", "olora")
@@ -14,45 +15,17 @@ ALLOCATIONS = ("uniform", "structure", "importance", "shift")
 
 @dataclass(frozen=True)
 class LayerRank:
-    """Rank and alpha of one layer; ``explicit`` if the user named this rank for this layer, who then gets it or an error."""
+    """Rank and alpha of one layer.
+
+    Attributes:
+        r: rank.
+        alpha: strength, see ``LoraConfig``.
+        explicit: the user named this rank for this layer, and gets it or an error; any other rank is capped where the layer is small.
+    """
 
     r: int
     alpha: float
     explicit: bool = False
-
-
-@dataclass
-class AdaptiveConfig:
-    """The schedule of ``method: adalora`` (Zhang et al. 2023, arXiv 2303.10512, §3.3); shares are of the optimizer's steps.
-
-    Args:
-        start: rank at the start, in units of ``r``.
-        warmup: share of the training before the first rank is taken away.
-        final: share of the training at its end in which the ranks stand still.
-        interval: steps between two allocations.
-        beta1: smoothing of the importance.
-        beta2: smoothing of its uncertainty.
-        orthogonality: weight of the penalty that holds the factors orthonormal, averaged over the matrices.
-    """
-
-    start: float = 1.5
-    warmup: float = 0.1
-    final: float = 0.4
-    interval: int = 5
-    beta1: float = 0.85
-    beta2: float = 0.85
-    orthogonality: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not self.start >= 1:
-            raise UserError(f"lora.adaptive.start={self.start} must be at least 1.")
-        for key in ("warmup", "final", "beta1", "beta2"):
-            if not 0 <= getattr(self, key) < 1:
-                raise UserError(f"lora.adaptive.{key}={getattr(self, key)} must be at least 0 and below 1.")
-        if self.warmup + self.final > 1:
-            raise UserError("lora.adaptive: warmup and final together are more than the whole training.")
-        if self.interval < 1 or self.orthogonality < 0:
-            raise UserError("lora.adaptive: interval must be at least 1 and orthogonality at least 0.")
 
 
 @dataclass
@@ -115,49 +88,53 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         _check_rank("lora.r", self.r)
-        if self.method not in WITHOUT_ADAPTERS and self.method not in METHODS:
-            methods = (*METHODS, *WITHOUT_ADAPTERS)
-            raise UserError(f"lora.method={self.method} is unknown; it is one of {', '.join(methods)}.{did_you_mean(self.method, methods)}")
-        for key, known in (("init", INITS), ("allocate", ALLOCATIONS)):
+        self._check_choices()
+        self._check_numbers()
+        self._check_method()
+        self._check_targets()
+        self._check_budget()
+
+    def _check_choices(self) -> None:
+        for key, known, more in (("method", METHODS, WITHOUT_ADAPTERS), ("init", INITS, ()), ("allocate", ALLOCATIONS, ())):
             value = getattr(self, key)
-            if value not in known:
-                raise UserError(f"lora.{key}={value} is unknown; it is one of {', '.join(known)}.{did_you_mean(str(value), known)}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"lora.dropout={self.dropout} must be at least 0 and below 1.")
-        if self.alpha is not None and not self.alpha > 0:
-            raise UserError(f"lora.alpha={self.alpha} must be above 0 (or null for 2 r).")
-        if not self.lr_ratio > 0:
-            raise UserError(f"lora.lr_ratio={self.lr_ratio} must be above 0.")
-        if not self.delta_decay >= 0:
-            raise UserError(f"lora.delta_decay={self.delta_decay} must be at least 0.")
-        if self.allocate_batches < 1:
-            raise UserError(f"lora.allocate_batches={self.allocate_batches} must be at least 1.")
+            if value not in more and value not in known:
+                every = (*known, *more)
+                raise UserError(f"lora.{key}={value} is unknown; it is one of {', '.join(every)}.{did_you_mean(str(value), every)}")
+
+    def _check_numbers(self) -> None:
+        for key, right, limits in (
+            ("dropout", 0 <= self.dropout < 1, "at least 0 and below 1"),
+            ("alpha", self.alpha is None or self.alpha > 0, "above 0 (or null for 2 r)"),
+            ("lr_ratio", self.lr_ratio > 0, "above 0"),
+            ("delta_decay", self.delta_decay >= 0, "at least 0"),
+            ("allocate_batches", self.allocate_batches >= 1, "at least 1"),
+        ):
+            if not right:
+                raise UserError(f"lora.{key}={getattr(self, key)} must be {limits}.")
+
+    def _check_method(self) -> None:
         if self.method == "none" and not (self.train_head or self.train_norm or self.train_bias):
             raise UserError("lora.method=none with lora.train_head=false leaves nothing to train.")
         if self.method == "adalora" and (self.init != "kaiming" or self.freeze_a):
             raise UserError("lora.method=adalora has a start of its own and trains both factors; leave lora.init and lora.freeze_a out.")
-        self._check_targets()
-        self._check_budget()
 
     def _check_targets(self) -> None:
-        if isinstance(self.exclude, str):
-            self.exclude = [self.exclude]
+        self.exclude = [self.exclude] if isinstance(self.exclude, str) else self.exclude
         if not isinstance(self.exclude, list | tuple) or not all(isinstance(pattern, str) for pattern in self.exclude):
             raise UserError(f"lora.exclude={self.exclude!r} must be a pattern or a list of patterns.")
-        for pattern in [self.targets] if isinstance(self.targets, str) else self.targets if isinstance(self.targets, list | tuple) else ():
-            if pattern in ("", "None") or (isinstance(pattern, str) and " " in pattern and not pattern.startswith("re:")):
-                raise UserError(
-                    f"lora.targets: {pattern!r} is no name of a layer; a list is written [qkv,fc1], and lora=none adapts nothing."
-                )
         if isinstance(self.targets, dict):
             for pattern, value in self.targets.items():
                 self._rank_of(pattern, value)
-        elif not isinstance(self.targets, str) and not (
-            isinstance(self.targets, list | tuple) and self.targets and all(isinstance(p, str) for p in self.targets)
-        ):
-            raise UserError(
-                f"lora.targets={self.targets!r} must be 'auto', 'all', a role, a pattern, a list of these, or {{pattern: rank}}."
-            )
+            return
+        patterns = [self.targets] if isinstance(self.targets, str) else self.targets
+        if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+            wanted = "'auto', 'all', a role, a pattern, a list of these, or {pattern: rank}"
+            raise UserError(f"lora.targets={self.targets!r} must be {wanted}.")
+        for pattern in patterns:
+            if pattern in ("", "None") or (" " in pattern and not pattern.startswith("re:")):
+                raise UserError(
+                    f"lora.targets: {pattern!r} is no name of a layer; a list is written [qkv,fc1], and lora=none adapts nothing."
+                )
 
     def _check_budget(self) -> None:
         if self.reference is not None and self.allocate != "shift":

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,43 +21,13 @@ from visionlora.common.reading import sealed_json
 from visionlora.lora.adapter import Adapter
 from visionlora.lora.adapter_files import CARD, CONFIG, PREFIX, TENSORS, WEIGHTS, AdapterFiles
 from visionlora.lora.config import LayerRank, LoraConfig
-from visionlora.lora.dora import DoraAdapter
 from visionlora.lora.init import FROM_WEIGHT
 from visionlora.lora.injection import inject
 from visionlora.lora.layer import LoraLayer
 from visionlora.lora.merging import take_out
 from visionlora.lora.methods import METHODS
+from visionlora.lora.peft_format import beyond_peft, peft_config, peft_key, peft_shape, without_ones
 from visionlora.lora.slots import Slot, slots
-
-
-def peft_key(slot_name: str, tensor: str) -> str:
-    """PEFT's key of a tensor of an adapter."""
-    return f"{PREFIX}{slot_name}.{tensor}" + ("" if tensor == "lora_magnitude_vector" else ".weight")
-
-
-def peft_shape(slot: Slot, tensor: str, r: int) -> tuple[int, ...]:
-    """Conv factors as PEFT has them: A ``(r, in/groups, *kernel)``, B ``(out, r, 1, …)``; a magnitude ``(out,)`` or ``(1, out, 1, …)``."""
-    out, kernel = slot.shape[0], slot.raw.shape[2:]
-    if tensor == "lora_A":
-        return (r, slot.shape[1] // kernel.numel(), *kernel)
-    if tensor == "lora_B":
-        return (out, r, *(1 for _ in kernel))
-    return (1, out, *(1 for _ in kernel)) if kernel else (out,)
-
-
-def beyond_peft(slot: Slot) -> str:
-    """Why PEFT cannot compute what the adapter of this slot does, or ``""``."""
-    module = slot.module
-    kind = module.base_class if isinstance(module, LoraLayer) else type(module)
-    if slot.part:
-        return "some rows of a fused weight"
-    if kind not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
-        return f"a layer of class {kind.__name__}"
-    if getattr(module, "groups", 1) != 1:
-        return "a grouped convolution"
-    if getattr(module, "padding_mode", "zeros") != "zeros" or any(d != 1 for d in getattr(module, "dilation", ())):
-        return "a dilated or not zero-padded convolution"
-    return ""
 
 
 def write(
@@ -94,7 +62,7 @@ def write(
     content = {WEIGHTS: safetensors.torch.save(tensors, metadata={"format": "pt"})}
     if saved:
         biases = any(key.rpartition(".")[2].endswith("bias") and not key.startswith(tuple(w + "." for w in whole)) for key in state)
-        content[CONFIG] = json.dumps(_peft_config(saved, sorted(whole), biases), indent=2).encode()
+        content[CONFIG] = json.dumps(peft_config(saved, sorted(whole), biases), indent=2).encode()
     else:
         (folder / CONFIG).unlink(missing_ok=True)
     for name_, bytes_ in content.items():
@@ -162,15 +130,10 @@ def _check(files: AdapterFiles, layer: str, tensors: dict[str, Tensor], known: M
         if key not in needed:
             raise UserError(f"{files.folder / WEIGHTS}: layer {layer} has a {key} that {CONFIG} knows nothing of.")
         r = len(tensors["lora_A"]) if "lora_A" in tensors else 0
-        if (shape := tuple(tensors[key].shape)) not in (wanted := peft_shape(known[layer], key, r), _linear_like(wanted)):
+        if (shape := tuple(tensors[key].shape)) not in (wanted := peft_shape(known[layer], key, r), without_ones(wanted)):
             grouped = getattr(known[layer].module, "groups", 1) != 1 and files.config is not None and not files.card
             reason = "PEFT means another update of grouped convolutions" if grouped else "the adapter is for another model"
             raise UserError(f"{files.folder}: {key} of {layer} has shape {shape}, the model needs {wanted}: {reason}.")
-
-
-def _linear_like(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape without a magnitude's axes of length one."""
-    return (shape[1],) if shape[:1] == (1,) and set(shape[2:]) <= {1} else shape
 
 
 def adapter_of(slot: Slot, name: str) -> Adapter | None:
@@ -178,26 +141,3 @@ def adapter_of(slot: Slot, name: str) -> Adapter | None:
     if not isinstance(slot.module, LoraLayer) or slot.parameter not in slot.module.adapter_sets:
         return None
     return slot.module.adapter_sets[slot.parameter].of(name).get(slot.part)
-
-
-def _peft_config(adapters: Mapping[str, tuple[int, Adapter]], whole: list[str], biases: bool) -> dict[str, Any]:
-    # Scaling is written out as alpha = scaling · r, so that PEFT needs no rsLoRA switch to read it.
-    ranks = {name: r for name, (r, _) in adapters.items()}
-    alphas = {name: adapter.scaling * r for name, (r, adapter) in adapters.items()}
-    r, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
-    first = next(iter(adapters.values()))[1]
-    return {
-        "peft_type": "LORA",
-        "r": r,
-        "lora_alpha": alpha,
-        "lora_dropout": first.dropout,
-        "target_modules": "(" + "|".join(re.escape(name) for name in adapters) + ")",
-        "rank_pattern": {f"^{re.escape(name)}": value for name, value in ranks.items() if value != r},
-        "alpha_pattern": {f"^{re.escape(name)}": value for name, value in alphas.items() if value != alpha},
-        "modules_to_save": whole or None,
-        "bias": "all" if biases else "none",
-        "use_rslora": False,
-        "use_dora": isinstance(first, DoraAdapter),
-        "inference_mode": True,
-        "task_type": None,
-    }

@@ -17,7 +17,8 @@ from visionlora.common.errors import UserError
 from visionlora.common.typed import typed
 from visionlora.lora.adalora import AdaLoraAdapter
 from visionlora.lora.adapter import Adapter
-from visionlora.lora.config import AdaptiveConfig, LayerRank, LoraConfig
+from visionlora.lora.adaptive_config import AdaptiveConfig
+from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.files import adapter_of
 from visionlora.lora.methods import METHODS
 from visionlora.lora.slots import slots

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from visionlora.common.processes import Termination
 from visionlora.data.module import Batch
 from visionlora.lora.adalora import RankAllocator
-from visionlora.lora.config import AdaptiveConfig
+from visionlora.lora.adaptive_config import AdaptiveConfig
 from visionlora.training.tables import print_profile
 
 

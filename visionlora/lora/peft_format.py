@@ -1,0 +1,81 @@
+"""An adapter in PEFT's terms: its keys, shapes and config, and where it means something else."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from visionlora.lora.adapter import Adapter
+from visionlora.lora.adapter_files import PREFIX
+from visionlora.lora.dora import DoraAdapter
+from visionlora.lora.layer import LoraLayer
+from visionlora.lora.slots import Slot
+
+
+def peft_key(slot_name: str, tensor: str) -> str:
+    """PEFT's key of a tensor of an adapter."""
+    return f"{PREFIX}{slot_name}.{tensor}" + ("" if tensor == "lora_magnitude_vector" else ".weight")
+
+
+def peft_shape(slot: Slot, tensor: str, r: int) -> tuple[int, ...]:
+    """Conv factors as PEFT has them: A ``(r, in/groups, *kernel)``, B ``(out, r, 1, …)``; a magnitude ``(out,)`` or ``(1, out, 1, …)``."""
+    out, kernel = slot.shape[0], slot.raw.shape[2:]
+    if tensor == "lora_A":
+        return (r, slot.shape[1] // kernel.numel(), *kernel)
+    if tensor == "lora_B":
+        return (out, r, *(1 for _ in kernel))
+    return (1, out, *(1 for _ in kernel)) if kernel else (out,)
+
+
+def beyond_peft(slot: Slot) -> str:
+    """Why PEFT cannot compute what the adapter of this slot does, or ``""``."""
+    module = slot.module
+    kind = module.base_class if isinstance(module, LoraLayer) else type(module)
+    if slot.part:
+        return "some rows of a fused weight"
+    if kind not in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        return f"a layer of class {kind.__name__}"
+    if getattr(module, "groups", 1) != 1:
+        return "a grouped convolution"
+    if getattr(module, "padding_mode", "zeros") != "zeros" or any(d != 1 for d in getattr(module, "dilation", ())):
+        return "a dilated or not zero-padded convolution"
+    return ""
+
+
+def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a magnitude without its axes of length one; any other shape as it is."""
+    return (shape[1],) if shape[:1] == (1,) and set(shape[2:]) <= {1} else shape
+
+
+def peft_config(adapters: Mapping[str, tuple[int, Adapter]], whole: list[str], biases: bool) -> dict[str, Any]:
+    """The contents of PEFT's ``adapter_config.json``.
+
+    Args:
+        adapters: slot name -> rank and adapter; at least one.
+        whole: names of modules that are saved whole.
+        biases: whether biases are saved beside the adapters.
+    """
+    # Scaling is written out as alpha = scaling · r, so that PEFT needs no rsLoRA switch to read it.
+    ranks = {name: r for name, (r, _) in adapters.items()}
+    alphas = {name: adapter.scaling * r for name, (r, adapter) in adapters.items()}
+    r, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
+    first = next(iter(adapters.values()))[1]
+    return {
+        "peft_type": "LORA",
+        "r": r,
+        "lora_alpha": alpha,
+        "lora_dropout": first.dropout,
+        "target_modules": "(" + "|".join(re.escape(name) for name in adapters) + ")",
+        "rank_pattern": {f"^{re.escape(name)}": value for name, value in ranks.items() if value != r},
+        "alpha_pattern": {f"^{re.escape(name)}": value for name, value in alphas.items() if value != alpha},
+        "modules_to_save": whole or None,
+        "bias": "all" if biases else "none",
+        "use_rslora": False,
+        "use_dora": isinstance(first, DoraAdapter),
+        "inference_mode": True,
+        "task_type": None,
+    }
