@@ -1,4 +1,4 @@
-"""LoRA for any ``nn.Module``: knows torch alone, and loads it only when something other than the config is asked for."""
+"""LoRA for any ``nn.Module``. This part knows torch alone, and loads it only when something other than the config is asked for."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class AdaLoraAdapter(Adapter):
 
     @classmethod
     def build(cls, shape: tuple[int, int], rank: LayerRank, config: LoraConfig, **more: Any) -> Self:
-        """Starts ``adaptive.start`` times as large as wanted."""
+        """An adapter that starts ``adaptive.start`` times as large as ``rank`` says, as far as the layer's size allows."""
         r = max(rank.r, min(ceil(rank.r * config.adaptive.start), cls.most(shape)))
         adapter = cls(shape, r, config.scaling(rank), config.dropout, **more)
         adapter.wanted = rank.r
@@ -55,17 +55,17 @@ class AdaLoraAdapter(Adapter):
         return scaled
 
     def to_lora(self) -> dict[str, Tensor]:
-        """The triplets that survived; none may be left."""
+        """The triplets that survived, as the two factors of a LoRA; there may be none left."""
         kept = self.alive.bool()
         up = self.up() / self.scaling
         return {"lora_A": self.lora_A[kept].detach(), "lora_B": up[:, kept].detach()}
 
     def parameter_count(self) -> int:
-        """Of the triplets that are left, ``Λ`` aside."""
+        """How many parameters the triplets have that are left, ``Λ`` not counted."""
         return int(self.alive.sum()) * _cost(self)
 
     def probe(self) -> nn.Parameter:
-        """``Λ``: with it zero, the gradients of ``P`` and ``Q`` are."""
+        """``Λ``, because the gradients of ``P`` and ``Q`` are zero while it is."""
         return self.lora_E
 
     def deviation(self) -> Tensor:
@@ -78,7 +78,7 @@ class AdaLoraAdapter(Adapter):
 
 @dataclass
 class _Sensitivity:
-    """Smoothed ``|w ∂L/∂w|`` of the triplets' tensors and how much it varies (§3.2, eq. 9 to 11)."""
+    """The smoothed ``|w ∂L/∂w|`` of each tensor of the triplets, and how much it varies (§3.2, eq. 9 to 11)."""
 
     mean: dict[str, Tensor]
     spread: dict[str, Tensor]
@@ -105,14 +105,14 @@ class RankAllocator:
         self.total = sum(_cost(a) * a.r for a in self.adapters.values())
 
     def budget_at(self, step: int) -> int:
-        """Parameters that may be alive after ``step`` steps."""
+        """How many parameters may be alive after ``step`` steps."""
         first, last = self.config.warmup * self.steps, (1 - self.config.final) * self.steps
         left = min(max((last - step) / max(last - first, 1), 0.0), 1.0)
         return round(self.budget + (self.total - self.budget) * left**3) if self.total > self.budget else self.total
 
     @torch.no_grad()
     def step(self, step: int) -> None:
-        """After the optimizer's step number ``step`` (from 1), while its gradients are still there."""
+        """Take note of the gradients after the optimizer's step number ``step`` (from 1), and share out the budget where it is time."""
         if self.settled(step - 1):
             return
         for name, adapter in self.adapters.items():
@@ -128,7 +128,7 @@ class RankAllocator:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Come down to the budget now, where the training ends before its time."""
+        """Come down to the budget at once; this is for a training that ends before its time."""
         self._allocate(self.budget, for_good=True)
 
     def settled(self, step: int) -> bool:
@@ -155,11 +155,11 @@ class RankAllocator:
         return s["lora_E"] + s["lora_B"].mean(0) + s["lora_A"].mean(1)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """What a checkpoint needs to go on: the smoothed sensitivities."""
         return {name: {"mean": s.mean, "spread": s.spread} for name, s in self.sensitivity.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Go on from a ``state`` that ``state_dict`` returned."""
         for name, values in state.items():
             for key in ("mean", "spread"):
                 for tensor, value in values[key].items():
@@ -167,7 +167,7 @@ class RankAllocator:
 
 
 def adaptive_adapters(model: nn.Module) -> Iterator[tuple[str, AdaLoraAdapter]]:
-    """Those of ``model`` with their names, one of a tied weight once."""
+    """The AdaLoRA adapters of ``model`` with their names; the adapter of a tied weight comes once."""
     seen: set[int] = set()
     for name, layer in lora_layers(model):
         for parameter, adapters in layer.adapter_sets.items():
@@ -178,5 +178,5 @@ def adaptive_adapters(model: nn.Module) -> Iterator[tuple[str, AdaLoraAdapter]]:
 
 
 def _cost(adapter: Adapter) -> int:
-    """Parameters of one rank, ``Λ`` aside: what it costs in the saved file."""
+    """How many parameters one rank has, ``Λ`` not counted: this is what it costs in the saved file."""
     return adapter.lora_A.shape[1] + adapter.lora_B.shape[0]

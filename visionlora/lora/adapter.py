@@ -56,28 +56,28 @@ class Adapter(nn.Module):
 
     @classmethod
     def build(cls, shape: tuple[int, int], rank: LayerRank, config: LoraConfig, **more: Any) -> Self:
-        """An adapter of that rank as ``config`` wants it, not filled yet."""
+        """Make an adapter of that ``rank`` as ``config`` wants it; its factors are not filled yet."""
         return cls(shape, rank.r, config.scaling(rank), config.dropout, freeze_a=config.freeze_a, **more)
 
     @staticmethod
     def overhead(shape: tuple[int, int]) -> int:
-        """Parameters of an adapter of that shape beside its factors."""
+        """How many parameters an adapter of a matrix ``shape (out, columns)`` has beside its factors."""
         return 0
 
     @classmethod
     def most(cls, shape: tuple[int, int]) -> int:
-        """The largest rank that makes sense: that of the matrix, and no more parameters than the layer has."""
+        """The largest rank that makes sense: at most that of the matrix, and with no more parameters than the layer has."""
         out, columns = shape
         return max(min(out, columns, (out * columns - cls.overhead(shape)) // (out + columns)), 0)
 
     def train_factors(self, mode: bool = True) -> None:
-        """Let the parameters be trained, ``A`` only where it is not frozen for good; or none."""
+        """Train all parameters, ``A`` only where ``freeze_a`` was not asked for; with ``mode=False`` train none."""
         self.requires_grad_(mode)
         self.lora_A.requires_grad_(mode and not self.freeze_a)
 
     @torch.no_grad()
     def reset(self, weight: Tensor, init: str = "kaiming") -> None:
-        """Fill the factors for the matrix ``weight (out, columns)``; the effective weight is the frozen one then."""
+        """Fill the factors for the matrix ``weight (out, columns)``, so that the effective weight is the frozen one."""
         a, b = INITS[init](weight, self.r, self.scaling)
         self.lora_A.copy_(a)
         self.lora_B.copy_(b)
@@ -85,7 +85,7 @@ class Adapter(nn.Module):
             self.start_A, self.start_B = self.lora_A.detach().clone(), self.lora_B.detach().clone()
 
     def up(self) -> Tensor:
-        """``scaling · B``, ``(out, r)``: what comes after ``A``."""
+        """The factor that comes after ``A``: ``scaling · B``, ``(out, r)``."""
         return self.lora_B * self.scaling
 
     def factors(self, dropout: bool = True) -> tuple[Tensor, Tensor]:
@@ -103,11 +103,11 @@ class Adapter(nn.Module):
         return u, v
 
     def row_scale(self, weight: FrozenWeight) -> Tensor | None:
-        """``(out,)``, by which each row of ``W + ΔW`` is multiplied; ``None`` where the method does not."""
+        """What each row of ``W + ΔW`` is multiplied by, ``(out,)``; ``None`` where the method does not scale rows."""
         return None
 
     def delta(self) -> Tensor:
-        """``ΔW`` as a matrix ``(out, columns)``, without dropout."""
+        """The update ``ΔW`` as a matrix ``(out, columns)``, without dropout."""
         u, v = self.factors(dropout=False)
         return u @ v
 
@@ -118,7 +118,7 @@ class Adapter(nn.Module):
         return {"lora_A": torch.cat([self.lora_A, self.start_A]).detach(), "lora_B": torch.cat([self.lora_B, -self.start_B], 1).detach()}
 
     def probe(self) -> nn.Parameter:
-        """A parameter whose gradient is not zero at the start, though ``ΔW`` is."""
+        """A parameter whose gradient is not zero at the start, although ``ΔW`` is."""
         return self.lora_B
 
     def squared_norm(self) -> Tensor:

@@ -22,14 +22,14 @@ from visionlora.lora.init import FROM_WEIGHT
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "visionlora.json"
 PREFIX = "base_model.model."
-"""Of every key in PEFT's files."""
+"""What every key in PEFT's files begins with."""
 TENSORS = ("lora_A", "lora_B", "lora_magnitude_vector")
 """PEFT's names of an adapter's tensors; the last one is DoRA's."""
 
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """What counts here of PEFT's ``adapter_config.json``, under its names."""
+    """The fields of PEFT's ``adapter_config.json`` that are read here, under their own names."""
 
     peft_type: str | None = "LORA"
     lora_alpha: float | None = None
@@ -79,7 +79,7 @@ class AdapterFiles:
 
     @property
     def layers(self) -> dict[str, dict[str, Tensor]]:
-        """Slot name -> its tensors, by PEFT's name without ``.weight``."""
+        """The adapters' tensors: slot name -> PEFT's name without ``.weight`` -> tensor."""
         found: dict[str, dict[str, Tensor]] = {}
         for key, tensor in self.tensors.items():
             if match := re.fullmatch(re.escape(PREFIX) + rf"(.+)\.({'|'.join(TENSORS)})(\.weight)?", key):
@@ -88,7 +88,7 @@ class AdapterFiles:
 
     @property
     def others(self) -> dict[str, Tensor]:
-        """State-dict key -> what is saved whole."""
+        """The tensors that are saved whole: state-dict key -> tensor."""
         adapter = re.compile(rf".+\.({'|'.join(TENSORS)})(\.weight)?")
         wrapped = re.compile(r"\.(base_layer|modules_to_save)\.")
         return {

@@ -29,7 +29,7 @@ class AdapterSet(nn.ModuleDict):
         self.active: dict[str, float] = {}
 
     def add(self, key: str, adapter: Adapter) -> None:
-        """Add ``adapter`` and make its name an active one; the only one, where it cannot be summed with the others."""
+        """Add ``adapter`` and make its name active beside the others, or alone where it cannot be summed with them."""
         self[key] = adapter
         try:
             self.activate({**self.active, _name(key): 1.0})
@@ -37,17 +37,17 @@ class AdapterSet(nn.ModuleDict):
             self.activate({_name(key): 1.0})
 
     def drop(self, name: str) -> None:
-        """Forget the adapter ``name``, all its parts."""
+        """Forget the adapter ``name`` with all its parts."""
         for key in [key for key in self if _name(key) == name]:
             del self[key]
         self.active.pop(name, None)
 
     def names(self) -> list[str]:
-        """Of the adapters, each once."""
+        """The names of the adapters, each once."""
         return list(dict.fromkeys(_name(key) for key in self))
 
     def of(self, name: str) -> dict[str, Adapter]:
-        """Part (``""`` for the whole) -> adapter, of the adapter of that name."""
+        """The adapter ``name`` by its parts: part (``""`` for the whole) -> adapter."""
         return {key.partition(":")[2]: cast(Adapter, adapter) for key, adapter in self.items() if _name(key) == name}
 
     def active_adapters(self) -> Iterator[tuple[Adapter, float]]:
@@ -68,7 +68,7 @@ class AdapterSet(nn.ModuleDict):
         self.active = known
 
     def covered(self) -> list[tuple[int, int]] | None:
-        """Row ranges that the active adapters change; ``None`` for all rows."""
+        """The ranges of rows that the active adapters change; ``None`` where they change all rows."""
         ranges = [adapter.rows for adapter, _ in self.active_adapters()]
         return None if None in ranges else cast("list[tuple[int, int]]", ranges)
 

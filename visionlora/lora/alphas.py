@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 
 MOST_WAYS = 2.0**20
-"""In which all patterns together may be laid over a name."""
+"""The number of ways in which all patterns together may be laid over a name at most."""
 _LONGEST = 256
-"""Characters of a layer's name that patterns are tried on; no layer of a real model has one as long."""
+"""The longest name of a layer that patterns are tried on, in characters; no layer of a real model has one as long."""
 _NAME = re.compile(r"(\^?)((?:[\w.-]|\\[.\-_])+)\$?")
 _TOKEN = re.compile(
     r"(?P<group>\((?:\?:|(?!\?)))|(?P<end>\))|(?P<bar>\|)|(?P<repeat>[*+?]\??|\{(?P<least>\d{1,3})(?P<most>,\d{0,3})?\}\??)"

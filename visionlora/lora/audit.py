@@ -25,7 +25,7 @@ def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; outside, train modes, random state and ``.grad`` are as before (buffers do not move in eval mode)."""
+    """A context in eval mode, after which train modes, random state and ``.grad`` are as before (in eval mode buffers do not move)."""
     modes = {module: module.training for module in model.modules()}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     model.eval()

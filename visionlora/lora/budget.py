@@ -16,7 +16,7 @@ Gain = Callable[[int], float]
 
 
 def uniform(slots: Iterable[Slot], budget: float, method: str = "lora") -> dict[str, Gain]:
-    """Every layer the same rank, as far as its size allows; what is left buys one rank more for as many as it can."""
+    """Give every layer the same rank, as far as its size allows; what is left buys one rank more for as many as it can."""
     slots = _without_twins(list(slots))
     level = 0
     while sum(_cost(slot, level + 1, method) for slot in slots) <= budget and any(most(slot, method) > level for slot in slots):
@@ -25,12 +25,17 @@ def uniform(slots: Iterable[Slot], budget: float, method: str = "lora") -> dict[
 
 
 def by_weight(slots: Iterable[Slot], weights: Mapping[str, float]) -> dict[str, Gain]:
-    """Every layer parameters in proportion to its weight (d'Hondt's method); to its own size times the weight for structure and shift."""
+    """Give every layer parameters in proportion to its weight (d'Hondt's method).
+
+    Args:
+        slots: the layers.
+        weights: slot name -> weight; for *structure* and *shift* this is the layer's size times what was measured.
+    """
     return {slot.name: _proportional(weights[slot.name] / rank_cost(slot)) for slot in slots}
 
 
 def structure(slots: Iterable[Slot]) -> dict[str, Gain]:
-    """*Structure*: every layer the same share of its own parameters, so the rank follows the size of its matrix."""
+    """*Structure*: give every layer the same share of its own parameters, so that the rank follows the size of its matrix."""
     slots = list(slots)
     return by_weight(slots, {slot.name: float(slot.shape[0] * slot.shape[1]) for slot in slots})
 
@@ -44,7 +49,7 @@ def by_spectrum(slots: Iterable[Slot], spectra: Mapping[str, Sequence[float]]) -
 
 
 def rank_cost(slot: Slot) -> int:
-    """Parameters of one rank."""
+    """How many parameters one rank of this slot has."""
     return sum(slot.shape)
 
 
@@ -75,13 +80,13 @@ def share_out(slots: Iterable[Slot], gains: Mapping[str, Gain], budget: float, m
 
 
 def _cost(slot: Slot, r: int, method: str) -> int:
-    """Parameters of an adapter of rank ``r``, or of the highest that the slot allows."""
+    """How many parameters an adapter of rank ``r`` has, or one of the highest rank that the slot allows."""
     r = min(r, most(slot, method))
     return r * rank_cost(slot) + (METHODS[method].overhead(slot.shape) if r else 0)
 
 
 def as_ranks(ranks: Mapping[str, int], config: LoraConfig) -> dict[str, LayerRank]:
-    """With the alpha that gives every layer the scaling of ``config``."""
+    """Each layer's rank with the alpha that gives every layer the scaling of ``config``."""
     scaling = config.scaling(LayerRank(config.r, float(2 * config.r if config.alpha is None else config.alpha)))
     return {name: LayerRank(r, scaling * (r**0.5 if config.use_rslora else r), explicit=True) for name, r in ranks.items()}
 

@@ -1,4 +1,4 @@
-"""DoRA: magnitude and direction of each row apart."""
+"""DoRA, which learns the magnitude and the direction of each row apart."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class DoraAdapter(Adapter):
 
     @staticmethod
     def overhead(shape: tuple[int, int]) -> int:
-        """The magnitude."""
+        """One magnitude for each output."""
         return shape[0]
 
     @torch.no_grad()
     def reset(self, weight: Tensor, init: str = "kaiming") -> None:
-        """See ``Adapter.reset``; the magnitude starts as the rows' norms."""
+        """Fill the factors as ``Adapter.reset`` does, and start the magnitude as the rows' norms."""
         super().reset(weight, init)
         self.magnitude.copy_(self._norms(FrozenWeight(weight)))
 
     def row_scale(self, weight: FrozenWeight) -> Tensor:
-        """``m / ‖W + s B A‖``; exactly 1 at the start."""
+        """``m / ‖W + s B A‖``, ``(out,)``; it is exactly 1 at the start."""
         return self.magnitude / self._norms(weight)
 
     def to_lora(self) -> dict[str, Tensor]:
-        """PEFT's three tensors."""
+        """The update as PEFT's three tensors."""
         return super().to_lora() | {"lora_magnitude_vector": self.magnitude.detach()}
 
     @torch.no_grad()

@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def adapter_dtype(weight: Tensor) -> torch.dtype:
-    """Adapters are trained in float32, or in float64 where the model is."""
+    """The dtype of an adapter of ``weight``: float32, or float64 where the model is in float64."""
     return torch.promote_types(weight.dtype, torch.float32)
 
 
 def is_quantized(weight: Tensor) -> bool:
-    """Whether it is one of torchao's tensors of integers with scales."""
+    """Whether ``weight`` is one of torchao's tensors of integers with scales."""
     return hasattr(weight, "qdata")
 
 
 def dense(weight: Tensor) -> Tensor:
-    """The numbers a quantised weight stands for; any other as it is."""
+    """The numbers that a quantised ``weight`` stands for; any other weight as it is."""
     return weight.dequantize() if is_quantized(weight) else weight
 
 
@@ -39,12 +39,12 @@ class FrozenWeight:
 
     @property
     def matrix_shape(self) -> tuple[int, int]:
-        """``(out, columns)``."""
+        """The shape of the weight as a matrix, ``(out, columns)``."""
         out = self.original.shape[1 if self.transposed else 0]
         return out, self.original.numel() // max(out, 1)
 
     def matrix(self) -> Tensor:
-        """``(out, columns)``, in at least float32."""
+        """The weight as a matrix ``(out, columns)``, in at least float32."""
         w = dense(self.original)
         w = w.transpose(0, 1) if self.transposed else w
         return w.reshape(self.matrix_shape).to(adapter_dtype(self.original))
@@ -57,7 +57,13 @@ class FrozenWeight:
         return matrix.view(out, inputs, *kernel).transpose(0, 1)
 
     def plus(self, u: Tensor, v: Tensor, row_scale: Tensor | None = None) -> Tensor:
-        """``row_scale ⊙ (W + U V)``: formed in at least float32 whatever autocast says, rounded to the dtype of ``W`` once."""
+        """``row_scale ⊙ (W + U V)`` in the shape and dtype of ``W``: summed in at least float32 whatever autocast says, rounded once.
+
+        Args:
+            u: ``(out, r)``.
+            v: ``(r, columns)``.
+            row_scale: ``(out,)``; ``None`` scales nothing.
+        """
         w = dense(self.original)
         with torch.autocast(w.device.type, enabled=False):
             wide = adapter_dtype(w)
@@ -68,7 +74,7 @@ class FrozenWeight:
             return effective.to(w.dtype)
 
     def row_norms(self, u: Tensor, v: Tensor) -> Tensor:
-        """``‖W + U V‖`` of each row, ``(out,)``, without forming ``U V``.
+        """The norm ``‖w + u V‖`` of each row of ``W + U V``, ``(out,)``, without forming ``U V``.
 
         ``‖w + uV‖² = ‖w‖² + 2 ⟨wVᵀ, u⟩ + ⟨u VVᵀ, u⟩``: a product with ``Vᵀ (columns, r)`` instead of one of the weight's size.
         """

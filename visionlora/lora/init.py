@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 Init = Callable[[Tensor, int, float], tuple[Tensor, Tensor]]
-"""``(W in float32 or float64, r, scaling) -> (A, B)``."""
+"""A start of the factors: ``(W in float32 or float64, r, scaling) -> (A, B)``."""
 
 
 def kaiming(w: Tensor, r: int, scaling: float) -> tuple[Tensor, Tensor]:
@@ -71,4 +71,4 @@ INITS: dict[str, Init] = {
     "olora": olora,
 }
 FROM_WEIGHT = ("pissa", "milora", "olora")
-"""Those whose ``B A`` is a part of ``W`` at the start."""
+"""The starts in which ``B A`` is a part of ``W``."""

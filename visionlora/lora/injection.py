@@ -24,13 +24,13 @@ from visionlora.lora.targets import Roles, Target, exactly, select
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """``(trainable, total)``; a shared parameter counts once."""
+    """How many parameters are trained, and how many there are in all; a shared parameter counts once."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trainable in sizes if trainable), sum(n for n, _ in sizes)
 
 
 def adapter_parameters(model: nn.Module) -> int:
-    """Of all adapters of ``model`` as they are now: AdaLoRA's grow fewer."""
+    """How many parameters all adapters of ``model`` have now; AdaLoRA's grow fewer during training."""
     return sum(module.parameter_count() for module in model.modules() if isinstance(module, Adapter))
 
 
@@ -103,7 +103,7 @@ def _before(model: nn.Module, targets: list[Target], example: Tensor | None) -> 
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether it scales and shifts normalised channels: its only parameters are vectors ``weight`` and ``bias`` of one length."""
+    """Whether ``module`` scales and shifts normalised channels: its only parameters are the vectors ``weight`` and ``bias``."""
     own = {key: p for key, p in module._parameters.items() if p is not None}
     return "weight" in own and set(own) <= {"weight", "bias"} and all(p.ndim == 1 for p in own.values())
 
@@ -115,7 +115,7 @@ def check_name(name: str) -> None:
 
 
 def unfreeze(model: nn.Module, config: LoraConfig, head: Iterable[str], also_train: Iterable[str], never: Iterable[str] = ()) -> None:
-    """Make trainable what is trained beside adapters: head, layers made anew, and norms and biases if ``config`` says so."""
+    """Train what is trained beside adapters: the head, layers made anew, and norms and biases if ``config`` says so."""
     head = tuple(head)
     for module_name in (*(head if config.train_head else ()), *also_train):
         model.get_submodule(module_name).requires_grad_(True)

@@ -17,7 +17,7 @@ from visionlora.lora.kernels.linear import Linear
 from visionlora.lora.layer import LoraLayer, is_distributed
 
 COMPUTE = "_compute"
-"""Where a module keeps its ``Compute``, in its ``__dict__``."""
+"""The key in the ``__dict__`` of a module under which its ``Compute`` is."""
 
 
 class KernelLayer(Swapped):

@@ -15,7 +15,7 @@ from visionlora.lora.adapter_set import AdapterSet
 
 
 class LoraLayer(Swapped):
-    """Mixin that reads each adapted parameter as ``W + scaling · B A``, so that whatever the base class does with it holds.
+    """A mixin that reads each adapted parameter as ``W + scaling · B A``, so that whatever the base class does with it holds.
 
     ``module.weight`` is the effective weight; the frozen one stays under its own key in the state dict. In-place writes to
     ``module.weight`` are lost: initialise or load before injection, or with ``load_state_dict``.
@@ -25,11 +25,11 @@ class LoraLayer(Swapped):
 
     @property
     def adapter_sets(self) -> dict[str, AdapterSet]:
-        """Parameter name -> its adapters."""
+        """The adapters of each adapted parameter: parameter name -> adapters."""
         return cast("dict[str, AdapterSet]", self._modules["lora"]._modules)  # type: ignore[union-attr]
 
     def raw(self, name: str) -> nn.Parameter:
-        """The frozen parameter itself."""
+        """The frozen parameter ``name`` itself."""
         return cast(nn.Parameter, self._parameters[name])
 
     @classmethod
@@ -55,7 +55,7 @@ def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
 
 
 def is_distributed(raw: Tensor) -> bool:
-    """Whether it is a part of a tensor that several processes hold together."""
+    """Whether ``raw`` is this process's part of a tensor that several processes hold together."""
     # Looked up, not imported: torch.distributed.tensor is slow to import.
     tensors: Any = sys.modules.get("torch.distributed.tensor")
     return tensors is not None and not torch.compiler.is_compiling() and isinstance(raw, tensors.DTensor)

@@ -27,7 +27,7 @@ class _Kept:
 
 
 def is_merged(model: nn.Module) -> bool:
-    """Whether ``unmerge`` has something to do."""
+    """Whether the adapters of ``model`` are merged, so that ``unmerge`` has something to do."""
     return any(True for _ in _merged(model))
 
 
@@ -60,7 +60,7 @@ def merge(model: nn.Module, keep: bool = True) -> nn.Module:
 
 @torch.no_grad()
 def unmerge(model: nn.Module) -> nn.Module:
-    """Undo ``merge``: weights as they were to the bit, adapters in place. Without a merge, nothing happens."""
+    """Undo ``merge``: the weights are as they were to the bit, and the adapters in place. Without a merge, nothing happens."""
     for module, kept in list(_merged(model)):
         for name, original in kept.originals.items():
             raw = module._parameters[name]
@@ -76,7 +76,7 @@ def unmerge(model: nn.Module) -> nn.Module:
 
 
 def remove(model: nn.Module) -> nn.Module:
-    """Take every adapter out: classes, keys, weights and what is trainable are as before ``inject``."""
+    """Take every adapter out; classes, keys, weights and what is trainable are then as before ``inject``."""
     unmerge(model)
     for _, layer in list(lora_layers(model)):
         detach(layer)
@@ -102,7 +102,7 @@ def remember_trainable(model: nn.Module) -> None:
 
 
 def _write(raw: Tensor, adapters: AdapterSet) -> None:
-    """Only the rows that an adapter is for: the others stay to the bit."""
+    """Write the rows that an adapter is for, and no others, which stay as they are to the bit."""
     effective = adapters.effective(raw, dropout=False)
     for first, end in adapters.covered() or [(0, len(raw))]:
         raw[first:end] = effective[first:end]

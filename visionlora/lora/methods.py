@@ -1,4 +1,4 @@
-"""Adaptation methods by name. A method is a subclass of ``Adapter``: a rule from the frozen weight and its factors to the effective."""
+"""The methods of adaptation by name. A method is a subclass of ``Adapter``: a rule that makes the effective weight of the frozen one."""
 
 from __future__ import annotations
 

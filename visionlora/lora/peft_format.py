@@ -17,12 +17,12 @@ from visionlora.lora.slots import Slot
 
 
 def peft_key(slot_name: str, tensor: str) -> str:
-    """PEFT's key of a tensor of an adapter."""
+    """The key that PEFT's file has for a tensor of the adapter of that slot."""
     return f"{PREFIX}{slot_name}.{tensor}" + ("" if tensor == "lora_magnitude_vector" else ".weight")
 
 
 def peft_shape(slot: Slot, tensor: str, r: int) -> tuple[int, ...]:
-    """Conv factors as PEFT has them: A ``(r, in/groups, *kernel)``, B ``(out, r, 1, …)``; a magnitude ``(out,)`` or ``(1, out, 1, …)``."""
+    """PEFT's shape of a tensor: A ``(r, in/groups, *kernel)``, B ``(out, r, 1, …)``, a magnitude ``(out,)`` or ``(1, out, 1, …)``."""
     out, kernel = slot.shape[0], slot.raw.shape[2:]
     if tensor == "lora_A":
         return (r, slot.shape[1] // kernel.numel(), *kernel)

@@ -13,9 +13,9 @@ from visionlora.lora.adapter import Adapter
 from visionlora.lora.audit import outputs, undisturbed
 
 TOLERANCE = {torch.float64: 1e-8}
-"""Largest difference that is rounding, relative to the norm of the tensor."""
+"""The largest difference that counts as rounding, relative to the norm of the tensor, by dtype."""
 COARSE = 1e-3
-"""The same in float32 and below."""
+"""The same for any other dtype."""
 
 
 class Trial(NamedTuple):
@@ -25,7 +25,7 @@ class Trial(NamedTuple):
     gradients: dict[str, Tensor]
 
     def difference(self, other: Trial) -> str:
-        """What of ``self`` is not as in ``other``, the reference, or ``""``."""
+        """Say in words what is not as in ``other``, the reference; ``""`` where all is."""
         if [(t.dtype, t.shape) for t in self.outputs] != [(t.dtype, t.shape) for t in other.outputs]:
             return "its output has another type"
         for mine, reference in zip(self.outputs, other.outputs, strict=True):
@@ -76,7 +76,7 @@ def _tolerance(t: Tensor) -> float:
 @contextlib.contextmanager
 @torch.no_grad()
 def _filled(model: nn.Module) -> Iterator[None]:
-    """Inside, no factor of an adapter is zero as a whole."""
+    """A context in which no factor of an adapter is zero as a whole."""
     adapters = {id(module): module for module in model.modules() if isinstance(module, Adapter)}.values()
     zero = [p for adapter in adapters for p in adapter.parameters() if not p.any()]
     noise = torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ from visionlora.lora.adaptable import ADAPTABLE, TRANSPOSED, adaptable
 from visionlora.lora.frozen import FrozenWeight
 
 FUSED = dict.fromkeys(("qkv", "to_qkv", "in_proj_weight"), ("q", "k", "v")) | {"kv": ("k", "v")}
-"""Last part of a layer's name -> the projections whose rows follow each other in its weight. The audit checks that they do."""
+"""Fused layers: last part of the name -> the projections whose rows follow each other in the weight. The audit checks that they do."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Slot:
 
     @property
     def raw(self) -> nn.Parameter:
-        """The frozen parameter, all rows of it."""
+        """The frozen parameter with all its rows."""
         raw = self.module._parameters[self.parameter]
         assert raw is not None
         return raw
@@ -49,7 +49,7 @@ class Slot:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(out, columns)`` of the matrix, or of the part's rows."""
+        """The shape ``(out, columns)`` of the matrix, or of the part's rows of it."""
         out, columns = self.frozen.matrix_shape
         return (self.rows[1] - self.rows[0] if self.rows else out), columns
 
@@ -60,15 +60,15 @@ class Slot:
 
     @property
     def whole(self) -> str:
-        """Name of the slot this one is a part of; its own if it is none."""
+        """The name of the slot that this one is a part of; its own name if it is no part."""
         return self.name.removesuffix(f".{self.part}") if self.part else self.name
 
     def key(self, adapter: str) -> str:
-        """Under which the adapter of that name stands in its ``AdapterSet``."""
+        """The key under which the adapter of that name stands in its ``AdapterSet``."""
         return f"{adapter}:{self.part}" if self.part else adapter
 
     def state_key(self, tensor: str, adapter: str) -> str:
-        """Of a tensor of that adapter in the model's state dict."""
+        """The key of a tensor of that adapter in the model's state dict."""
         return f"{self.module_name}.lora.{self.parameter}.{self.key(adapter)}.{tensor}"
 
 

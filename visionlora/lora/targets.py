@@ -19,12 +19,12 @@ Roles = Callable[[str], Collection[str] | None]
 """From a pattern to the modules it names by their role, or ``None`` where it is not a role. Knowing roles is ``backbone/``'s business."""
 
 ROLES = ("auto", "all", "attn", "mlp", "conv", "linear", "stem", "stage1", "stage3+", "last:2")
-"""For suggestions."""
+"""The roles that are suggested for a pattern that matches nothing."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One slot chosen, with the rank it gets: ``rank.r`` is at most what ``most`` allows."""
+    """A slot that was chosen, with the rank it gets, at most what ``most`` allows, and the rank that was asked for."""
 
     slot: Slot
     rank: LayerRank
@@ -98,7 +98,7 @@ def exactly(model: nn.Module, ranks: Mapping[str, LayerRank]) -> list[Target]:
 
 
 def candidates(model: nn.Module, head: Iterable[str] = ()) -> dict[str, Slot]:
-    """Every slot outside of ``head``."""
+    """Every slot that is not in ``head``, by name."""
     below = tuple(h + "." for h in head)
     return {name: slot for name, slot in slots(model).items() if not f"{slot.module_name}.".startswith(below)} if below else slots(model)
 
@@ -124,7 +124,7 @@ def _names_of(pattern: str, known: Mapping[str, Slot], roles: Roles) -> list[str
 
 
 def _choose(known: dict[str, Slot], chosen: dict[str, LayerRank], name: str, rank: LayerRank) -> None:
-    """Later choices win: a part takes its rows from a whole that was chosen before, a whole takes all of them."""
+    """Choose a slot. Later choices win: a part takes its rows from a whole that was chosen before, a whole takes all rows."""
     slot = known[name]
     if slot.part:
         _split(known, chosen, slot.whole)
@@ -152,7 +152,7 @@ def _leave_out(pattern: str, known: dict[str, Slot], chosen: dict[str, LayerRank
 
 
 def _add_sharers(model: nn.Module, known: Mapping[str, Slot], chosen: dict[str, LayerRank]) -> None:
-    """A layer that shares its weight with a chosen one is chosen too: merging writes the weight once, for both."""
+    """Choose each layer that shares its weight with a chosen one, because merging writes the weight once, for both."""
     owners: dict[int, list[tuple[str, str]]] = {}
     for name, module in model.named_modules():
         for parameter, value in module._parameters.items():

@@ -16,7 +16,7 @@ from visionlora.common.swap import Swapped, restore, swap
 from visionlora.common.watching import watching
 
 LONGEST = 1024
-"""Tokens from which on the fused kernel, which never holds the matrix of attention, is left in its place."""
+"""The longest sequence, in tokens, that is computed here; for longer ones the fused kernel, which never holds the matrix, stays."""
 
 
 class _Attention(torch.autograd.Function):
@@ -46,7 +46,7 @@ def _weights(q: Tensor, k: Tensor, scale: float) -> Tensor:
 
 
 class _InPlaceOfFused(TorchFunctionMode):
-    """Inside, ``F.scaled_dot_product_attention`` takes the function above where it is the faster one."""
+    """A context in which ``F.scaled_dot_product_attention`` takes the function above where it is the faster one."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -72,7 +72,7 @@ def _fits(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 class UnfusedAttention(Swapped):
-    """Mixin for whatever module calls ``F.scaled_dot_product_attention`` itself."""
+    """A mixin for a module that calls ``F.scaled_dot_product_attention`` itself; the fused kernel is left out where that is faster."""
 
     prefix = "Unfused"
 

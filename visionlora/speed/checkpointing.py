@@ -1,4 +1,4 @@
-"""Gradient checkpointing: hold less, compute it again in the backward pass: whole blocks, or only what is cheap."""
+"""Gradient checkpointing: less is held and more computed again in the backward pass, either whole blocks or only what is cheap."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from visionlora.common.watching import watching
 from visionlora.lora.audit import undisturbed
 
 TRIES = 12
-"""Places to cut that are tried, the latest first."""
+"""How many places to cut are tried, the latest first."""
 
 
 class _Reached(Exception):  # noqa: N818
@@ -34,7 +34,7 @@ class _Reached(Exception):  # noqa: N818
 
 @dataclass
 class _Trace:
-    """When each module was called and what it returned."""
+    """When each module was called, and what it returned."""
 
     time: int = 0
     starts: dict[nn.Module, list[int]] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Front:
                 raise UserError(why)
 
     def features(self, images: Tensor) -> Tensor:
-        """What stands at the cut, ``(N, *shape)``; what comes after is not computed."""
+        """The features at the cut, ``(N, *shape)``, of ``images (N, C, H, W)``; what comes after the cut is not computed."""
         calls = len(self._left_out[self.cut])
         seen = 0
 
@@ -91,7 +91,7 @@ class Front:
         raise RuntimeError(f"{self.name} was not reached")
 
     def logits(self, features: Tensor) -> Tensor:
-        """The rest of the model."""
+        """The logits of the rest of the model from ``features (N, *shape)``."""
         with self._without(features):
             images = features.new_zeros(1).expand(len(features), *self._image_shape).to(next(self.model.parameters()).dtype)
             return self.model(images)  # type: ignore[no-any-return]
@@ -108,7 +108,7 @@ class Front:
 
     @contextlib.contextmanager
     def _without(self, features: Tensor) -> Iterator[None]:
-        """Inside, nothing before the cut is computed: stand-ins of the right shapes take the places, the features the last."""
+        """A context in which nothing before the cut is computed: stand-ins take the modules' places, the features that of the last."""
         for module, outputs in self._left_out.items():
             module.__dict__["forward"] = _stand_in(outputs, features, last=module is self.cut)
         try:
@@ -137,7 +137,7 @@ def _watch(model: nn.Module, example: Tensor) -> _Trace:
 
 
 def _first_trained(model: nn.Module, trace: _Trace) -> tuple[int, nn.Module]:
-    """When the first module with a trained parameter of its own starts, and which it is."""
+    """The time at which the first module with a trained parameter of its own starts, and that module."""
     modules = dict(model.named_modules())
     first = (trace.time + 1, model)
     for name, parameter in model.named_parameters():
@@ -150,7 +150,7 @@ def _first_trained(model: nn.Module, trace: _Trace) -> tuple[int, nn.Module]:
 
 
 def _left_out(trace: _Trace, until: int) -> dict[nn.Module, list[Any]]:
-    """The largest modules that are done by then, with their outputs."""
+    """The largest modules that are done by the time ``until``, with their outputs."""
     done = [m for m, ends in trace.ends.items() if ends[-1] <= until]
     inner = {child for m in done for child in m.modules() if child is not m}
     return {m: trace.outputs[m] for m in done if m not in inner}
@@ -170,7 +170,7 @@ def _stand_in(outputs: list[Any], features: Tensor, last: bool) -> Callable[...,
 
 
 def _like(value: Any, features: Tensor) -> Any:
-    """Zeros that take no memory, for as many pictures, where the features are: the model may have moved since."""
+    """Zeros of the shape of ``value`` that take no memory, for as many pictures as there are features and on their device."""
     if not isinstance(value, Tensor):
         return value
     zero = torch.zeros(1, dtype=value.dtype, device=features.device)
@@ -182,7 +182,7 @@ def _batch(out: Any, size: int) -> bool:
 
 
 def _moves(modules: list[nn.Module], names: dict[nn.Module, str]) -> str:
-    """Why what comes out of these is not the same each time in training, or ``""``."""
+    """Why the outputs of these modules are not the same each time in training, or ``""`` where they are."""
     for module in modules:
         if moves_statistics(module):
             return f"the statistics of {names[module]} move (model.freeze_bn=false)"

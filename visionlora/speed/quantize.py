@@ -1,4 +1,4 @@
-"""A frozen base in 8 bits (as QLoRA's in 4: Dettmers et al. 2023, arXiv 2305.14314, §3), by torchao."""
+"""A frozen base in 8 bits by torchao, as QLoRA has one in 4 bits (Dettmers et al. 2023, arXiv 2305.14314, §3)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from visionlora.lora.frozen import dense, is_quantized
 def quantize(model: nn.Module, head: Iterable[str] = ()) -> int:
     """Hold the weight of every ``nn.Linear`` but the head as int8 with a scale a row, a quarter of the memory, in place.
 
-    Before ``inject``: the adapters then learn beside what is really computed. A merged model has dense weights.
+    This comes before ``inject``, so that the adapters learn beside what is really computed. A merged model has dense weights.
 
     Args:
         model: plain.
@@ -52,5 +52,5 @@ def dequantize(model: nn.Module) -> None:
 
 
 def quantized(model: nn.Module) -> bool:
-    """Whether any weight is."""
+    """Whether any weight of ``model`` is quantised."""
     return any(is_quantized(parameter) for parameter in model.parameters())

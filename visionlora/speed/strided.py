@@ -11,7 +11,7 @@ from visionlora.lora.kernels.conv import sampled_conv
 
 
 class Subsampled(Swapped):
-    """Mixin: a strided pointwise conv as the product with every so manieth pixel, see ``Conv.sampled``.
+    """A mixin for a strided pointwise conv, which is computed as one without a stride of the pixels that it reads (see ``Conv.sampled``).
 
     Frozen and adapted layers do that in their own kernels; this is for a weight that is trained itself.
     """
@@ -23,7 +23,7 @@ class Subsampled(Swapped):
 
 
 def subsample(module: nn.Module) -> None:
-    """Make ``module`` compute so, where it is a strided pointwise conv of torch's own class."""
+    """Make ``module`` a ``Subsampled`` one, where it is a strided pointwise conv of torch's own class."""
     if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.stride != (1, 1):
         swap(module, Subsampled)
 
