@@ -29,7 +29,7 @@ def by_weight(slots: Iterable[Slot], weights: Mapping[str, float]) -> dict[str, 
 
     Args:
         slots: the layers.
-        weights: slot name -> weight; for *structure* and *shift* this is the layer's size times what was measured.
+        weights: slot name -> weight; for *structure* it is the layer's size, for *shift* the size times the measured shift.
     """
     return {slot.name: _proportional(weights[slot.name] / rank_cost(slot)) for slot in slots}
 
