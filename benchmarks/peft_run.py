@@ -44,7 +44,7 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     if config.model.freeze_bn:
         freeze_statistics(adapted)
     trainable, _ = count_parameters(adapted)
-    trainer, stopwatch = build_trainer(config, RunFolder(folder), None, has_val="val" in data.parts)
+    trainer, stopwatch = build_trainer(config, RunFolder(folder), None, data.task.lead() if "val" in data.parts else None)
     module = Classifier(adapted, len(data.classes), config.optim, seed=config.seed)
     trainer.fit(module, data)
     results: dict[str, Any] = {"params/trainable": trainable, "seconds/fit": stopwatch.fit_seconds}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUIET
+from PIL import Image
 
 PACKAGE = Path(__file__).with_name("extension")
 USED = (
@@ -68,6 +69,90 @@ def test_a_run_with_source_transform_backbone_and_method_of_the_package(run: Pat
     assert results["images/train"] + results["images/val"] + results["images/test"] == 32
 
 
+TASKS = {
+    "brightness": ("grey_values", ("task.delta=0.5",), "mae", ["path", "error", "brightness"]),
+    "colours": ("stripes", (), "all_right", ["path", "error", "red", "blue"]),
+}
+"""Task -> source, options, what leads, and the columns of a prediction."""
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def of_a_task(request: pytest.FixtureRequest, installed: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    source, options, *_ = TASKS[request.param]
+    folder = tmp_path_factory.mktemp("tasks") / request.param
+    words = (f"task={request.param}", *options, f"data.name={source}", "data.options.count=64", "data.batch_size=8", "data.num_workers=0")
+    model = ("model=timm", "model.source=tiny", "model.name=small", "model.pretrained=false", "trainer.max_epochs=12", "optim.lr=0.05")
+    done = visionlora(installed, "train", *words, *model, *QUIET, f"hydra.run.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    assert TASKS[request.param][2] in (folder / "metrics.csv").read_text().splitlines()[0]
+    return request.param, folder
+
+
+def test_a_task_of_the_package_is_trained_and_told(of_a_task: tuple[str, Path], installed: dict[str, str]) -> None:
+    name, folder = of_a_task
+    lead = TASKS[name][2]
+    results = json.loads((folder / "results.json").read_text())
+    assert results["task"] == name
+    assert results[f"test/{lead}"] < 0.1 if name == "brightness" else results[f"test/{lead}"] > 0.8
+    if name == "brightness":
+        assert results["test_before/mae"] == pytest.approx(0.25, abs=0.08)  # the mean of numbers from 0 to 1
+        assert "Mean absolute error went from" in (folder / "train.log").read_text()
+    assert (folder / "checkpoints/best.ckpt").is_file()
+    assert (folder / "curves.png").is_file()
+    done = visionlora(installed, "evaluate", f"run={folder}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "evaluation_test.json").read_text())
+    assert found[f"test/{lead}"] == pytest.approx(results[f"test/{lead}"], rel=0.02)  # in float32
+    assert "top1" not in done.stdout + json.dumps(found)
+    rows = (folder / "evaluation_test/predictions.csv").read_text().splitlines()
+    assert len(rows) == 1 + results["images/test"]
+    done = visionlora(installed, "report", f"runs={folder.parent}", f"output={folder.parent / 'report.html'}")
+    assert done.returncode == 0, done.stderr
+    assert f"val/{lead}" in done.stdout
+    refused = visionlora(installed, "evaluate", f"run={folder}", "temperature=true")
+    assert (refused.returncode, "classifiers" in refused.stderr) == (2, True)
+
+
+def test_a_task_of_the_package_predicts_and_is_exported(of_a_task: tuple[str, Path], installed: dict[str, str], tmp_path: Path) -> None:
+    name, folder = of_a_task
+    Image.new("RGB", (24, 24), (200, 200, 200)).save(tmp_path / "light.png")
+    (tmp_path / "broken.png").write_bytes(b"none")
+    output = tmp_path / "found.csv"
+    done = visionlora(installed, "predict", f"run={folder}", f"input={tmp_path}", f"output={output}")
+    assert done.returncode == 0, done.stderr
+    header, *rows = output.read_text().splitlines()
+    assert header.split(",") == TASKS[name][3]
+    assert len(rows) == 2
+    if name == "brightness":
+        assert float(rows[1].split(",")[-1]) == pytest.approx(1.0, abs=0.2)
+    done = visionlora(installed, "export", f"run={folder}", "format=state_dict", f"output={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    code = (tmp_path / "out/state_dict/README.md").read_text()
+    assert f"A model for {name} with {len(TASKS[name][3]) - 2} outputs" in code
+    assert "classes" not in code.partition("## Preparing")[0]
+
+
+def test_goes_on_and_is_loaded_in_python(of_a_task: tuple[str, Path], installed: dict[str, str]) -> None:
+    name, folder = of_a_task
+    load = f"vl.TaskModule.load_from_checkpoint(r'{folder}/checkpoints/last.ckpt')"
+    code = f"import visionlora as vl; task = {load}.task; print(task.name, task.names)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=installed)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{name} [")
+
+
+def test_an_option_that_the_task_does_not_have(installed: dict[str, str], tmp_path: Path) -> None:
+    for words, said in (
+        (("task=brightness", "task.dela=1"), "task.dela"),
+        (("task=brightnes",), "brightness"),
+        (("task.loss=mse",), "task.loss"),
+    ):
+        done = visionlora(installed, "train", *words, *QUIET, cwd=tmp_path)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+        assert "Traceback" not in done.stderr
+    assert not [*tmp_path.iterdir()]
+
+
 def test_what_reads_a_run_reads_this_one(run: Path, installed: dict[str, str]) -> None:
     done = visionlora(installed, "evaluate", f"run={run}")
     assert done.returncode == 0, done.stderr
@@ -96,7 +181,14 @@ def test_the_adapter_is_lora(run: Path) -> None:
 
 def test_it_is_listed(installed: dict[str, str]) -> None:
     done = visionlora(installed, "train", "--help")
-    for line in ("data.name=leaves", "data.transform=posterized", "model.source=tiny", "lora.method=gated", "visionlora-leaves 0.3"):
+    for line in (
+        "task=brightness",
+        "data.name=leaves",
+        "data.transform=posterized",
+        "model.source=tiny",
+        "lora.method=gated",
+        "visionlora-leaves 0.3",
+    ):
         assert line in done.stdout
     done = visionlora(installed, "train", "lora.method=gatd")
     assert "Did you mean 'gated'" in done.stderr

@@ -19,15 +19,20 @@ if TYPE_CHECKING:
     from visionlora.lora.config import LoraConfig
     from visionlora.lora.merging import unmerge
     from visionlora.model.adapters import activate, adapter_names, delete_adapter, disabled, forward_mixed, remove
-    from visionlora.model.allocation import allocate
     from visionlora.model.inject import inject, merge
     from visionlora.model.saving import load_adapter, save_adapter
     from visionlora.reporting.plots import accuracy_against, accuracy_by, changes_by_layer
     from visionlora.reporting.runs import configurations, find_runs, ranked
     from visionlora.runs.config import OptimConfig
-    from visionlora.runs.predictor import Prediction, Predictor, load
+    from visionlora.runs.predictor import Predictor, load
     from visionlora.speed.folding import fold, unfold
+    from visionlora.tasks.classify.prediction import Prediction
+    from visionlora.tasks.measures import Measure
+    from visionlora.tasks.registry import TASKS
+    from visionlora.tasks.task import Task
+    from visionlora.training.allocation import allocate
     from visionlora.training.classifier import Classifier
+    from visionlora.training.module import TaskModule
 
 __version__ = "0.1.0"
 
@@ -44,6 +49,10 @@ _HOME = {
     "BACKBONES": "backbone.config",
     "TRANSFORMS": "data.config",
     "SOURCES": "data.config",
+    "TASKS": "tasks.registry",
+    "Task": "tasks.task",
+    "Measure": "tasks.measures",
+    "TaskModule": "training.module",
     "Classifier": "training.classifier",
     "DataConfig": "data.config",
     "ImageData": "data.module",
@@ -58,11 +67,11 @@ _HOME = {
     "configurations": "reporting.runs",
     "find_runs": "reporting.runs",
     "ranked": "reporting.runs",
-    "Prediction": "runs.predictor",
+    "Prediction": "tasks.classify.prediction",
     "Predictor": "runs.predictor",
     "activate": "model.adapters",
     "adapter_names": "model.adapters",
-    "allocate": "model.allocation",
+    "allocate": "training.allocation",
     "create_backbone": "backbone.create",
     "delete_adapter": "model.adapters",
     "disabled": "model.adapters",
@@ -85,6 +94,7 @@ __all__ = [
     "BACKBONES",
     "METHODS",
     "SOURCES",
+    "TASKS",
     "TRANSFORMS",
     "Adapter",
     "BackboneInfo",
@@ -95,12 +105,15 @@ __all__ = [
     "ImageData",
     "LayerChange",
     "LoraConfig",
+    "Measure",
     "OptimConfig",
     "Pictures",
     "Prediction",
     "Predictor",
     "Preprocessing",
     "Source",
+    "Task",
+    "TaskModule",
     "UserError",
     "accuracy_against",
     "accuracy_by",

@@ -32,16 +32,16 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
         raise UserError(f"output={config.output} is a file; name a folder.")
     predictor = load(run.path)
     if config.input is None:
-        data = ImageData(data_config(run), record=run.read_split())
+        data = ImageData(data_config(run), record=run.read_split(), task=predictor.task.section())
         pictures = data.parts.get("test", data.parts["train"])
         if not pictures.paths:
             raise UserError("the run's data is not in files; name pictures with input=PATH.")
         chosen = range(0, len(pictures), max(len(pictures) // config.most, 1))[: config.most]
         paths = [Path(pictures.paths[i]) for i in chosen]
-        labels: list[str | None] = [data.classes[pictures.labels[i]] for i in chosen]
+        labels: list[str | None] = [data.task.in_words(pictures.labels[i]) for i in chosen]
     else:
         paths = paths_of([config.input])[: config.most]
-        labels = [path.parent.name if path.parent.name in predictor.classes else None for path in paths]  # of a class folder
+        labels = [predictor.task.of_folder(path) for path in paths]
     figure, method = look(predictor, paths, config.method, labels)
     if config.output is None:
         output = folder_inside(run.path, "explain")

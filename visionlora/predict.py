@@ -1,4 +1,4 @@
-"""``python -m visionlora.predict run=DIR input=PATH``: classify pictures. Thin: compose, call, print."""
+"""``python -m visionlora.predict run=DIR input=PATH``: what a run says of images. Thin: compose, call, print."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from visionlora.common.errors import UserError
 from visionlora.evaluation.config import PredictConfig
 
 if TYPE_CHECKING:
-    from visionlora.runs.predictor import Prediction
+    from visionlora.tasks.task import Prediction
 
 SHOWN = 20
 
 
 def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
-    """Classify ``config.input`` with each run; prints a table and writes every row to ``config.output``."""
+    """Predict for ``config.input`` with each run; prints a table and writes every row to ``config.output``."""
     from visionlora.common.rows import write_rows, writer_for
     from visionlora.runs.folder import RunFolder
 
@@ -45,15 +45,17 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     predictors = shared(config.runs)
     for predictor in predictors.values():
         predictor.model.to(device)
+    first = next(iter(predictors.values()))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("pictures", total=len(pictures))
-        first = next(iter(predictors.values()))
+        bar = progress.add_task("images", total=len(pictures))
         for names, prepared in batches(first, pictures, config.batch_size, _workers(config, len(pictures))):
             for run, predictor in predictors.items():
-                found += [(run, prediction) for prediction in predictor.classify(names, prepared, config.topk)]
+                found += [(run, prediction) for prediction in predictor.of_prepared(names, prepared, config.topk)]
             progress.advance(bar, len(names))
     write_rows(output, [_row(run, p, config.topk, several=len(config.runs) > 1) for run, p in found])
-    print_predictions([p for _, p in found[:SHOWN]], [run for run, _ in found[:SHOWN]] if len(config.runs) > 1 else None)
+    print_predictions(
+        [p for _, p in found[:SHOWN]], first.task.columns, [run for run, _ in found[:SHOWN]] if len(config.runs) > 1 else None
+    )
     failed = sum(bool(p.error) for _, p in found) // len(predictors)
     if failed == len(pictures):
         raise UserError(f"{counted(failed, 'image')}, none of which can be read; {output} has the reasons. The first: {found[0][1].error}")
@@ -71,13 +73,8 @@ def _workers(config: PredictConfig, pictures: int) -> int:
 
 
 def _row(run: str, p: Prediction, topk: int, several: bool) -> dict[str, Any]:
-    """Path, error, then class and probability of each of the ``topk``."""
-    row: dict[str, Any] = {"run": run} if several else {}
-    row |= {"path": p.path, "error": p.error or None}
-    for k in range(topk):
-        there = k < len(p.labels)
-        row |= {f"class{k + 1}": p.labels[k] if there else None, f"probability{k + 1}": round(p.probabilities[k], 6) if there else None}
-    return row
+    """Path and error, then the columns of the task."""
+    return ({"run": run} if several else {}) | {"path": p.path, "error": p.error or None} | p.row(topk)
 
 
 def main() -> None:

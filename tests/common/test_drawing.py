@@ -12,7 +12,7 @@ from PIL import Image
 
 from visionlora.common.drawing import costs, numbers, percent, save, short, styled
 from visionlora.common.errors import UserError
-from visionlora.common.labels import label
+from visionlora.tasks.measures import label
 
 
 def axes_of() -> Axes:

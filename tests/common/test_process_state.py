@@ -199,11 +199,10 @@ def test_the_seed_of_the_caller_is_no_seed_of_the_run(tmp_path: Path) -> None:
 
 def test_evaluation(tiny_run: Path) -> None:
     from visionlora.evaluation import measure
-    from visionlora.evaluation.outcome import outcome
 
     folder = RunFolder(tiny_run)
     config = checked(DataConfig, folder.read_section("data"))
-    assert not differing(lambda: outcome(*measure.open_run(folder, config), "test"))
+    assert not differing(lambda: measure.outcome(*measure.open_run(folder, config), "test"))
     assert not differing(lambda: measure.compare([folder], [config], "test", True))
 
 

@@ -43,8 +43,8 @@ def test_the_same_pixels_as_one_by_one(channels: int, shape: tuple[int, ...], in
     held = pictures(*shape)
     items = [(index, 1000 + index) for index in (3, 1, 4, 9, 2, 6)]
     for each, whole in ((train_transform(prepared, config), batched), (eval_transform(prepared), eval_batch_transform(prepared))):
-        singly = TransformedPictures(held, each, channels)
-        images, labels = MemoryPictures(held, whole, channels)[0, items]
+        singly = TransformedPictures(held, each, channels, torch.tensor)
+        images, labels = MemoryPictures(held, torch.tensor(held.labels), whole, channels)[0, items]
         assert near(images, torch.stack([singly[item][0] for item in items]))
         assert labels.tolist() == [singly[item][1] for item in items]
 

@@ -16,6 +16,7 @@ from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
 from visionlora.data.sources import load_source
 from visionlora.data.split import complete, recorded
+from visionlora.tasks.registry import make_task
 
 Folders = Callable[..., Path]
 TWO = {"cat": 10, "dog": 20}
@@ -138,7 +139,7 @@ def test_digits_and_fake() -> None:
 def test_complete_names_the_class_that_is_too_small(class_folders: Folders) -> None:
     config = DataConfig("imagefolder", str(class_folders(train={"cat": 1, "dog": 30})))
     with pytest.raises(UserError, match=r"class 'cat' has 1.*data\.test_fraction"):
-        complete(load_source(config), config)
+        complete(load_source(config), config, make_task("classify", ["cat", "dog"]))
 
 
 def test_so_many_pictures_a_class_drawn_by_the_seed_and_on_record(class_folders: Folders) -> None:

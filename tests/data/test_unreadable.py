@@ -217,7 +217,7 @@ def test_evaluation_leaves_them_out_counts_them_and_says_so(tmp_path: Path) -> N
             path.write_bytes(b"")
     done = command("evaluate", f"run={folder}")
     assert done.returncode == 2
-    assert "none of the 16 pictures of the test part can be read" in done.stderr
+    assert "none of the 16 images of the test part can be read" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["=cmd.png", "+1.png", "-1.png", "@a.png", "a,b.png", 'a"b.png'])

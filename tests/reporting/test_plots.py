@@ -12,24 +12,27 @@ from visionlora.exporting.compressing import Compressed
 from visionlora.exporting.plots import compressed
 from visionlora.lora.changes import LayerChange
 from visionlora.reporting.plots import changes_by_layer
+from visionlora.tasks.classify.task import Classify
 from visionlora.training.plots import learning_curves, rate_finder
 
 
 def one_epoch() -> Figure:
     """Without a validation part."""
     curves = {"train/loss_step": ([0.2, 0.6, 0.9], [3.0, 1.2, 0.8]), "train/loss": ([1.0], [1.1])}
-    return learning_curves(curves, {"test_before/top1": 0.5404, "test/top1": 0.7399})
+    return learning_curves(Classify, curves, {"test_before/top1": 0.5404, "test/top1": 0.7399})
 
 
 def many_epochs() -> Figure:
     epochs = [float(epoch) for epoch in range(1, 31)]
     curves = {"train/loss": (epochs, [1 / e for e in epochs]), "val/loss": (epochs, [1.1 / e for e in epochs])}
-    return learning_curves(curves | {"val/top1": (epochs, [0.9 - 0.1 / e for e in epochs])}, {"test_before/top1": 0.5, "test/top1": 0.875})
+    return learning_curves(
+        Classify, curves | {"val/top1": (epochs, [0.9 - 0.1 / e for e in epochs])}, {"test_before/top1": 0.5, "test/top1": 0.875}
+    )
 
 
 def models() -> Figure:
     names = ("float32", "int8", "pruned 30 %", "pruned 50 %", "a name that is far too long for a picture")
-    return compressed([Compressed(name, 0.86, 0.85, 0.87, 13_670_000, 12_510_000, 2.5, 50.0) for name in names])
+    return compressed([Compressed(name, Classify.lead(), 0.86, 0.85, 0.87, 13_670_000, 12_510_000, 2.5, 50.0) for name in names])
 
 
 def rates() -> Figure:

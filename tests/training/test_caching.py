@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import visionlora as vl
 from visionlora.data.config import DataConfig
 from visionlora.speed.checkpointing import checkpoint_activations
-from visionlora.tasks.probe import logistic_regression
+from visionlora.tasks.classify.probe import logistic_regression
 from visionlora.training.run import run
 
 LATE = ("lora.targets=[stage4]", "data.hflip=0.5")

@@ -27,8 +27,8 @@ def find_head(model: nn.Module) -> tuple[str, ...]:
     return (linears[-1],)
 
 
-def count_classes(model: nn.Module) -> int:
-    """How many logits a picture gets: as many as the head gives, and where it does not say so, as ``model`` gives for an example."""
+def count_outputs(model: nn.Module) -> int:
+    """How many outputs an image gets: as many as the head gives, and where it does not say so, as ``model`` gives for an example."""
     module = dict(model.named_modules()).get(find_head(model)[-1])
     for name in ("out_features", "out_channels"):
         if isinstance(known := getattr(module, name, None), int):

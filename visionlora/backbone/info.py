@@ -77,11 +77,12 @@ class BackboneInfo:
     Args:
         spec: how to build it again.
         preprocessing: how to prepare its pictures.
-        head: names of the modules that make logits of features.
+        head: names of the modules that make outputs of features.
         remade: names of the layers made anew for this task, trained and saved whole.
         resized: names of the weights that were interpolated to the picture size.
         fingerprint: of the base's weights, see ``fingerprint``.
-        classes: names of the classes, once known.
+        classes: names of the outputs, once known.
+        task: the section ``task`` of the run's config: what the outputs are for; empty for a classifier.
     """
 
     spec: BackboneSpec
@@ -91,6 +92,7 @@ class BackboneInfo:
     resized: tuple[str, ...] = ()
     fingerprint: str = ""
     classes: list[str] = field(default_factory=list)
+    task: dict[str, Any] = field(default_factory=dict)
 
     @property
     def reproducible(self) -> bool:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from visionlora.cli.conf import chosen, conf_dir, groups, own_keys
-from visionlora.cli.settings import OPEN, prepared
+from visionlora.cli.settings import named, opened, prepared
 from visionlora.cli.suggest import unknown
 from visionlora.cli.sweeps import SweepSummary, expanded, sweeping
 from visionlora.common.config import checked
@@ -64,11 +64,10 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
 
     try:
         refuse_huge_numbers(sys.argv[1:])
+        sys.argv[1:] = named(sys.argv[1:])
         if _answered(name):
             return
-        # The space of a search is the user's, the options of a source its package's: "++" lets them have keys that are in no file.
-        words = [f"++{word}" if word.startswith(("search.space=", *OPEN)) else word for word in sys.argv[1:]]
-        sys.argv[1:] = expanded(words, conf_dir() / "sweep")
+        sys.argv[1:] = expanded(opened(sys.argv[1:]), conf_dir() / "sweep")
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except KeyboardInterrupt as interrupt:
         _tell_interrupted(interrupt)

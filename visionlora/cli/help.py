@@ -16,6 +16,7 @@ from visionlora.backbone.config import BACKBONES
 from visionlora.cli.conf import Key, conf_dir, option_keys, options, own_keys, taken
 from visionlora.data.config import SOURCES, TRANSFORMS
 from visionlora.lora.methods import METHODS
+from visionlora.tasks.registry import TASKS
 
 WIDTH = 100
 _LEFT = 36
@@ -63,7 +64,7 @@ def _brought() -> list[str]:
     """What other packages add to the choices of a key, a line each."""
     return [
         _line(f"  {registry.key}={name}", f"{point.dist.name} {point.dist.version}" if point.dist else point.value)
-        for registry in (SOURCES, TRANSFORMS, BACKBONES, METHODS)
+        for registry in (TASKS, SOURCES, TRANSFORMS, BACKBONES, METHODS)
         for name, point in sorted(registry.brought().items())
     ]
 

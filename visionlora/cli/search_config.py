@@ -8,6 +8,7 @@ from typing import Any
 from visionlora.common.config import at_least
 from visionlora.common.errors import UserError
 from visionlora.runs.config import TrainConfig
+from visionlora.tasks.registry import kind_of
 
 
 @dataclass
@@ -16,7 +17,7 @@ class SpaceConfig:
 
     trials: int = 20
     timeout: float | None = None
-    metric: str = "val/top1"
+    metric: str | None = None
     prune: bool = True
     startup: int = 5
     space: dict[str, Any] = field(default_factory=dict)
@@ -24,8 +25,8 @@ class SpaceConfig:
     def __post_init__(self) -> None:
         at_least("search.trials", self.trials, 1)
         at_least("search.startup", self.startup, 1)
-        if not self.metric.startswith("val/"):
-            raise UserError(f"search.metric={self.metric}: settings are chosen by validation, so it begins with val/, as val/top1 does.")
+        if self.metric is not None and not self.metric.startswith("val/"):
+            raise UserError(f"search.metric={self.metric}: settings are chosen by validation, so it begins with val/, as val/loss does.")
         self.space = {key: _choices(key, values) for key, values in self.space.items() if values is not None}
         if not self.space:
             raise UserError("search.space is empty; name a key with a list of choices or {low, high, log}.")
@@ -45,3 +46,8 @@ class SearchConfig(TrainConfig):
     """One call of ``visionlora.search``: a run's config, and what to vary of it."""
 
     search: SpaceConfig
+
+    @property
+    def metric(self) -> str:
+        """What is to be improved."""
+        return self.search.metric or f"val/{kind_of(self.task).lead().key}"

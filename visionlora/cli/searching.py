@@ -29,6 +29,7 @@ from visionlora.reporting.tables import print_search
 from visionlora.runs.claim import claimed
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.folder import RunFolder
+from visionlora.tasks.measures import higher_is_better
 from visionlora.training.run import run
 
 STUDY = "study.journal"
@@ -70,19 +71,22 @@ def run_study(config: SearchConfig, folder: Path) -> dict[str, Any]:
     if str(config.trainer.get("strategy", "auto")) != "auto":
         raise UserError("visionlora.search runs its trials in one process each; leave trainer.strategy at auto.")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = open_study(wanted, common, folder, config.seed)
+    metric = config.metric
+    study = open_study(wanted, metric, common, folder, config.seed)
     left = wanted.trials - len(study.get_trials(states=ENDED))
     if left > 0:
-        study.optimize(lambda trial: objective(trial, wanted, common, folder), n_trials=left, timeout=wanted.timeout, catch=(Unusable,))
+        study.optimize(
+            lambda trial: objective(trial, wanted, metric, common, folder), n_trials=left, timeout=wanted.timeout, catch=(Unusable,)
+        )
     if not study.get_trials(states=(TrialState.COMPLETE,)):
         raise UserError("no trial came to its end; the sentences above say why.")
     command = " ".join(map(shlex.quote, ["python", "-m", "visionlora.train", *common, *overrides_of(study.best_trial)]))
     replace_file(inside(folder, "best.txt"), f"{command}\n".encode())
-    print_search(study, wanted.metric, command, folder)
+    print_search(study, metric, command, folder)
     return dict(study.best_params)
 
 
-def open_study(wanted: SpaceConfig, common: list[str], folder: Path, seed: int) -> optuna.Study:
+def open_study(wanted: SpaceConfig, metric: str, common: list[str], folder: Path, seed: int) -> optuna.Study:
     """The study of the folder, a new one or that of an earlier call.
 
     Raises:
@@ -94,11 +98,11 @@ def open_study(wanted: SpaceConfig, common: list[str], folder: Path, seed: int) 
         study_name="visionlora",
         storage=storage,
         load_if_exists=True,
-        direction="minimize" if wanted.metric.endswith("loss") else "maximize",
+        direction="maximize" if higher_is_better(metric) else "minimize",
         sampler=optuna.samplers.TPESampler(seed=seed + begun, n_startup_trials=wanted.startup),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=wanted.startup) if wanted.prune else optuna.pruners.NopPruner(),
     )
-    settled = {"space": wanted.space, "common": common, "metric": wanted.metric}
+    settled = {"space": wanted.space, "common": common, "metric": metric}
     if study.user_attrs and study.user_attrs != settled:
         differs = next(key for key, value in settled.items() if study.user_attrs.get(key) != value)
         names = {"space": "search.space", "common": "the runs' settings", "metric": "search.metric"}
@@ -111,22 +115,22 @@ def open_study(wanted: SpaceConfig, common: list[str], folder: Path, seed: int) 
     return study
 
 
-def objective(trial: Trial, wanted: SpaceConfig, common: list[str], folder: Path) -> float:
+def objective(trial: Trial, wanted: SpaceConfig, metric: str, common: list[str], folder: Path) -> float:
     """Train with the trial's settings in a run folder of its own; the figure to be improved."""
     for key, values in wanted.space.items():
         suggest(trial, key, values)
     own = folder / "trials" / f"{trial.number:03d}"
     try:
         with claimed(RunFolder(own)):
-            results = run(compose([*common, *overrides_of(trial)]), own, [Pruning(trial, wanted.metric)])
+            results = run(compose([*common, *overrides_of(trial)]), own, [Pruning(trial, metric)])
     except UserError as error:  # such as a target the model does not have; the other trials may do
         if trouble := disk_trouble(error):  # they may not
             raise UserError(f"{trouble} {STANDS}") from None
         print(f"error: trial {trial.number}: {error}", file=sys.stderr)
         raise Unusable from None
-    if wanted.metric not in results:
-        raise UserError(f"search.metric={wanted.metric}: the runs have none; it needs a validation part (data.val_fraction above 0).")
-    return float(results[wanted.metric])
+    if metric not in results:
+        raise UserError(f"search.metric={metric}: the runs have none; it needs a validation part (data.val_fraction above 0).")
+    return float(results[metric])
 
 
 def suggest(trial: Trial, key: str, values: Any) -> Any:

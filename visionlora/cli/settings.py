@@ -18,6 +18,7 @@ from visionlora.cli.words import CommandLine, taken_apart
 from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.processes import process_rank
 from visionlora.common.trainer_config import SET_BY_US, TrainerConfig
+from visionlora.tasks.registry import TASKS
 
 LISTS = (
     "callbacks",
@@ -35,10 +36,11 @@ LISTS = (
 """Keys and groups that take a list."""
 FREE = ("callbacks.", "logger.", "lora.targets.", "search.space.")
 """Where there may be keys that no file lists."""
-OPEN = ("data.options.",)
-"""Beginnings of keys that are the business of installed packages; they can be set without a ``+``."""
+OPEN = ("data.options.", "task.")
+"""Beginnings of keys that belong to what is chosen, maybe from an installed package; they can be set without a ``+``."""
 NEEDED = {
     "model": "model=NAME",
+    "task": "task=classify",
     "data": "data=NAME",
     "lora": "lora=none for the head alone",
     "optim": "optim=adamw",
@@ -46,6 +48,18 @@ NEEDED = {
 }
 NO_FILES = ("digits", "fake")
 """Data that is read from no ``data.root``."""
+
+
+def named(words: Sequence[str]) -> list[str]:
+    """``words`` with ``task.name=NAME`` in place of ``task=NAME`` for a task that has no file, as an installed package brings it."""
+    own_files = any(word.startswith(("--config-dir", "-cd")) for word in words)
+    brought = {f"task={name}" for name in TASKS if name not in options("task")} if not own_files else set()
+    return [word.replace("=", ".name=", 1) if word in brought else word for word in words]
+
+
+def opened(words: Sequence[str]) -> list[str]:
+    """``words`` with ``++`` before the keys that may be in no file: the space of a search, the options of a source, those of a task."""
+    return [f"++{word}" if word.startswith(("search.space=", *OPEN)) else word for word in words]
 
 
 def prepared(command: str, words: Sequence[str]) -> CommandLine:
@@ -139,9 +153,10 @@ def _check_options(group: str, override: Override, text: str) -> None:
             return
     else:
         values = text.strip("[]").split(",") if text.startswith("[") else [text]
+    known = options(group) | (dict.fromkeys(TASKS, "") if group == "task" else {})
     for value in (value.strip().strip("'\"") for value in values):
-        if value not in options(group) and value != "null" and not (text.startswith("[") and not value):
-            raise UserError(unknown_option(group, value, options(group)))
+        if value not in known and value != "null" and not (text.startswith("[") and not value):
+            raise UserError(unknown_option(group, value, known))
     if text.startswith("[") and group not in LISTS:
         raise UserError(f"{group}={text}: one of them is chosen, not a list; for one run each: -m {group}={text.strip('[]')}.")
 

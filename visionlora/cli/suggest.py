@@ -132,8 +132,8 @@ REMARKS = {
     "freeze": "the backbone is frozen but for its LoRA updates; lora=none trains the head alone, lora=full everything",
     "freeze_backbone": "the backbone is frozen but for its LoRA updates; lora=none trains the head alone, lora=full everything",
     "task_type": "it is always image classification",
-    "criterion": "the loss is always cross-entropy (optim.label_smoothing softens it)",
-    "loss": "the loss is always cross-entropy (optim.label_smoothing softens it)",
+    "criterion": "the loss is the task's, for classes cross-entropy (optim.label_smoothing softens it)",
+    "loss": "the loss is the task's, for classes cross-entropy (optim.label_smoothing softens it)",
 }
 """What is no key at all, and why."""
 

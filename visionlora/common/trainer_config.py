@@ -103,7 +103,7 @@ class TrainerConfig:
         if epochs == 0 or steps == 0:
             key = "max_epochs" if epochs == 0 else "max_steps"
             raise UserError(
-                f"trainer.{key}=0 trains nothing; it is at least 1. What the backbone can do untrained is test_before/top1 of any run,"
+                f"trainer.{key}=0 trains nothing; it is at least 1. What the backbone can do untrained is test_before of any run,"
                 " and lora=none trains the head alone."
             )
         if epochs < -1 or steps < -1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,17 +15,6 @@ from visionlora.data.transforms import BatchTransform
 
 Asked = tuple[int, list[tuple[int, int]]]
 """Epoch, and ``(index, seed)`` of each picture."""
-
-
-class Features(NamedTuple):
-    """What stands in a batch where pictures would: features ``(N, ...)`` from the cut of a ``Front``."""
-
-    values: Tensor
-
-
-def portion(images: Tensor | Features, part: slice) -> Tensor | Features:
-    """A part of a batch's pictures, or of what stands in their place."""
-    return Features(images.values[part]) if isinstance(images, Features) else images[part]
 
 
 class EpochBatches(Sampler[Asked]):
@@ -56,35 +44,37 @@ class EpochBatches(Sampler[Asked]):
 
 
 class MemoryPictures(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures of one size in memory as uint8, transformed in batches: ``(uint8 (N, C, H, W), labels (N,))``."""
+    """Pictures of one size in memory as uint8, transformed in batches: ``(uint8 (N, C, H, W), targets (N, ...))``."""
 
-    def __init__(self, pictures: Pictures, transform: BatchTransform, channels: int) -> None:
+    def __init__(self, pictures: Pictures, targets: Tensor, transform: BatchTransform, channels: int) -> None:
         assert pictures.arrays is not None
-        self.transform, self.labels = transform, torch.tensor(pictures.labels)
+        self.transform, self.targets = transform, targets
         self.images = _as_tensor(pictures, channels)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def __getitem__(self, asked: Asked) -> tuple[Tensor, Tensor]:
         _, items = asked
         indices = torch.tensor([index for index, _ in items])
-        return self.transform(self.images[indices], [seed for _, seed in items]), self.labels[indices]
+        return self.transform(self.images[indices], [seed for _, seed in items]), self.targets[indices]
 
 
-class CachedFeatures(Dataset[tuple[Features, Tensor]]):
-    """Features ``(views, pictures, ...)`` with labels; epoch ``e`` shows view ``e mod views``."""
+class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
+    """Features ``(views, images, ...)`` from the cut of a ``Front`` with targets ``(images, ...)``, in batches of both; epoch ``e`` shows
+    view ``e mod views``.
+    """
 
-    def __init__(self, views: Tensor, labels: list[int]) -> None:
-        self.views, self.labels = views, torch.tensor(labels)
+    def __init__(self, views: Tensor, targets: Tensor) -> None:
+        self.views, self.targets = views, targets
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
-    def __getitem__(self, asked: Asked) -> tuple[Features, Tensor]:
+    def __getitem__(self, asked: Asked) -> tuple[Tensor, Tensor]:
         epoch, items = asked
         indices = torch.tensor([index for index, _ in items])
-        return Features(self.views[epoch % len(self.views)][indices]), self.labels[indices]
+        return self.views[epoch % len(self.views)][indices], self.targets[indices]
 
 
 def _as_tensor(pictures: Pictures, channels: int) -> Tensor:

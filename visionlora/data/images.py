@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,7 @@ Unreadable = dict[str, str]
 """Name of a picture -> why it cannot be read."""
 
 
-def left_out(unreadable: Unreadable, most: int = 10) -> str:
+def left_out(unreadable: Mapping[str, str], most: int = 10) -> str:
     """The first of the unreadable pictures in words, with the reasons."""
     names = sorted(unreadable)
     shown = "; ".join(f"{name} ({unreadable[name]})" for name in names[:most])
@@ -33,21 +33,26 @@ class Pictures:
     """Pictures with labels.
 
     Args:
-        labels: index of the class of each picture.
+        labels: of each picture, as the task has them: for a classifier the index of its class.
         names: what tells each picture from the others: its path below the root, or its position.
         paths: their files; empty where there are none.
         arrays: uint8 ``(N, H, W)`` or ``(N, H, W, C)``, where they are held in memory; then the files are not opened.
     """
 
-    labels: list[int]
+    labels: list[Any]
     names: list[str]
     paths: Sequence[Path] = ()
     arrays: np.ndarray | None = None
 
     @classmethod
-    def of_arrays(cls, arrays: np.ndarray, labels: Sequence[int], prefix: str = "") -> Self:
+    def of_arrays(cls, arrays: np.ndarray, labels: Sequence[Any], prefix: str = "") -> Self:
         """Pictures in memory."""
-        return cls([int(label) for label in labels], [f"{prefix}{i}" for i in range(len(labels))], (), arrays)
+        return cls(
+            [label.item() if isinstance(label, np.generic) else label for label in labels],
+            [f"{prefix}{i}" for i in range(len(labels))],
+            (),
+            arrays,
+        )
 
     def __len__(self) -> int:
         return len(self.labels)

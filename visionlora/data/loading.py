@@ -4,7 +4,7 @@ any number of processes, and after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,24 +25,32 @@ class LeftOut(NamedTuple):
     why: str
 
 
-class TransformedPictures(Dataset[tuple[Tensor, int] | LeftOut]):
+class TransformedPictures(Dataset[tuple[Tensor, Any] | LeftOut]):
     """``(uint8 (C, H, W), label)`` for an item ``(index, seed)`` of the sampler, or for an index alone (Lightning's own samplers).
 
     Args:
         pictures: to be opened.
         transform: to a tensor.
         channels: of the pictures.
+        targets: makes a tensor of the labels of a batch.
         unreadable: those that cannot be read are noted here, by the process that consumes the batches.
     """
 
-    def __init__(self, pictures: Pictures, transform: Transform, channels: int, unreadable: Unreadable | None = None) -> None:
-        self.pictures, self.transform, self.channels = pictures, transform, channels
+    def __init__(
+        self,
+        pictures: Pictures,
+        transform: Transform,
+        channels: int,
+        targets: Callable[[Sequence[Any]], Tensor],
+        unreadable: Unreadable | None = None,
+    ) -> None:
+        self.pictures, self.transform, self.channels, self.targets = pictures, transform, channels, targets
         self.unreadable: Unreadable = {} if unreadable is None else unreadable
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, item: tuple[int, int] | int) -> tuple[Tensor, int] | LeftOut:
+    def __getitem__(self, item: tuple[int, int] | int) -> tuple[Tensor, Any] | LeftOut:
         index, seed = item if isinstance(item, tuple) else (item, item)
         try:
             image = self.pictures.open(index, self.channels, self.transform.detail)
@@ -52,14 +60,13 @@ class TransformedPictures(Dataset[tuple[Tensor, int] | LeftOut]):
             torch.default_generator.manual_seed(seed)
             return self.transform(image), self.pictures.labels[index]
 
-    def batch(self, items: Sequence[tuple[Tensor, int] | LeftOut]) -> tuple[Tensor, Tensor, list[LeftOut]]:
-        """``(uint8 (N, C, H, W), labels (N,), left out)``; N is smaller by what could not be read, and may be 0."""
+    def batch(self, items: Sequence[tuple[Tensor, Any] | LeftOut]) -> tuple[Tensor, Tensor, list[LeftOut]]:
+        """``(uint8 (N, C, H, W), targets (N, ...), left out)``; N is smaller by what could not be read, and may be 0."""
         left_out = [item for item in items if isinstance(item, LeftOut)]
         shown = [item for item in items if not isinstance(item, LeftOut)]
         if not shown:
-            return torch.empty(0, self.channels, 1, 1, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), left_out
-        images, labels = default_collate(shown)
-        return images, labels, left_out
+            return torch.empty(0, self.channels, 1, 1, dtype=torch.uint8), self.targets(self.pictures.labels[:1])[:0], left_out
+        return default_collate([image for image, _ in shown]), self.targets([label for _, label in shown]), left_out
 
 
 class LateLoader(DataLoader[Any]):

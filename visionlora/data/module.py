@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from visionlora.backbone.info import Preprocessing, info_of
 from visionlora.common.errors import UserError
 from visionlora.common.processes import worker_ending
-from visionlora.data.batches import CachedFeatures, EpochBatches, Features, MemoryPictures
+from visionlora.data.batches import CachedFeatures, EpochBatches, MemoryPictures
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Pictures, Unreadable, checked, find_pictures, into_memory
 from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedPictures
@@ -32,36 +32,52 @@ from visionlora.data.transforms import (
     train_batch_transform,
     train_transform,
 )
+from visionlora.tasks.registry import make_task
 
 Batch = tuple[Tensor, Tensor]
+"""Images, or cached features in their place, and targets."""
 
 
 class ImageData(L.LightningDataModule):
-    """Pictures of one source as batches ``(float32 (N, C, H, W), int64 (N,))``.
+    """Images of one source as batches ``(float32 (N, C, H, W), targets (N, ...))``: for the usual task, classes int64 ``(N,)``.
 
     Args:
         config: source, split, batch size, augmentation.
         seed: of the run: order and augmentation.
         record: split of an earlier run to go by (``split.json``), or ``None`` to make it.
+        task: section ``task`` of a config, or a task's name: what the labels are; by default classes.
 
     Raises:
         UserError: see ``sources.load_source`` and ``split.complete``.
     """
 
-    def __init__(self, config: DataConfig, seed: int = 0, record: Mapping[str, list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        seed: int = 0,
+        record: Mapping[str, list[str]] | None = None,
+        task: Mapping[str, Any] | str | None = None,
+    ) -> None:
         super().__init__()
         source = load_source(config)
-        self.config, self.seed, self.classes = config, seed, source.classes
+        self.config, self.seed = config, seed
+        self.task = make_task(task, source.classes)
+        self.task.check_names(f"data={config.name}")
         self.record: dict[str, list[str]]
         if record:
             self.parts, self.record = recorded(source, record), dict(record)
         else:
-            self.parts, self.record = complete(source, config)
+            self.parts, self.record = complete(source, config, self.task)
         self.names = {part: pictures.names for part, pictures in self.parts.items()}  # of all, readable or not
         self.unreadable: Unreadable = {}  # what has been found so far
         self.batch_size = config.batch_size  # an attribute: Lightning's finder changes it
         self.preprocessing: Preprocessing | None = None
         self.cached: dict[str, CachedFeatures] = {}
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the model's outputs, in order."""
+        return self.task.names
 
     def setup(self, stage: str) -> None:
         """Lightning's own: where ``prepare_for`` has not been called, prepare for the backbone that the Trainer is given.
@@ -146,19 +162,24 @@ class ImageData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         return self.eval_dataloader("test")
 
-    def sample_dataloader(self, per_class: int) -> DataLoader[Any]:
-        """Evaluation views of the first ``per_class`` training pictures of each class, the classes in turn."""
+    def sample_dataloader(self, per_group: int) -> DataLoader[Any]:
+        """Evaluation views of the first ``per_group`` training images of each group of the task (class), the groups in turn; where the task
+        has no groups, of as many images for each output.
+        """
         train = self.parts["train"]
+        groups = self.task.groups(train.labels)
+        if groups is None:
+            return self._eval_loader(train.subset(range(min(per_group * self.task.outputs, len(train)))))
         seen: Counter[int] = Counter()
         turns = []
-        for index, label in enumerate(train.labels):
-            seen[label] += 1
-            if seen[label] <= per_class:
-                turns.append((seen[label], index))
+        for index, group in enumerate(groups):
+            seen[group] += 1
+            if seen[group] <= per_group:
+                turns.append((seen[group], index))
         return self._eval_loader(train.subset([index for _, index in sorted(turns)]))
 
     def reference_batches(self, folder: Path, most: int) -> list[Batch]:
-        """Up to ``most`` pictures below a folder, evenly spread over it, prepared as for evaluation; their labels are all 0.
+        """Up to ``most`` pictures below a folder, evenly spread over it, prepared as for evaluation; their targets mean nothing.
 
         Raises:
             UserError: there are none that can be read.
@@ -166,7 +187,7 @@ class ImageData(L.LightningDataModule):
         paths = find_pictures(folder, "lora.reference")
         paths = paths[:: max(len(paths) // most, 1)][:most]
         unreadable: Unreadable = {}
-        loader = self._eval_loader(Pictures([0] * len(paths), [str(p) for p in paths], paths), unreadable)
+        loader = self._eval_loader(Pictures([self.parts["train"].labels[0]] * len(paths), [str(p) for p in paths], paths), unreadable)
         batches = [self.on_after_batch_transfer(batch, 0) for batch in loader]
         if unreadable:
             said = f"lora.reference={folder}: {len(unreadable)} of {len(paths)} pictures cannot be read, {next(iter(unreadable))} for one"
@@ -176,8 +197,8 @@ class ImageData(L.LightningDataModule):
         return batches
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        images, labels = batch
-        return (images if isinstance(images, Features) else normalize(images, self._ready())), labels
+        images, targets = batch
+        return (images if self.cached else normalize(images, self._ready())), targets  # while there is a cache, all batches are from it
 
     def _ready(self) -> Preprocessing:
         if self.preprocessing is None:
@@ -203,9 +224,9 @@ class ImageData(L.LightningDataModule):
         overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning then puts a sampler of pictures in
         # Pillow resizes transparent pictures in a way of its own.
         if pictures.in_memory and batched is not None and channels != 4 and not overfits:
-            return self._batches(MemoryPictures(pictures, batched, channels), sampler)
+            return self._batches(MemoryPictures(pictures, self.task.tensor(pictures.labels), batched, channels), sampler)
         batch_size = self.batch_size
-        dataset = TransformedPictures(pictures, each, channels, self.unreadable if unreadable is None else unreadable)
+        dataset = TransformedPictures(pictures, each, channels, self.task.tensor, self.unreadable if unreadable is None else unreadable)
         return FileLoader(
             dataset,
             batch_size=batch_size,

@@ -18,23 +18,21 @@ from visionlora.data.images import OtherFiles, Pictures
 
 @dataclass(frozen=True)
 class Source:
-    """What a source has: names of the classes, and its parts (``train`` at least) before anything is split off."""
+    """What a source has: names of the model's outputs (the classes), and its parts (``train`` at least) before anything is split off."""
 
     classes: list[str]
     parts: dict[str, Pictures]
 
 
 def load_source(config: DataConfig) -> Source:
-    """The source ``config.name`` with its classes checked.
+    """The source ``config.name``.
 
     Raises:
-        UserError: nothing there, fewer than two classes, a class without pictures, no network.
+        UserError: nothing there, a class without pictures, no network.
     """
     source = SOURCES[config.name](config)
     if not isinstance(source, Source) or "train" not in source.parts:
         raise UserError(f"data={config.name}: the source gives {type(source).__name__}, not a Source with a part named train.")
-    if len(source.classes) < 2:
-        raise UserError(f"data={config.name} has one class only ({source.classes[0]!r}); a classifier needs two.")
     return source
 
 

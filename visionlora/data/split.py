@@ -13,16 +13,19 @@ from visionlora.data.config import DataConfig
 from visionlora.data.folders import PARTS
 from visionlora.data.images import Pictures
 from visionlora.data.sources import Source
+from visionlora.tasks.task import Task
 
 
-def complete(source: Source, config: DataConfig) -> tuple[dict[str, Pictures], dict[str, list[str]]]:
+def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, Pictures], dict[str, list[str]]]:
     """The parts of ``source`` with ``test`` and ``val`` split off ``train`` where they are missing.
+
+    Where the task's labels make groups (classes), every part has its share of each.
 
     Returns:
         The parts, and the names of the pictures in each part that a split made.
 
     Raises:
-        UserError: a class is too small to be split.
+        UserError: a group is too small to be split, or there are none to count ``data.per_class`` by.
     """
     parts = dict(source.parts)
     record: dict[str, list[str]] = {}
@@ -30,36 +33,40 @@ def complete(source: Source, config: DataConfig) -> tuple[dict[str, Pictures], d
         if part in parts or share == 0:
             continue
         train = parts["train"]
+        groups = task.groups(train.labels)
         try:
-            kept, held_out = train_test_split(range(len(train)), test_size=share, stratify=train.labels, random_state=config.split_seed)
+            kept, held_out = train_test_split(range(len(train)), test_size=share, stratify=groups, random_state=config.split_seed)
         except ValueError:
-            label, count = min(Counter(train.labels).items(), key=lambda item: item[1])
+            group, count = min(Counter(groups).items(), key=lambda item: item[1]) if groups else (None, len(train))
+            few = f" so that every class is in both: class {task.in_words(group)!r} has {count}" if groups else ""
             raise UserError(
-                f"cannot split {share:.0%} off {len(train)} pictures for {part} so that every class is in both: class"
-                f" {source.classes[label]!r} has {count}; add pictures, or change data.{part}_fraction (0 for none)."
+                f"cannot split {share:.0%} off {len(train)} pictures for {part}{few}; add pictures, or change data.{part}_fraction (0 for"
+                " none)."
             ) from None
         parts["train"], parts[part] = train.subset(sorted(kept)), train.subset(sorted(held_out))
         record |= {part: parts[part].names, "train": parts["train"].names}
     if config.per_class:
-        parts["train"] = _few(parts["train"], config, source.classes)
+        parts["train"] = _few(parts["train"], config, task)
         record["train"] = parts["train"].names
     return {part: parts[part] for part in PARTS if part in parts}, record
 
 
-def _few(train: Pictures, config: DataConfig, classes: list[str]) -> Pictures:
-    """``data.per_class`` pictures of each class, drawn by ``data.split_seed``."""
+def _few(train: Pictures, config: DataConfig, task: Task) -> Pictures:
+    """``data.per_class`` pictures of each group, drawn by ``data.split_seed``."""
     assert config.per_class is not None
+    groups = task.groups(train.labels)
+    if groups is None:
+        raise UserError(f"data.per_class counts by class, and task={task.name} has none; leave it out.")
     order = np.random.default_rng(config.split_seed).permutation(len(train)).tolist()
     taken: Counter[int] = Counter()
     kept = []
     for index in order:
-        label = train.labels[index]
-        if taken[label] < config.per_class:
-            taken[label] += 1
+        if taken[groups[index]] < config.per_class:
+            taken[groups[index]] += 1
             kept.append(index)
-    for label, name in enumerate(classes):
-        if taken[label] < config.per_class:
-            raise UserError(f"data.per_class={config.per_class}: class {name!r} has {taken[label]} training pictures.")
+    for group in sorted(set(groups)):
+        if taken[group] < config.per_class:
+            raise UserError(f"data.per_class={config.per_class}: class {task.in_words(group)!r} has {taken[group]} training pictures.")
     return train.subset(sorted(kept))
 
 

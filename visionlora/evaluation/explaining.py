@@ -31,7 +31,7 @@ def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto", l
         predictor: of a run.
         paths: of pictures; unreadable ones are left out.
         method: ``gradcam``, ``rollout``, or ``auto``: rollout where there is attention to be had, else Grad-CAM.
-        labels: the true class of each picture, ``None`` where it is not known.
+        labels: what is true of each image in words, ``None`` where it is not known.
 
     Raises:
         UserError: a package is missing, the model has nothing of the kind, or no picture can be read.
@@ -50,8 +50,8 @@ def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto", l
     if method == "auto":
         method = "rollout" if has_rollout(predictor.model, images[:1]) else "gradcam"
     heat = rollout(predictor.model, images) if method == "rollout" else gradcam(predictor.model, images)
-    predictions = list(predictor.classify(names, prepared))
-    titles = [f"predicted:\n{short(p.labels[0], 20)} {p.probabilities[0]:.0%}" for p in predictions]
+    predictions = list(predictor.of_prepared(names, prepared))
+    titles = [f"predicted:\n{short(p.brief(), 25)}" for p in predictions]
     shown = batch[:, :3] if batch.shape[1] >= 3 else batch[:, :1].expand(-1, 3, -1, -1)
     return _sheet(shown.permute(0, 2, 3, 1).numpy(), heat, names, titles), method
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,17 @@ from visionlora.common.errors import UserError
 from visionlora.common.files import folder_inside
 from visionlora.common.process_state import process_as_before
 from visionlora.data.config import DataConfig
+from visionlora.data.images import left_out
 from visionlora.data.module import ImageData
-from visionlora.evaluation.outcome import Outcome, mcnemar, outcome
+from visionlora.evaluation.probe import probe_head
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import Predictor, load
-from visionlora.tasks.probe import probe_head
+from visionlora.tasks.outcome import Outcome
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One row of a comparison; ``p`` is McNemar's against the first row."""
+    """One row of a comparison; ``p`` is of the task's test against the first row."""
 
     name: str
     outcome: Outcome
@@ -36,7 +38,7 @@ class Compared:
 
     @property
     def images_per_second(self) -> float:
-        return len(self.outcome.labels) / max(self.outcome.seconds, 1e-9)
+        return len(self.outcome.targets) / max(self.outcome.seconds, 1e-9)
 
 
 @process_as_before()
@@ -52,11 +54,11 @@ def open_run(run: RunFolder, config: DataConfig, own_data: bool = True) -> tuple
         UserError: the data is not there, or has other classes.
     """
     predictor = load(run.path)
-    data = ImageData(config, record=run.read_split() if own_data else None)
-    if data.classes != predictor.classes:
-        differ = sorted(set(data.classes) ^ set(predictor.classes))
+    data = ImageData(config, record=run.read_split() if own_data else None, task=predictor.task.section())
+    if data.task.names != predictor.task.names:
+        differ = sorted(set(data.task.names) ^ set(predictor.task.names))
         which = f"{', '.join(differ[:5])} is in one of them only" if differ else "they come in another order"
-        raise UserError(f"the data's classes are not the run's: {which}.")
+        raise UserError(f"the data's {predictor.task.names_words} are not the run's: {which}.")
     data.prepare_for(predictor.preprocessing)
     if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()) is not None:
         predictor.model.to(device)
@@ -78,11 +80,40 @@ def probe(run: RunFolder, data: ImageData) -> Predictor:
     return Predictor(model.float().eval(), predictor.info)
 
 
-def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str, own_data: bool = True) -> list[Compared]:
-    """The untouched backbone with a probe head, then each run, on the same pictures.
+def outcome(predictor: Predictor, data: ImageData, split: str) -> Outcome:
+    """Run the model over one part of the data.
+
+    Args:
+        predictor: a model in eval mode.
+        data: prepared for it.
+        split: ``train``, ``val`` or ``test``.
 
     Raises:
-        UserError: the runs were not measured on the same pictures.
+        UserError: the data has no such part, or none of its images can be read.
+    """
+    if split not in data.parts:
+        raise UserError(f"the run's data has no {split} part; it has {', '.join(data.parts)}.")
+    device = next(predictor.model.parameters()).device
+    outputs, targets, seconds = [], [], 0.0
+    for images, its_targets in data.eval_dataloader(split):
+        prepared, _ = data.on_after_batch_transfer((images.to(device), its_targets), 0)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            outputs.append(predictor.model(prepared).float().cpu())
+        seconds += time.perf_counter() - started
+        targets.append(torch.as_tensor(its_targets))
+    unreadable = data.unreadable_in(split)
+    if not outputs:
+        raise UserError(f"none of the {len(unreadable)} images of the {split} part can be read: {left_out(unreadable)}.")
+    more = {"seconds": seconds, "unreadable": unreadable}
+    return data.task.outcome(split, torch.cat(outputs).clone(), torch.cat(targets), data.readable(split), **more)
+
+
+def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str, own_data: bool = True) -> list[Compared]:
+    """The untouched backbone with a probe head, then each run, on the same images.
+
+    Raises:
+        UserError: the runs were not measured on the same images.
     """
     rows: list[Compared] = []
     for run, config in zip(runs, configs, strict=True):
@@ -93,12 +124,12 @@ def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str
             size = sum(p.numel() for name in head.info.head for p in head.model.get_submodule(name).parameters())
             rows.append(Compared("untouched backbone, probe", found, size, 4 * size, _bytes(head), None, None))
         found, results = outcome(predictor, data, split), run.read_results()
-        if found.pictures.names != rows[0].outcome.pictures.names:
-            raise UserError(f"{run.path} has another {split} part than {runs[0].path}; runs are compared on the same pictures.")
+        if found.images.names != rows[0].outcome.images.names:
+            raise UserError(f"{run.path} has another {split} part than {runs[0].path}; runs are compared on the same images.")
         rows.append(
             Compared(
                 run.path.name, found, int(results.get("params/trainable", 0)), int(results.get("bytes/adapter", 0)), _bytes(predictor),
-                results.get("seconds/fit"), results.get("memory/peak_mib"), mcnemar(rows[0].outcome, found),
+                results.get("seconds/fit"), results.get("memory/peak_mib"), rows[0].outcome.p_against(found),
             )
         )  # fmt: skip
     return rows
@@ -111,7 +142,7 @@ def as_rows(rows: Sequence[Compared]) -> list[dict[str, object]]:
 
 
 def folder_of(run: RunFolder, split: str) -> Path:
-    """Where an evaluation's pictures go; made when missing."""
+    """Where an evaluation's plots go; made when missing."""
     return folder_inside(run.path, f"evaluation_{split}")
 
 

@@ -9,25 +9,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from visionlora.common.console import console
-from visionlora.common.labels import in_words, label
+from visionlora.tasks.measures import in_words, label
 
 if TYPE_CHECKING:
-    from visionlora.data.images import Unreadable
     from visionlora.evaluation.measure import Compared
-    from visionlora.evaluation.outcome import Outcome
+    from visionlora.tasks.outcome import Outcome
+    from visionlora.tasks.task import Task
 
 
-def print_metrics(metrics: Mapping[str, float], title: str) -> None:
-    """One figure a row, written as ``print_results`` writes it."""
+def print_metrics(metrics: Mapping[str, float], title: str, task: type[Task]) -> None:
+    """One metric a row, written as ``print_results`` writes it."""
     table = Table(title=title, title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for key, value in metrics.items():
-        table.add_row(label(key), in_words(key, value))
+        table.add_row(label(key, task), in_words(key, value, task))
     console.print(table)
 
 
-def say_left_out(unreadable: Unreadable) -> None:
+def say_left_out(unreadable: Mapping[str, str]) -> None:
     """Print how many images could not be read, and which ones were the first."""
     from visionlora.data.images import left_out
 
@@ -36,41 +36,21 @@ def say_left_out(unreadable: Unreadable) -> None:
         console.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
-WORST = 10
-"""Classes shown where there are more than thirty: those with the lowest F1."""
-
-
-def print_classes(outcome: Outcome) -> None:
-    """Precision, recall, F1 and support of each class, and the pairs confused most."""
-    report = outcome.report()
-    classes = outcome.classes if len(outcome.classes) <= 30 else sorted(outcome.classes, key=lambda c: report[c]["f1-score"])[:WORST]
-    title = "Classes" if len(classes) == len(outcome.classes) else f"The {WORST} classes with the lowest F1"
-    table = Table(title=title, title_justify="left")
-    for column in ("class", "precision", "recall", "F1", "pictures"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    for name in [*classes, "macro avg", "weighted avg"]:
-        row = report[name]
-        if name == "macro avg":
-            table.add_section()
-        table.add_row(escape(name), *(f"{row[key]:.1%}" for key in ("precision", "recall", "f1-score")), f"{row['support']:.0f}")
-    console.print(table)
-    pairs = [f"{outcome.classes[true]} taken for {outcome.classes[taken]} ({n})" for true, taken, n in outcome.confused()]
-    if pairs:
-        console.print(f"confused most: {'; '.join(pairs)}", highlight=False, markup=False)
-
-
 def print_comparison(rows: Sequence[Compared]) -> None:
-    """A column for each model, all on the same pictures."""
-    split = rows[0].outcome.split
-    table = Table(title=f"On the same {len(rows[0].outcome.labels):,} pictures ({split})", title_justify="left")
+    """A column for each model, all on the same images."""
+    split, task = rows[0].outcome.split, type(rows[0].outcome.task)
+    table = Table(title=f"On the same {len(rows[0].outcome.targets):,} images ({split})", title_justify="left")
     table.add_column("")
     for row in rows:
         table.add_column(escape(row.name), justify="right", overflow="fold")
     metrics = [row.outcome.metrics() for row in rows]
-    lines = {
-        "top-1": [f"{m[f'{split}/top1']:.1%}" for m in metrics],
-        "95 % interval": [f"{m[f'{split}/top1_low']:.1%}–{m[f'{split}/top1_high']:.1%}" for m in metrics],
-        "macro F1": [f"{m[f'{split}/f1']:.1%}" for m in metrics],
+    lines: dict[str, list[str]] = {}
+    for measure in task.measures:
+        if measure.spread and f"{split}/{measure.key}" in metrics[0]:
+            lines[measure.short or measure.words] = [in_words(measure.key, m[f"{split}/{measure.key}"], task) for m in metrics]
+        if measure == task.lead() and all(row.outcome.interval() for row in rows):
+            lines["95 % interval"] = [_interval(row.outcome) for row in rows]
+    lines |= {
         "p against the first": ["" if row.p is None else f"{row.p:.2g}" for row in rows],
         "trained parameters": [f"{row.trainable:,}" for row in rows],
         "adapter, MB": [f"{row.adapter_bytes / 1e6:.2f}" for row in rows],
@@ -82,4 +62,11 @@ def print_comparison(rows: Sequence[Compared]) -> None:
     for heading, cells in lines.items():
         table.add_row(heading, *cells)
     console.print(table)
-    console.print("The interval is a bootstrap over the pictures, p an exact McNemar test.", highlight=False)
+    if rows[0].outcome.tests:
+        console.print(rows[0].outcome.tests, highlight=False)
+
+
+def _interval(outcome: Outcome) -> str:
+    low, high = outcome.interval() or (0.0, 0.0)
+    lead = outcome.task.lead().key
+    return f"{in_words(lead, low, type(outcome.task))}–{in_words(lead, high, type(outcome.task))}"

@@ -12,6 +12,7 @@ from visionlora.common.text import markdown
 from visionlora.exporting.facts import PREPROCESSING, Facts
 from visionlora.exporting.snippets import PICTURE
 from visionlora.runs.folder import RunFolder
+from visionlora.tasks.task import Task
 
 
 def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:
@@ -30,8 +31,8 @@ def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:
     parts = [
         f"---\n{_metadata(facts, licence, run)}\n---",
         f"# {title}",
-        f"{_classes(facts)} {_trained(facts, run)} Format: `{format_}`.",
-        *(["## Results", _table(_results(run))] if run is not None else []),
+        f"{facts.task.described(facts.classes, facts.num_classes)}: {facts.name}. {_trained(facts, run)} Format: `{format_}`.",
+        *(["## Results", _table(facts.task, _results(run))] if run is not None else []),
         "## How to use",
         f"In this folder, with a picture of yours as `{PICTURE}`:" if PICTURE in code else "In this folder:",
         f"```python\n{code}\n```",
@@ -41,7 +42,7 @@ def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:
         "## Weights it started from",
         weights,
         "## Limits",
-        "It knows its classes and no others: a picture of something else gets one of them, often with confidence."
+        f"{facts.task.limits()}"
         f"{' It was measured on pictures like those it was trained on; measure' if run is not None else ' Measure'} it on yours before"
         " relying on it. The licence of the training data is not recorded here.",
     ]
@@ -53,27 +54,22 @@ def _metadata(facts: Facts, licence: str | None, run: RunFolder | None) -> str:
     evaluated: dict[str, Any] = {}
     if run is not None:
         data, results = markdown(str(run.read_section("data").get("name"))), _results(run)
-        about = {"task_type": "image-classification", "dataset_type": data, "dataset_name": data, "dataset_split": "test"}
+        about = {"task_type": facts.task.hub, "dataset_type": data, "dataset_name": data, "dataset_split": "test"}
         evaluated["model_name"] = f"{facts.name.rpartition('/')[2]}-{data}"
         evaluated["eval_results"] = [
-            EvalResult(**about, metric_type=kind, metric_value=round(results[key], 4)) for key, kind in _METRICS.items() if key in results
+            EvalResult(**about, metric_type=measure.hub, metric_value=round(results[f"test/{measure.key}"], 4))
+            for measure in facts.task.measures
+            if measure.hub and f"test/{measure.key}" in results
         ]
     metadata = ModelCardData(
         library_name="timm" if source == "timm" else "pytorch",
-        pipeline_tag="image-classification",
-        tags=["image-classification", "visionlora", "lora", *([source] if source else [])],
+        pipeline_tag=facts.task.hub,
+        tags=[facts.task.hub, "visionlora", "lora", *([source] if source else [])],
         base_model=facts.name if source == "timm" else None,
         license=licence or "unknown",
         **evaluated,
     )
     return str(metadata.to_yaml()).strip()
-
-
-def _classes(facts: Facts) -> str:
-    if not facts.classes:
-        return f"An image classifier of {facts.num_classes} classes, whose names are not recorded: {facts.name}."
-    names = ", ".join(map(markdown, facts.classes[:20])) + (f" and {len(facts.classes) - 20} more" if len(facts.classes) > 20 else "")
-    return f"An image classifier of {facts.num_classes} classes ({names}): {facts.name}."
 
 
 def _trained(facts: Facts, run: RunFolder | None) -> str:
@@ -100,8 +96,8 @@ def _prepared(facts: Facts) -> str:
         ]
         after = (
             "Values are in 0…1 before mean and std, one number a channel, are applied; what is transparent becomes white first,"
-            f" unless there are four channels. `{PREPROCESSING}` says this to a program, and has the names of the classes in the"
-            " order of the logits."
+            f" unless there are four channels. `{PREPROCESSING}` says this to a program, and has the names of the outputs in their"
+            " order."
         )
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows), "", after])
 
@@ -119,18 +115,12 @@ def _data(run: RunFolder) -> str:
     )
 
 
-_METRICS = {"test/top1": "accuracy", "test/f1": "f1"}
-
-
-def _table(results: dict[str, Any]) -> str:
-    names = {
-        "test/top1": "top-1",
-        "test/top5": "top-5",
-        "test/f1": "macro F1",
-        "test/loss": "cross-entropy",
-        "val/top1": "validation",
+def _table(task: type[Task], results: dict[str, Any]) -> str:
+    names = {f"test/{m.key}": m.short or m.words for m in task.measures} | {
+        "test/loss": task.loss_words,
+        f"val/{task.lead().key}": "validation",
     }
-    rows = [f"| {label} | {results[key]:.4f} |" for key, label in names.items() if key in results]
+    rows = [f"| {name} | {results[key]:.4f} |" for key, name in names.items() if key in results]
     return "\n".join(["| | |", "|---|---:|", *rows])
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing
+from visionlora.tasks.registry import kind_of
+from visionlora.tasks.task import Task
 
 WEIGHTS, TORCH_WEIGHTS, ONNX, PROGRAM = "model.safetensors", "model.pt", "model.onnx", "model.pt2"
 PREPROCESSING, CARD = "preprocessing.json", "README.md"
@@ -21,11 +23,12 @@ class Facts:
 
     Args:
         name: ``timm/resnet18``, or the class of a module from elsewhere.
-        num_classes: number of logits.
+        num_classes: number of outputs.
         shape: of one prepared picture, ``(C, H, W)``.
-        classes: names in the order of the logits; empty where nobody has told them.
+        classes: names in the order of the outputs; empty where nobody has told them.
         preprocessing: how a picture is prepared; ``None`` where nobody has told it.
         spec: how timm or torchvision builds the model; ``None`` for a module from elsewhere.
+        task: what the outputs are for.
         fingerprint: of the weights that training started from; empty where it is not known.
     """
 
@@ -36,13 +39,14 @@ class Facts:
     preprocessing: Preprocessing | None = None
     spec: BackboneSpec | None = None
     fingerprint: str = ""
+    task: type[Task] = field(default_factory=lambda: kind_of(None))
 
     @classmethod
     def of_run(cls, info: BackboneInfo) -> Facts:
         """Those of a finished run's backbone."""
         prepared, spec = info.preprocessing, info.spec
         shape = (prepared.channels, prepared.image_size, prepared.image_size)
-        return cls(spec.full_name, spec.num_classes, shape, info.classes, as_used(prepared), spec, info.fingerprint)
+        return cls(spec.full_name, spec.num_classes, shape, info.classes, as_used(prepared), spec, info.fingerprint, kind_of(info.task))
 
 
 def as_used(prepared: Preprocessing) -> Preprocessing:
@@ -51,7 +55,7 @@ def as_used(prepared: Preprocessing) -> Preprocessing:
 
 
 def preprocessing(facts: Facts) -> dict[str, Any]:
-    """What travels with every export: how to prepare a picture, and what the logits are called."""
+    """What travels with every export: how to prepare a picture, and what the outputs are called."""
     known = {} if facts.preprocessing is None else asdict(facts.preprocessing)
     return dict(zip(OTHER_KEYS, (facts.name, list(facts.classes), list(facts.shape)), strict=True)) | known
 

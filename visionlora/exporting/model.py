@@ -24,6 +24,7 @@ from visionlora.exporting.config import known_formats
 from visionlora.exporting.facts import OTHER_KEYS, Facts, as_used
 from visionlora.exporting.writing import Compared, Exported, check_places, write
 from visionlora.lora.merging import is_merged, unmerge
+from visionlora.tasks.registry import kind_of
 
 
 @process_as_before()
@@ -136,7 +137,9 @@ def _facts(
     names = _names(classes, number) if classes is not None else info.classes if info and len(info.classes) == number else []
     if info is None:
         return Facts(type(model).__name__, number, shape, names, prepared)
-    return Facts(info.spec.full_name, number, shape, names, prepared, replace(info.spec, num_classes=number), info.fingerprint)
+    return Facts(
+        info.spec.full_name, number, shape, names, prepared, replace(info.spec, num_classes=number), info.fingerprint, kind_of(info.task)
+    )
 
 
 def _names(classes: Sequence[str], number: int) -> list[str]:

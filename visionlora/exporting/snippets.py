@@ -63,7 +63,7 @@ def _program(facts: Facts, imports: Sequence[str], load: Sequence[str], call: Se
         *load,
         *_prepared(facts),
         *call,
-        *_answer(facts),
+        *facts.task.answer_code(bool(facts.classes), PREPROCESSING),
     ]
     return "\n".join(lines)
 
@@ -97,17 +97,6 @@ def _view(prepared: Preprocessing) -> list[str]:
         f"image = image.resize([shorter * side // min(image.size) for side in image.size], {how})",
         f"left, top = [round((side - {size}) / 2) for side in image.size]",
         f"image = image.crop((left, top, left + {size}, top + {size}))",
-    ]
-
-
-def _answer(facts: Facts) -> list[str]:
-    read = [f'with open("{PREPROCESSING}", encoding="utf-8") as file:', '    classes = json.load(file)["classes"]']
-    return [
-        *(read if facts.classes else []),
-        "probabilities = np.exp(logits[0] - logits[0].max())",
-        "probabilities /= probabilities.sum()",
-        "best = int(probabilities.argmax())",
-        f'print({"classes[best]" if facts.classes else "best"}, f"{{probabilities[best]:.4f}}")',
     ]
 
 

@@ -152,7 +152,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
         files.attach(model, read, find_head(model), info.remade if info else (), name)
     info = info_of(model)
     if info and made_for:
-        info.classes, info.preprocessing = other.classes, other.preprocessing
+        info.classes, info.task, info.preprocessing = other.classes, other.task, other.preprocessing
         if read.card.get("frozen_statistics"):
             freeze_statistics(model)
     return model

@@ -16,7 +16,7 @@ from visionlora.common.rows import shown
 from visionlora.runs.config import OWN, TrainConfig, portable
 from visionlora.runs.identity import NO_MATTER, WITHOUT_FILES, flatten
 
-GROUPS = ("model", "data", "lora", "optim", "trainer")
+GROUPS = ("model", "task", "data", "lora", "optim", "trainer")
 
 
 def command_of(config: Mapping[str, Any], conf_dir: Path) -> str:
@@ -39,7 +39,7 @@ def command_of(config: Mapping[str, Any], conf_dir: Path) -> str:
     unsaid = {*NO_MATTER} | ({"data.root"} if config.get("data.name") in WITHOUT_FILES else set())
     values = base.values
     left = [f"{key}={shown(value)}" for key, value in config.items() if key in values and values[key] != value and key not in unsaid]
-    left += [f"+{key}={shown(value)}" for key, value in config.items() if key.startswith("trainer.") and key not in values]
+    left += [f"+{key}={shown(value)}" for key, value in config.items() if key.startswith(("trainer.", "task.")) and key not in values]
     return " ".join(["python -m visionlora.train", *map(shlex.quote, (*said, *left))])
 
 

@@ -12,11 +12,11 @@ from typing import Any
 from visionlora.common.drawing import BLUE, METHOD_COLOURS, PALETTE, log_ticks
 from visionlora.common.errors import UserError
 from visionlora.common.labels import METHODS
-from visionlora.common.labels import label as _label
 from visionlora.common.rows import is_number, shown
 from visionlora.reporting.plots import beside, pareto
-from visionlora.reporting.runs import Configuration, higher_is_better, is_share, made_differently, spread_in_words
+from visionlora.reporting.runs import Configuration, leading, made_differently, spread_in_words
 from visionlora.reporting.summary import Summary
+from visionlora.tasks.measures import higher_is_better, is_share, label
 
 try:
     import plotly.graph_objects as go
@@ -24,17 +24,24 @@ try:
 except ModuleNotFoundError:
     raise UserError('the report is drawn by plotly; install it with: pip install "visionlora[report]"') from None
 
-COLUMNS = {
-    "val/top1": ("validation", "share"),
-    "test/top1": ("test top-1", "share"),
-    "test/f1": ("macro F1", "share"),
-    "test/loss": ("loss", "number"),
+COSTS = {
     "params/trainable": ("trained parameters", "whole"),
     "seconds/fit": ("seconds", "tenth"),
     "memory/peak_mib": ("peak MiB", "whole"),
     "bytes/adapter": ("adapter bytes", "whole"),
 }
-"""Figures of the table: their heading, and how they are written."""
+"""Columns of the table beside what is measured: their heading, and how they are written."""
+
+
+def columns(ranked: Sequence[Configuration]) -> dict[str, tuple[str, str]]:
+    """The numbers of the table by key: the leading measure on the validation part, all measures on the test part, costs."""
+    task = ranked[0].runs[0].task
+    found = {f"val/{task.lead().key}": ("validation", "share" if task.lead().share else "number")}
+    for measure in task.measures:
+        if measure.spread:
+            heading = f"test {measure.short or measure.words}" if measure == task.lead() else measure.short or measure.words
+            found[f"test/{measure.key}"] = (heading, "share" if measure.share else "number")
+    return {key: column for key, column in (found | COSTS).items() if any(c.summary(key) is not None for c in ranked)}
 
 
 def page(ranked: Sequence[Configuration], metric: str, command: str) -> str:
@@ -46,7 +53,7 @@ def page(ranked: Sequence[Configuration], metric: str, command: str) -> str:
         command: what trains the best one again.
     """
     title = f"{len(ranked)} configurations, {sum(len(c.runs) for c in ranked)} runs"
-    what = _label(metric)
+    what = label(metric)
     figures = [
         _figure("by-parameters", against(ranked, metric, "params/trainable", "trained parameters", log=True)),
         _figure("by-seconds", against(ranked, metric, "seconds/fit", "seconds of training", front=True)),
@@ -73,14 +80,14 @@ def _in_script(values: Any) -> str:
     return json.dumps(values).translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})
 
 
-def against(ranked: Sequence[Configuration], metric: str, key: str, label: str, log: bool = False, front: bool = True) -> go.Figure:
+def against(ranked: Sequence[Configuration], metric: str, key: str, title: str, log: bool = False, front: bool = True) -> go.Figure:
     """The metric of each configuration against a cost, the spread over seeds as bars, the rank beside each point.
 
     Args:
         ranked: configurations.
         metric: of the vertical axis.
         key: of the horizontal one.
-        label: of the horizontal one.
+        title: of the horizontal one.
         log: logarithmic.
         front: mark what nothing is both cheaper and better than.
     """
@@ -107,7 +114,7 @@ def against(ranked: Sequence[Configuration], metric: str, key: str, label: str, 
             hovertext=[_hover(c, metric) for c, _, _ in chosen],
             hovertemplate="%{hovertext}<extra></extra>",
         )
-    figure.update_xaxes(title=label)
+    figure.update_xaxes(title=title)
     if log and points and min(x.mean for _, x, _ in points) > 0:
         places, words = log_ticks([x.mean for _, x, _ in points])
         figure.update_xaxes(type="log", tickvals=places, ticktext=words)
@@ -115,9 +122,11 @@ def against(ranked: Sequence[Configuration], metric: str, key: str, label: str, 
 
 
 def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
-    """Validation accuracy over epochs, or the training loss where nothing was validated; names on hover where there are many."""
+    """The leading measure on the validation part over epochs, or the training loss where nothing was validated; names on hover where there
+    are many.
+    """
     figure = go.Figure()
-    for key in ("val/top1", "train/loss", "train/loss_step"):  # the last one for runs of one epoch
+    for key in (leading(ranked, "val"), "train/loss", "train/loss_step"):  # the last one for runs of one epoch
         found = [(c, curve) for c in ranked for run in c.runs if (curve := run.curve(key)) is not None]
         if any(len(x) > 1 for _, (x, _) in found):
             break
@@ -151,7 +160,7 @@ def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
 
 
 def _styled(figure: go.Figure, metric: str) -> go.Figure:
-    figure.update_yaxes(title=_label(metric), tickformat=".3~%" if is_share(metric) else None)  # 67.5 %, not 68 %
+    figure.update_yaxes(title=label(metric), tickformat=".3~%" if is_share(metric) else None)  # 67.5 %, not 68 %
     return figure.update_layout(
         template="plotly_white", margin={"l": 60, "r": 20, "t": 20, "b": 50}, height=380, hovermode="closest",
         legend={"orientation": "h", "yanchor": "top", "y": -0.2, "font": {"size": 11}}, font={"family": "system-ui, sans-serif"},
@@ -164,20 +173,19 @@ def _figure(name: str, figure: go.Figure) -> dict[str, Any]:
 
 def _hover(c: Configuration, metric: str) -> str:
     lines = [html.escape(f"{key}={shown(value)}") for key, value in c.changed.items()] or [html.escape(c.name)]
-    for key, (label, _) in COLUMNS.items():
-        if (found := c.summary(key)) is not None and (key == metric or key in ("params/trainable", "seconds/fit", "memory/peak_mib")):
-            lines.append(f"{label}: {_text(key, found)}")
+    for key, (heading, _) in columns([c]).items():
+        if key == metric or key in ("params/trainable", "seconds/fit", "memory/peak_mib"):
+            lines.append(f"{heading}: {_text(key, c.summary(key))}")
     return "<br>".join([*lines, f"{len(c.runs)} runs"])
 
 
 def _columns(ranked: Sequence[Configuration]) -> list[dict[str, str]]:
-    present = [key for key in COLUMNS if any(c.summary(key) is not None for c in ranked)]
     keys = list(dict.fromkeys(key for c in ranked for key in c.changed))
     return [
         {"key": "rank", "label": "#", "kind": "whole"},
         *({"key": key, "label": key, "kind": "text"} for key in keys),
         {"key": "runs", "label": "runs", "kind": "whole"},
-        *({"key": key, "label": COLUMNS[key][0], "kind": COLUMNS[key][1]} for key in present),
+        *({"key": key, "label": heading, "kind": kind} for key, (heading, kind) in columns(ranked).items()),
         {"key": "where", "label": "folders", "kind": "folders"},
     ]
 
@@ -185,7 +193,7 @@ def _columns(ranked: Sequence[Configuration]) -> list[dict[str, str]]:
 def _row(number: int, c: Configuration) -> dict[str, Any]:
     row: dict[str, Any] = {"rank": number, "runs": len(c.runs), "where": [str(run.path) for run in c.runs]}
     row |= {key: value if is_number(value) else shown(value) for key, value in c.changed.items()}
-    for key in COLUMNS:
+    for key in columns([c]):
         if (found := c.summary(key)) is not None:
             row[key] = found.mean
             row[f"{key}±"] = str(found).partition(" ")[2]  # what follows the mean
@@ -199,7 +207,7 @@ def _text(metric: str, summary: Summary | None) -> str:
 
 
 def _note(ranked: Sequence[Configuration], metric: str) -> str:
-    parts = [f"Ranked by {_label(metric)}.", *spread_in_words(ranked)]
+    parts = [f"Ranked by {label(metric)}.", *spread_in_words(ranked)]
     if metric.startswith("test/") and len(ranked) > 1:
         parts.append("Ranked on the test set, the best is a little too good: choose by validation (data.val_fraction) where you can.")
     return " ".join([*parts, made_differently([run for c in ranked for run in c.runs])]).strip()

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 from visionlora.common.drawing import save
 from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.files import inside, replace_file
-from visionlora.common.labels import METHODS, label
+from visionlora.common.labels import METHODS
 from visionlora.common.rows import is_number, shown, write_rows
 from visionlora.reporting.plots import accuracy_against, accuracy_by
-from visionlora.reporting.runs import Configuration, higher_is_better, is_share, spread_in_words
+from visionlora.reporting.runs import Configuration, leading, spread_in_words
 from visionlora.reporting.significance import Comparison, compare
+from visionlora.tasks.measures import has_spread, higher_is_better, is_share, label
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OWN = ("configuration", "n", "p")
 """Columns that are no key of the config or of ``results.json``."""
-QUALITY = ("top1", "top5", "f1", "loss", "ece")
-"""Figures that have a spread and a best one; costs have neither."""
 SIGNIFICANT = 0.05
 COSTS = {"params/trainable": "parameters", "seconds/fit": "seconds", "memory/peak_mib": "memory"}
 """Figures that accuracy is drawn against, and their pictures' names."""
@@ -62,7 +61,7 @@ class PaperTable:
         return said
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every row for CSV: means under their keys, those of ``QUALITY`` with ``low`` and ``high`` beside them."""
+        """Every row for CSV: means under their keys, those that have a spread with ``low`` and ``high`` beside them."""
         return [self._row(number, c) for number, c in enumerate(self.ranked)]
 
     def frame(self) -> pd.DataFrame:
@@ -83,7 +82,7 @@ class PaperTable:
         for key in self.columns:
             means = [None if (found := c.summary(key)) is None else found.mean for c in self.ranked]
             known = [mean for mean in means if mean is not None]
-            if _is_quality(key) and len(known) > 1:
+            if has_spread(key) and len(known) > 1:
                 best = number(key, max(known) if higher_is_better(key) else min(known))
                 marks[heading(key)] = [mean is not None and number(key, mean) == best for mean in means]
         return marks
@@ -120,7 +119,7 @@ class PaperTable:
             one = self.comparisons.get(number_of_row)
             return "" if one is None else _p(one.p)
         if (found := c.summary(key)) is not None:
-            return found.written(lambda value: number(key, value)) if _is_quality(key) else number(key, found.mean)
+            return found.written(lambda value: number(key, value)) if has_spread(key) else number(key, found.mean)
         value = c.runs[0].config.get(key)
         return "" if value is None else str(value) if isinstance(value, str) else shown(value)
 
@@ -128,7 +127,7 @@ class PaperTable:
         row: dict[str, Any] = {"configuration": c.title, "name": c.name, "n": len(c.runs)}
         for key in self.columns:
             if (found := c.summary(key)) is not None:
-                row |= {key: found.mean} | ({f"{key} low": found.low, f"{key} high": found.high} if _is_quality(key) else {})
+                row |= {key: found.mean} | ({f"{key} low": found.low, f"{key} high": found.high} if has_spread(key) else {})
             elif key not in OWN:
                 row[key] = c.runs[0].config.get(key)
         if self.baseline is not None:
@@ -153,7 +152,7 @@ def paper_table(ranked: Sequence[Configuration], metric: str, columns: Sequence[
         UserError: a column or the baseline is not there, or the baseline may be several.
     """
     if columns is None:
-        scores = dict.fromkeys([metric, "test/top1"])
+        scores = dict.fromkeys([metric, leading(ranked)])
         columns = [
             "configuration",
             "n",
@@ -213,13 +212,9 @@ def number(key: str, value: float) -> str:
     """A figure as it stands in the table."""
     if is_share(key):
         return f"{100 * value:.1f}"
-    if _is_quality(key):
+    if has_spread(key):
         return f"{value:.3f}"
     return f"{value:,.1f}" if key.startswith("seconds/") else f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"
-
-
-def _is_quality(key: str) -> bool:
-    return key.rpartition("/")[2] in QUALITY
 
 
 def _p(p: float) -> str:

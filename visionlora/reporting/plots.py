@@ -23,10 +23,11 @@ from visionlora.common.drawing import (
     percent,
     styled,
 )
-from visionlora.common.labels import METHODS, label
+from visionlora.common.labels import METHODS
 from visionlora.common.rows import is_number, shown
-from visionlora.reporting.runs import Configuration, higher_is_better, in_words, is_share, ranked
+from visionlora.reporting.runs import Configuration, in_words, leading, ranked
 from visionlora.reporting.summary import Summary
+from visionlora.tasks.measures import higher_is_better, is_share, label
 
 if TYPE_CHECKING:
     from visionlora.lora.changes import LayerChange
@@ -38,7 +39,7 @@ LAYERS = 60
 
 
 @styled
-def accuracy_by(found: Sequence[Configuration], key: str = "lora.r", metric: str = "test/top1") -> Figure:
+def accuracy_by(found: Sequence[Configuration], key: str = "lora.r", metric: str | None = None) -> Figure:
     """A metric against a number of the config, the spread over seeds as bars; a probe and full fine-tuning as lines.
 
     Configurations that differ in ``key`` alone are joined by a line. Of several probes or full fine-tunings the best is drawn.
@@ -46,8 +47,9 @@ def accuracy_by(found: Sequence[Configuration], key: str = "lora.r", metric: str
     Args:
         found: configurations.
         key: with numbers, such as ``lora.r``, ``lora.alpha`` or ``optim.lr``.
-        metric: a key of ``results.json``.
+        metric: a key of ``results.json``; by default what leads the task, on the test part.
     """
+    metric = metric or leading(found)
     figure = Figure(figsize=(0.7 * WIDTH, 3.3))
     axes = figure.subplots()
     drawn = [(c, y) for c in ranked(found, metric) if (y := c.summary(metric)) is not None]
@@ -80,14 +82,15 @@ def accuracy_by(found: Sequence[Configuration], key: str = "lora.r", metric: str
 
 
 @styled
-def accuracy_against(found: Sequence[Configuration], cost: str = "params/trainable", metric: str = "test/top1") -> Figure:
+def accuracy_against(found: Sequence[Configuration], cost: str = "params/trainable", metric: str | None = None) -> Figure:
     """A metric of each configuration against what it costs, the rank beside each point, with the Pareto front.
 
     Args:
         found: configurations.
         cost: a key of ``results.json``.
-        metric: another one.
+        metric: another one; by default what leads the task, on the test part.
     """
+    metric = metric or leading(found)
     figure = Figure(figsize=(0.7 * WIDTH, 3.3))
     axes = figure.subplots()
     points = [(c, x, y) for c in found if (x := c.summary(cost)) is not None and (y := c.summary(metric)) is not None]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.common.errors import UserError, did_you_mean
-from visionlora.common.labels import METHODS, label
+from visionlora.common.labels import METHODS
 from visionlora.common.rows import is_number, shown
 from visionlora.reporting.summary import SEEDS_FOR_INTERVAL, Summary
 from visionlora.runs import provenance
@@ -19,6 +19,9 @@ from visionlora.runs.config import OWN
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.identity import NO_MATTER, WITHOUT_FILES, flatten
 from visionlora.runs.log import Curves, curves_of_finished
+from visionlora.tasks.measures import higher_is_better, is_share, label
+from visionlora.tasks.registry import kind_of
+from visionlora.tasks.task import Task
 
 Curve = tuple[list[float], list[float]]
 
@@ -39,6 +42,11 @@ class Run:
     path: Path
     config: dict[str, Any]
     results: dict[str, Any]
+
+    @property
+    def task(self) -> type[Task]:
+        """What it was trained for."""
+        return kind_of(self.results.get("task"))
 
     @functools.cached_property
     def curves(self) -> Curves:
@@ -164,27 +172,26 @@ def configurations(runs: Sequence[Run]) -> list[Configuration]:
 
 
 def ranking_metric(runs: Sequence[Run], asked: str | None) -> str:
-    """What to rank by: ``asked``, else validation accuracy where every run has it, else test accuracy.
+    """What to rank by: ``asked``, else the leading measure of the runs' task on validation where every run has it, else on the test.
 
     Raises:
-        UserError: no run has it.
+        UserError: no run has it, or the runs are of different tasks.
     """
     if asked is None:
-        return "val/top1" if all("val/top1" in run.results for run in runs) else "test/top1"
+        tasks = sorted({run.task.name for run in runs})
+        if len(tasks) > 1:
+            raise UserError(f"these runs are of different tasks ({', '.join(tasks)}); name what to rank by with metric=…, or other runs.")
+        lead = runs[0].task.lead().key
+        return f"val/{lead}" if all(f"val/{lead}" in run.results for run in runs) else f"test/{lead}"
     known = sorted({key for run in runs for key, value in run.results.items() if is_number(value) and not provenance.is_provenance(key)})
     if asked not in known:
         raise UserError(f"metric={asked}: no run has it; there are {', '.join(known)}.{did_you_mean(asked, known)}")
     return asked
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether higher values are better: so it is with accuracies, F1 and speed, and not with losses, seconds, bytes and parameters."""
-    return metric.rpartition("/")[2] in ("top1", "top5", "f1", "images_per_second", "epochs")
-
-
-def is_share(metric: str) -> bool:
-    """Whether it is written in per cent."""
-    return metric.rpartition("/")[2] in ("top1", "top5", "f1")
+def leading(found: Sequence[Configuration], part: str = "test") -> str:
+    """The key under which these configurations have the leading measure of their task."""
+    return f"{part}/{found[0].runs[0].task.lead().key}" if found else f"{part}/loss"
 
 
 def ranked(found: Iterable[Configuration], metric: str) -> list[Configuration]:

@@ -10,6 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from visionlora.common.console import console
+from visionlora.tasks.measures import in_words
+from visionlora.tasks.registry import kind_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -28,7 +30,9 @@ def print_sweep(runs: Sequence[RunFolder], folder: Path) -> None:
             table.add_row(escape(run.path.name), "[red]broke[/red]" if run.broke else "[yellow]not finished[/yellow]")
             continue
         found = run.read_results()
-        scores = [f"{found[key]:.1%}" if found.get(key) is not None else "" for key in ("val/top1", "test/top1")]
+        task = kind_of(found.get("task"))
+        keys = [f"{part}/{task.lead().key}" for part in ("val", "test")]
+        scores = [in_words(key, found[key], task) if found.get(key) is not None else "" for key in keys]
         costs = [f"{found[key]:,.0f}" if found.get(key) is not None else "" for key in ("params/trainable", "seconds/fit")]
         table.add_row(escape(run.path.name), *scores, *costs)
     console.print(table)
@@ -62,13 +66,13 @@ def print_search(study: Study, metric: str, command: str, folder: Path) -> None:
 
 def print_ranking(ranked: Sequence[Configuration], metric: str, command: str, top: int) -> None:
     """The configurations, the best first, and the command that trains the best one again."""
-    from visionlora.reporting.runs import spread_in_words
+    from visionlora.reporting.runs import leading, spread_in_words
 
     table = Table(title=f"{sum(len(c.runs) for c in ranked)} runs by {metric}", title_justify="left")
     for column in ("", "configuration", "seeds", "validation", "test", "parameters", "seconds"):
         table.add_column(column, justify="left" if column == "configuration" else "right", overflow="fold")
     for number, c in enumerate(ranked[:top], 1):
-        scores = [str(c.summary(key) or "") for key in ("val/top1", "test/top1")]
+        scores = [str(c.summary(leading([c], part)) or "") for part in ("val", "test")]
         parameters, seconds = c.summary("params/trainable"), c.summary("seconds/fit")
         costs = [f"{parameters.mean:,.0f}" if parameters else "", f"{seconds.mean:.1f}" if seconds else ""]
         table.add_row(str(number), escape(c.name), str(len(c.runs)), *scores, *costs)

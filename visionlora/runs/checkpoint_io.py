@@ -21,6 +21,7 @@ from visionlora.runs.checkpoints import damage, write_checkpoint
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.log import HASH
 from visionlora.runs.metrics import RunLogger
+from visionlora.tasks.measures import Measure
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -138,14 +139,15 @@ class PlacedCheckpoint(ModelCheckpoint):
         return state | changed | {"best_k_models": {change(path): score for path, score in state.get("best_k_models", {}).items()}}
 
 
-def checkpoints(run: RunFolder, choose_best: bool) -> list[Callback]:
-    """``last.ckpt`` after each epoch; if ``choose_best``, ``best.ckpt`` by validation accuracy."""
+def checkpoints(run: RunFolder, best_by: Measure | None) -> list[Callback]:
+    """``last.ckpt`` after each epoch; and ``best.ckpt`` by this measure on the validation part, where one is given."""
     common: dict[str, Any] = {"dirpath": run.checkpoints, "save_on_train_epoch_end": True, "enable_version_counter": False}
     last = PlacedCheckpoint(filename=run.last.stem, every_n_epochs=1, **common)
-    if not choose_best:
+    if best_by is None:
         return [last]
     # The best one first: the last checkpoint then knows of it, and a resumed run does not take a worse epoch for the best.
-    return [PlacedCheckpoint(filename=run.best.stem, monitor="val/top1", mode="max", **common), last]
+    best: dict[str, Any] = {"monitor": f"val/{best_by.key}", "mode": "max" if best_by.higher else "min"}
+    return [PlacedCheckpoint(filename=run.best.stem, **best, **common), last]
 
 
 def say_if_best_is_gone(run: RunFolder, checkpoint: dict[str, Any]) -> None:

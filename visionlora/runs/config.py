@@ -14,6 +14,7 @@ from visionlora.common.errors import UserError
 from visionlora.common.trainer_config import TrainerConfig
 from visionlora.data.config import DataConfig
 from visionlora.lora.config import LoraConfig
+from visionlora.tasks.registry import USUAL, check_section
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "nadamw", "radam", "lamb", "lion", "adan", "adopt", "muon", "rmsprop", "adabelief", "laprop", "mars")
 """Names of ``timm.optim.create_optimizer_v2`` (which takes torch's own for the first ones)."""
@@ -71,7 +72,9 @@ class OptimConfig:
 
 @dataclass
 class TrainConfig:
-    """One run of ``visionlora.train``. ``trainer`` holds arguments of ``lightning.Trainer`` under their own names."""
+    """One run of ``visionlora.train``. ``trainer`` holds arguments of ``lightning.Trainer`` under their own names, ``task`` the name of a
+    task and its options.
+    """
 
     model: ModelConfig
     data: DataConfig
@@ -80,6 +83,7 @@ class TrainConfig:
     trainer: dict[str, Any]
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=lambda: {"name": USUAL})
     seed: int = 0
     ckpt_path: str | None = None
     again: str | None = None
@@ -91,6 +95,7 @@ class TrainConfig:
         if self.seed >= 2**32:
             raise UserError(f"seed={self.seed} must be below 2**32 (NumPy's limit).")
         self.trainer = _checked_trainer(self.trainer)
+        check_section(self.task)
 
 
 def _checked_trainer(values: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def _checked_trainer(values: dict[str, Any]) -> dict[str, Any]:
     return {key: getattr(found, key) for key in values}
 
 
-OWN = ("model", "data", "lora", "optim", "trainer", "seed")
+OWN = ("model", "data", "lora", "optim", "trainer", "task", "seed")
 """Sections a resumed run takes from its folder. Callbacks and loggers come from the command line: they name classes to make,
 and nothing read from a run folder is ever instantiated."""
 

@@ -12,10 +12,10 @@ from lightning.pytorch.loggers import CSVLogger
 
 from visionlora.common.console import LOG
 from visionlora.common.files import inside, naming, replace_file
-from visionlora.common.labels import in_words, label
 from visionlora.common.processes import process_rank
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.log import HASH, digest, put_aside_if_damaged, read_rows
+from visionlora.tasks.measures import in_words, label
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 Row = dict[str, Any]

@@ -1,9 +1,8 @@
-"""A finished run as something that classifies pictures."""
+"""A finished run as something that predicts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,6 +23,7 @@ from visionlora.lora.adapter_files import CARD, AdapterFiles
 from visionlora.model.saving import load_adapter, read_info
 from visionlora.runs.folder import RunFolder
 from visionlora.speed.quantize import quantize
+from visionlora.tasks.registry import make_task
 
 
 @runtime_checkable
@@ -36,31 +36,23 @@ class OpenFile(Protocol):
 Picture = str | Path | bytes | OpenFile | Image.Image | np.ndarray | Tensor
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One picture's ``topk`` classes, the likeliest first; ``error`` says why there are none."""
-
-    path: str
-    labels: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    error: str = ""
-
-
 class Predictor:
-    """A model with its preprocessing and class names.
+    """A model with its preprocessing and its task.
 
     Args:
-        model: float32, in eval mode; ``(N, C, H, W) -> (N, classes)``.
-        info: of the backbone, with classes.
+        model: float32, in eval mode; ``(N, C, H, W) -> (N, ...)``.
+        info: of the backbone, with names of the outputs.
     """
 
     def __init__(self, model: nn.Module, info: BackboneInfo) -> None:
         self.model, self.info = model, info
         self.transform = eval_transform(info.preprocessing)
+        self.task = make_task(info.task, info.classes)
 
     @property
     def classes(self) -> list[str]:
-        return self.info.classes
+        """Names of the outputs, in order."""
+        return self.task.names
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -83,7 +75,7 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, batch: Tensor) -> Tensor:
-        """Logits ``(N, classes)`` of uint8 ``(N, C, H, W)``.
+        """The model's outputs ``(N, ...)``, such as logits, for uint8 ``(N, C, H, W)``.
 
         Raises:
             UserError: one of them is not finite.
@@ -93,8 +85,8 @@ class Predictor:
         refuse_not_finite([("the output", logits)], self.info.spec.full_name)
         return logits
 
-    def predict(self, pictures: Picture | Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> list[Prediction]:
-        """Classify pictures, one or many: paths, bytes of an image file, binary files open for reading, PIL images, uint8 arrays
+    def predict(self, pictures: Picture | Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> list[Any]:
+        """Predict for images, one or many: paths, bytes of an image file, binary files open for reading, PIL images, uint8 arrays
         ``(H, W)`` or ``(H, W, C)``, uint8 tensors ``(C, H, W)``.
 
         A tensor ``(N, C, H, W)`` is N pictures. A picture that cannot be read becomes a prediction with its ``error``; the others are not
@@ -102,24 +94,20 @@ class Predictor:
         """
         return list(self.stream(as_many(pictures), topk, batch_size, num_workers))
 
-    def stream(self, pictures: Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> Iterator[Prediction]:
+    def stream(self, pictures: Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> Iterator[Any]:
         """``predict``, one at a time, in order."""
         for names, prepared in batches(self, pictures, batch_size, num_workers):
-            yield from self.classify(names, prepared, topk)
+            yield from self.of_prepared(names, prepared, topk)
 
-    def classify(self, names: Sequence[str], prepared: Sequence[Tensor | str], topk: int = 1) -> Iterator[Prediction]:
-        """Predictions for prepared pictures ``(C, H, W)``; a string in the place of one is its error."""
-        readable = [tensor for tensor in prepared if isinstance(tensor, Tensor)]
-        rows: Iterator[Any] = iter(())
+    def of_prepared(self, names: Sequence[str], prepared: Sequence[Tensor | str], topk: int = 1) -> Iterator[Any]:
+        """Predictions for prepared images ``(C, H, W)``; a string in the place of one is its error."""
+        readable = [(name, one) for name, one in zip(names, prepared, strict=True) if isinstance(one, Tensor)]  # a name may come twice
+        found: Iterator[Any] = iter(())
         if readable:
-            best = self.logits(torch.stack(readable)).softmax(-1).topk(min(topk, len(self.classes)))
-            rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            outputs = self.logits(torch.stack([image for _, image in readable]))
+            found = iter(self.task.predict([name for name, _ in readable], outputs, topk))
         for name, one in zip(names, prepared, strict=True):
-            if isinstance(one, str):
-                yield Prediction(name, error=one)
-            else:
-                indices, probabilities = next(rows)
-                yield Prediction(name, tuple(self.classes[i] for i in indices), tuple(probabilities))
+            yield self.task.unreadable(name, one) if isinstance(one, str) else next(found)
 
 
 def batches(

@@ -11,17 +11,15 @@ from rich.table import Table
 from visionlora.common.console import console
 
 if TYPE_CHECKING:
-    from visionlora.runs.predictor import Prediction
+    from visionlora.tasks.task import Prediction
 
 
-def print_predictions(predictions: Sequence[Prediction], runs: Sequence[str] | None = None) -> None:
-    """One picture a row; ``runs`` says by which run, where there are several."""
+def print_predictions(predictions: Sequence[Prediction], columns: Sequence[str], runs: Sequence[str] | None = None) -> None:
+    """One image a row, with the task's ``columns``; ``runs`` says by which run, where there are several."""
     table = Table()
-    for column in (*(["run"] if runs else []), "picture", "class", "probability"):
+    for column in (*(["run"] if runs else []), "image", *columns):
         table.add_column(column)
     for number, p in enumerate(predictions):
-        cells = [escape(p.path), "[red]unreadable[/red]", ""]
-        if not p.error:
-            cells = [escape(p.path), escape("\n".join(p.labels)), "\n".join(f"{x:.1%}" for x in p.probabilities)]
-        table.add_row(*([escape(runs[number])] if runs else []), *cells)
+        cells = ["[red]unreadable[/red]"] if p.error else map(escape, p.cells())
+        table.add_row(*([escape(runs[number])] if runs else []), escape(p.path), *cells)
     console.print(table)

@@ -1,1 +1,1 @@
-"""Kinds of work. Classification so far: its metrics, the baseline, the probe."""
+"""Kinds of work: each says what its labels are, what is minimised and measured, and how results are told. ``classify`` is the first."""

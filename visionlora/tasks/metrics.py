@@ -1,43 +1,19 @@
-"""The figures of a validation or a test: the mean loss and torchmetrics' metrics, ours and those that a user adds."""
+"""The metrics of a validation or a test: the mean loss and torchmetrics' metrics, the task's and those that a user adds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from visionlora.common.errors import UserError
+from visionlora.tasks.task import Loss, Task
 
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""``(logits (N, classes), labels (N,)) -> `` one number, as ``torch.nn.functional.cross_entropy`` gives."""
 Metrics: TypeAlias = Metric | MetricCollection | Mapping[str, Metric]
 """What a user can add: one metric, known by the name of its class, or several by name."""
-
-
-def classification_metrics(num_classes: int, prefix: str, more: Metrics | None = None) -> MetricCollection:
-    """Top-1, macro F1, and top-5 where there are more than five classes; torchmetrics' own.
-
-    Args:
-        num_classes: number of logits.
-        prefix: begins the name under which each is logged.
-        more: metrics beside ours, copied; one of the same name takes the place of ours.
-
-    Raises:
-        UserError: something in ``more`` is not a metric, or has a name that it cannot have.
-    """
-    metrics: dict[str, Metric] = {
-        "top1": MulticlassAccuracy(num_classes, average="micro"),
-        "f1": MulticlassF1Score(num_classes, average="macro"),
-    }
-    if num_classes > 5:
-        metrics["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
-    metrics |= {name: metric.clone() for name, metric in _by_name(more).items()}
-    # No compute groups: they are found by comparing states after the first batch, and where that is all right top-1 equals top-5.
-    return MetricCollection(metrics, prefix=prefix, compute_groups=False)  # type: ignore[arg-type]
 
 
 def _by_name(metrics: Metrics | None) -> dict[str, Metric]:
@@ -76,23 +52,28 @@ class Evaluation(nn.Module):
     """Metrics and mean loss of one part of the data.
 
     Args:
-        num_classes: number of logits.
-        part: begins the names of the figures.
-        loss: the mean of it over a batch is averaged over all; by default cross-entropy.
-        metrics: beside ours, see ``classification_metrics``.
+        task: whose metrics they are.
+        part: begins the names under which they are logged.
+        loss: the mean of it over a batch is averaged over all; by default the task's.
+        metrics: beside the task's, copied; one of the same name takes the place of the task's.
+
+    Raises:
+        UserError: something in ``metrics`` is not a metric, or has a name that it cannot have.
     """
 
-    def __init__(self, num_classes: int, part: str, loss: Loss | None = None, metrics: Metrics | None = None) -> None:
+    def __init__(self, task: Task, part: str, loss: Loss | None = None, metrics: Metrics | None = None) -> None:
         super().__init__()
-        self.metrics = classification_metrics(num_classes, f"{part}/", metrics)
+        own = task.metrics() | {name: metric.clone() for name, metric in _by_name(metrics).items()}
+        # No compute groups: they are found by comparing states after the first batch, where two metrics may be equal by chance.
+        self.metrics = MetricCollection(own, prefix=f"{part}/", compute_groups=False)  # type: ignore[arg-type]
         self.loss, self.part = MeanMetric(), part
-        self.criterion: Loss = nn.functional.cross_entropy if loss is None else loss
+        self.criterion: Loss = task.criterion() if loss is None else loss
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Take in ``logits (N, classes)`` and ``labels (N,)``."""
-        logits = logits.float()
-        self.loss.update(one_number(self.criterion(logits, labels)), weight=len(labels))
-        self.metrics.update(logits, labels)
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take in ``outputs (N, ...)`` and ``targets (N, ...)``."""
+        outputs = outputs.float()
+        self.loss.update(one_number(self.criterion(outputs, targets)), weight=len(targets))
+        self.metrics.update(outputs, targets)
 
     def compute(self) -> dict[str, Tensor]:
         """Over all processes; starts afresh afterwards.

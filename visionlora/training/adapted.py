@@ -20,12 +20,12 @@ from visionlora.lora.audit import undisturbed
 from visionlora.lora.config import LayerRank
 from visionlora.lora.inject_report import InjectReport
 from visionlora.lora.slots import slots
-from visionlora.model.allocation import allocate
 from visionlora.model.inject import inject
 from visionlora.runs.config import TrainConfig
 from visionlora.speed.checkpointing import checkpoint_activations, checkpoint_blocks
 from visionlora.speed.folding import fold
 from visionlora.speed.quantize import quantize
+from visionlora.training.allocation import allocate
 from visionlora.training.place import Place
 
 Ranks = dict[str, LayerRank]
@@ -65,11 +65,11 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
     Raises:
         UserError: see ``create_backbone``, or the backbone cannot take images of this size.
     """
-    spec = BackboneSpec(num_classes=len(data.classes), image_size=config.data.image_size, **spec_values(config.model))
+    spec = BackboneSpec(num_classes=data.task.outputs, image_size=config.data.image_size, **spec_values(config.model))
     model = build(spec, place.known.read_base() if place.known else None)
     info = info_of(model)
     assert info is not None
-    info.classes = data.classes
+    info.classes, info.task = data.task.names, data.task.section()
     example = example_batch(model)
     try:
         with undisturbed(model), torch.no_grad():
@@ -103,9 +103,11 @@ def choose_ranks(config: TrainConfig, place: Place, backbone: Backbone, data: Im
         return {name: LayerRank(r, float(alpha), explicit=True) for name, (r, alpha) in known.items()}
     looks = config.lora.allocate in ("importance", "shift")
     images = config.lora.allocate_batches * config.data.batch_size
-    loader = data.sample_dataloader(-(-images // len(data.classes))) if looks else ()
+    loader = data.sample_dataloader(-(-images // data.task.outputs)) if looks else ()
     reference = data.reference_batches(Path(config.lora.reference), images) if config.lora.reference else ()
-    return allocate(backbone.model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference)
+    return allocate(
+        backbone.model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference, data.task.criterion()
+    )
 
 
 def base_to_keep(place: Place, backbone: Backbone) -> dict[str, torch.Tensor]:

@@ -36,9 +36,8 @@ SHARE = 0.25
 
 @contextmanager
 def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: ImageData) -> Iterator[Front | None]:
-    """A context in which ``data`` gives cached features in place of training and validation images, where that is possible. The front
-    that it
-    yields makes logits of them.
+    """A context in which ``data`` gives cached features in place of training and validation images, where that is possible. The
+    front that it yields makes the model's outputs of them.
 
     Raises:
         UserError: ``data.cache`` asks for it, and it cannot be; the message says why.
@@ -50,7 +49,7 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
     try:
         front = _front(config, trainer, model)
         views = _views(config)
-        shape, dtype = _probe(front, trainer, model)
+        shape, dtype = _one_image(front, trainer, model)
         parts = [part for part in ("train", "val") if part in data.parts]
         counts = {part: (views if part == "train" else 1) * len(data.parts[part]) for part in parts}
         size = sum(counts.values()) * shape.numel() * dtype.itemsize
@@ -74,7 +73,7 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
                 data.leave_out(part)  # every picture has been opened by now
                 if collector.done != len(data.parts[part]):
                     raise UserError(f"pictures of the {part} part changed while they were read: some could be read at times; start again.")
-            data.cached[part] = CachedFeatures(bank[:, : len(data.parts[part])], data.parts[part].labels)
+            data.cached[part] = CachedFeatures(bank[:, : len(data.parts[part])], data.task.tensor(data.parts[part].labels))
         try:
             yield front
         finally:
@@ -124,11 +123,11 @@ def _augments(data: DataConfig) -> bool:
     return bool(data.hflip or data.crop_scale or data.randaugment or data.color_jitter or data.random_erasing or data.transform)
 
 
-def _probe(front: Front, trainer: L.Trainer, model: nn.Module) -> tuple[torch.Size, torch.dtype]:
+def _one_image(front: Front, trainer: L.Trainer, model: nn.Module) -> tuple[torch.Size, torch.dtype]:
     """Shape and type of one picture's features, at the precision of the run."""
     bank: list[Tensor] = []
 
-    class Probe(L.LightningModule):
+    class OneImage(L.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
@@ -138,7 +137,7 @@ def _probe(front: Front, trainer: L.Trainer, model: nn.Module) -> tuple[torch.Si
             return bank[0][:0]
 
     images: Any = [example_batch(model)[0].cpu()]
-    trainer.predict(Probe(), DataLoader(images, batch_size=1), return_predictions=False)
+    trainer.predict(OneImage(), DataLoader(images, batch_size=1), return_predictions=False)
     return bank[0].shape[1:], bank[0].dtype
 
 

@@ -12,27 +12,26 @@ from torch import nn
 from visionlora.common.compat import versioned
 from visionlora.common.errors import UserError
 from visionlora.common.portions import ALL, Portions
-from visionlora.data.labels import Labels
 from visionlora.lora.config import LoraConfig
 from visionlora.model.saving import check_trained_state, load_trained_state, trained_state
 from visionlora.runs.config import OptimConfig
-from visionlora.tasks.metrics import Loss
+from visionlora.tasks.task import Loss, Task
 from visionlora.training.reloading import CHECKPOINT_KEY, card, check_base, reloaded
 
 
 class Checkpointed(L.LightningModule):
-    """What ``Classifier`` writes into a checkpoint, and reads from one."""
+    """What a ``TaskModule`` writes into a checkpoint, and reads from one."""
 
     model: nn.Module
     criterion: Loss
-    labels: Labels
+    task: Task
     portions: Portions
     optim_config: OptimConfig
     lora_config: LoraConfig
     seed: int
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        says = card(self.model, self.labels.num_classes, self.optim_config, self.lora_config, self.seed)
+        says = card(self.model, self.task, self.optim_config, self.lora_config, self.seed)
         checkpoint["state_dict"] = trained_state(self.model)
         checkpoint[CHECKPOINT_KEY] = says | ({"pictures_at_once": self.portions.most} if self.portions.most < ALL else {})
         if trained := self.loss_parameters():
@@ -72,7 +71,7 @@ class Checkpointed(L.LightningModule):
         weights_only: bool | None = None,
         **kwargs: Any,
     ) -> Self:
-        """The classifier of a checkpoint, as it was trained; a checkpoint holds no base, which is made again.
+        """The module of a checkpoint, as it was trained; a checkpoint holds no base, which is made again.
 
         Args:
             checkpoint_path: a file, of the command or of any Trainer.

@@ -1,39 +1,20 @@
-"""The LightningModule: a classifier, its loss, metrics and optimizer."""
+"""``vl.Classifier``: the LightningModule of one class an image, for a Trainer of one's own."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from torch import nn
 
-import torch
-from torch import Tensor, nn
-from torchmetrics import MeanMetric
-
-from visionlora.backbone.freeze import moves_statistics
-from visionlora.backbone.head import count_classes, example_batch, find_head
-from visionlora.common.errors import UserError
-from visionlora.common.finite import all_finite, first_not_finite
-from visionlora.common.portions import Portions, loss_with_gradients
-from visionlora.data.batches import Features, portion
-from visionlora.data.labels import Labels
-from visionlora.data.loading import mixed_seed
-from visionlora.data.module import Batch, ImageData
+from visionlora.backbone.head import count_outputs
 from visionlora.lora.config import LoraConfig
-from visionlora.lora.regularization import regularization
-from visionlora.model.layout import asked
-from visionlora.runs.config import OptimConfig, usual_rate
-from visionlora.speed.prefix import Front
-from visionlora.tasks.metrics import Evaluation, Loss, Metrics, one_number
-from visionlora.training.checkpointed import Checkpointed
-from visionlora.training.optimizer import build_optimizer, build_schedule, parameter_groups
-
-SHOWN = 8
-"""Files of a batch that a sentence names."""
-CURE = "Lower optim.lr or lora.alpha, or set trainer.gradient_clip_val=1; the checkpoint before stands."
+from visionlora.runs.config import OptimConfig
+from visionlora.tasks.metrics import Metrics
+from visionlora.tasks.registry import USUAL, make_task
+from visionlora.tasks.task import Loss, Task
+from visionlora.training.module import TaskModule
 
 
-class Classifier(Checkpointed):
-    """Trains what ``model`` has left trainable, with any ``lightning.Trainer``: ``vl.Classifier(model)`` is enough.
+class Classifier(TaskModule):
+    """Trains a classifier: ``vl.Classifier(model)`` is enough.
 
     A batch is ``(images (N, C, H, W), labels int64 (N,))``. Logged are ``train/loss``, and of validation and test the loss, ``top1``,
     ``f1``, ``top5`` where there are more than five classes, and ``metrics``, as ``val/NAME`` and ``test/NAME``.
@@ -41,15 +22,14 @@ class Classifier(Checkpointed):
     Args:
         model: after ``vl.inject``; ``(N, C, H, W) -> (N, num_classes)``.
         num_classes: number of logits; by default as many as the model's head gives.
-        optim: optimizer, schedule and learning rate; with ``lr=None`` the usual one of the optimizer and the method.
-        head: names of the classifier's modules, for a learning rate of their own; by default those that ``vl.find_head`` finds.
-        seed: of the run; dropout depends on it, the epoch and the process alone.
-        lora: what adaptation asks of the loss and the optimizer; by default what ``vl.inject`` was called with.
-        front: makes logits of cached features.
-        halve: whether memory that gives out halves the number of pictures at a time, see ``Portions``; the loss must be a mean then.
-        loss: ``(logits, labels) -> `` one number, of training, validation and test; a module's parameters are trained and saved with
-            the model's. By default cross-entropy, in training with ``optim.label_smoothing``.
-        metrics: torchmetrics by name, or a ``MetricCollection``; one that is named as one of ours takes its place.
+        optim: see ``TaskModule``, as for what follows.
+        head: names of the head's modules.
+        seed: of the run.
+        lora: what adaptation asks of the loss and the optimizer.
+        halve: whether memory that gives out halves the number of images at a time.
+        loss: ``(logits, labels) -> `` one number; by default cross-entropy.
+        metrics: torchmetrics by name, or a ``MetricCollection``, beside ours.
+        task: with names for the classes; by default they are numbered.
 
     Raises:
         UserError: ``metrics`` are none, or ``loss`` is given beside ``optim.label_smoothing``.
@@ -63,170 +43,13 @@ class Classifier(Checkpointed):
         head: tuple[str, ...] | None = None,
         seed: int = 0,
         lora: LoraConfig | None = None,
-        front: Front | None = None,
         halve: bool = False,
         *,
         loss: Loss | None = None,
         metrics: Metrics | None = None,
+        task: Task | None = None,
     ) -> None:
-        super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # the layout in which convs are fastest, on CPUs and tensor cores
-        self.lora_config, self.front, self.seed = lora or asked(model), front, seed
-        optim = optim or OptimConfig()
-        self.optim_config = optim if optim.lr else replace(optim, lr=usual_rate(optim.name, self.lora_config))
-        self.head = find_head(model) if head is None else head
-        self.labels = Labels(count_classes(model) if num_classes is None else num_classes)
-        self.portions = Portions(halve)
-        self.strict_loading = False  # checkpoints hold what training changed; on_load_checkpoint checks the keys
-        if loss is not None and optim.label_smoothing:
-            raise UserError("optim.label_smoothing is for the cross-entropy; give it to your own loss.")
-        self.criterion: Loss = nn.CrossEntropyLoss(label_smoothing=optim.label_smoothing) if loss is None else loss
-        self.train_loss = MeanMetric()
-        self.evaluations = nn.ModuleDict({part: Evaluation(self.labels.num_classes, part, loss, metrics) for part in ("val", "test")})
-
-    @property
-    def lr(self) -> float:
-        """The learning rate; Lightning's finder sets it."""
-        return self.optim_config.rate
-
-    @lr.setter
-    def lr(self, rate: float) -> None:
-        self.optim_config = replace(self.optim_config, lr=rate)
-
-    def forward(self, images: Tensor | Features) -> Tensor:
-        if isinstance(images, Features):
-            assert self.front is not None
-            return self.front.logits(images.values)
-        dtype = next(self.model.parameters()).dtype  # not float32 under precision=bf16-true
-        return self.model(images.to(dtype, memory_format=torch.channels_last))  # type: ignore[no-any-return]
-
-    def on_fit_start(self) -> None:
-        self.train()  # Lightning leaves modes as they are; frozen batch-norm stays in eval mode whatever is called
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        labels = self.labels.of(batch, "train")
-        batch = batch[0], labels
-        if not len(batch[1]) or (len(batch[1]) == 1 and self._one_is_too_few()):
-            return self._without_pictures()
-        loss = self._in_portions(batch, batch_idx) if self.portions.wanted else self._loss(batch, batch_idx)
-        if not all_finite(loss.detach()):
-            raise self._diverged(batch, batch_idx, float(loss))
-        self.log("train/loss_step", loss, on_step=True, on_epoch=False)
-        self.train_loss.update(loss.detach(), weight=len(batch[1]))
-        penalty = regularization(self.model, self.lora_config)
-        return loss if penalty is None else loss + penalty
-
-    def _one_is_too_few(self) -> bool:
-        """Whether a batch that has shrunk to one picture cannot be taken: batch-norm in train mode needs two."""
-        data = getattr(self.trainer, "datamodule", None)
-        moving = any(map(moves_statistics, self.model.modules()))
-        return moving and isinstance(data, ImageData) and data.batch_size > 1
-
-    def _without_pictures(self) -> Tensor:
-        """The loss of a batch whose pictures were left out: it moves nothing, and is made by the model all the same, as other processes
-        wait for its gradients. In eval mode, so that statistics do not move either.
-        """
-        self.model.eval()
-        nothing: Tensor = 0.0 * self(example_batch(self.model)).float().sum()
-        self.model.train()
-        return nothing
-
-    def _loss(self, batch: Batch, batch_idx: int, part: slice = slice(None)) -> Tensor:
-        """Mean loss of a part of the batch."""
-        if not part.start:
-            # Dropout and the like are a function of seed, epoch, step and process: a resumed run goes on as the uninterrupted one.
-            torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
-        images, labels = batch
-        return one_number(self.criterion(self.labels.fit(self(portion(images, part)).float(), "train"), labels[part]))
-
-    def _in_portions(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The same loss, its gradients computed already, with as many pictures at a time as memory holds in every process."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of float16
-
-        def compute(parts: list[slice]) -> Tensor:
-            return loss_with_gradients(
-                lambda part: self._loss(batch, batch_idx, part), parts, parameters, scaler.get_scale() if scaler else 1.0
-            )
-
-        while True:
-            loss = self.portions.compute(len(batch[1]), compute)
-            if self._agreed():
-                return loss
-
-    def _agreed(self) -> bool:
-        """Whether portions are as large in all processes; afterwards they are."""
-        if self.trainer.world_size == 1:
-            return True
-        sizes: Any = self.all_gather(torch.tensor(self.portions.most, device=self.device))
-        self.portions.most = int(sizes.min())
-        return bool((sizes == sizes[0]).all())
-
-    def _diverged(self, batch: Batch, batch_idx: int, loss: float) -> UserError:
-        """The sentence that ends a training whose loss is not a number any more."""
-
-        def again() -> None:
-            for part in self.portions.of(len(batch[1])):
-                self._loss(batch, batch_idx, part)
-
-        data = getattr(self.trainer, "datamodule", None)
-        names = data.names_of(self.current_epoch, batch_idx) if isinstance(data, ImageData) else []
-        those = f" The batch: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' * (len(names) > SHOWN)}." if names else ""
-        return UserError(
-            f"the training diverged in step {self.trainer.global_step + 1}, epoch {self.current_epoch + 1}: the loss is {loss}; first not"
-            f" finite is {first_not_finite(self.model, again)}.{those} {CURE}"
-        )
-
-    def on_train_epoch_end(self) -> None:
-        self.labels.tell("train")
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not all_finite(parameter.detach()):
-                raise UserError(
-                    f"the training diverged in epoch {self.current_epoch + 1}: {name} is not finite after its last step. {CURE}"
-                )
-        loss = self.train_loss.compute()
-        self.train_loss.reset()
-        if not all_finite(loss):  # no picture was left in the whole epoch
-            return
-        self.log("train/loss", loss, logger=False, sync_dist=True)  # for callbacks
-        # Lightning would write it down after the checkpoint: an interruption in between would lose the row.
-        for logger in self.loggers:
-            logger.log_metrics({"train/loss": float(loss), "epoch": self.current_epoch}, step=self.trainer.global_step - 1)
-            logger.save()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("val", batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("test", batch)
-
-    def on_validation_epoch_end(self) -> None:
-        self.labels.tell("val")
-        self.log_dict(self._evaluation("val").compute(), prog_bar=True, sync_dist=True)
-
-    def on_test_epoch_end(self) -> None:
-        self.labels.tell("test")
-        self.log_dict(self._evaluation("test").compute(), sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        groups = parameter_groups(self.model, self.head, self.optim_config, self.lora_config.lr_ratio)
-        if trained := self.loss_parameters():
-            groups.append({"params": list(trained.values()), "lr": self.optim_config.rate, "weight_decay": 0.0})
-        optimizer = build_optimizer(groups, self.optim_config)
-        schedule = build_schedule(optimizer, self.optim_config, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _evaluate(self, part: str, batch: Batch) -> None:
-        labels = self.labels.of(batch, part)
-        images = batch[0]
-        if not len(labels):
-            return
-        logits = self.portions.compute(len(labels), lambda parts: torch.cat([self(portion(images, part)) for part in parts]))
-        if not all_finite(logits):
-            raise UserError(f"the logits of a {part} batch are not finite (nan or infinity): the training diverged. {CURE}")
-        self._evaluation(part).update(self.labels.fit(logits, part), labels)
-
-    def _evaluation(self, part: str) -> Evaluation:
-        found = self.evaluations[part]
-        assert isinstance(found, Evaluation)
-        return found
+        if task is None:
+            outputs = count_outputs(model) if num_classes is None else num_classes
+            task = make_task(USUAL, [str(number) for number in range(outputs)])
+        super().__init__(model, task, optim, head, seed, lora, halve, loss=loss, metrics=metrics)

@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 from lightning.pytorch.tuner.tuning import Tuner
-from torch import nn
 
 from visionlora.common.compat import versioned
 from visionlora.common.drawing import save
@@ -21,7 +20,8 @@ from visionlora.common.quiet import hushed
 from visionlora.data.module import ImageData
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.folder import RunFolder
-from visionlora.training.classifier import Classifier
+from visionlora.training.adapted import Adapted
+from visionlora.training.module import TaskModule
 from visionlora.training.plots import rate_finder
 from visionlora.training.trainer import lightning_arguments
 
@@ -50,9 +50,7 @@ FEWEST_STEPS = 8
 """Steps an epoch that a found batch size leaves at least."""
 
 
-def find(
-    config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData, run_folder: RunFolder
-) -> tuple[TrainConfig, dict[str, float]]:
+def find(config: TrainConfig, adapted: Adapted, data: ImageData, run_folder: RunFolder) -> tuple[TrainConfig, dict[str, float]]:
     """Find ``data.batch_size`` and ``optim.lr`` where the config asks for it; weights are as before afterwards.
 
     Returns:
@@ -64,21 +62,22 @@ def find(
     """
     found: dict[str, float] = {}
     if config.trainer.get("batch_size") == "auto":
-        size = _batch_size(config, model, head, data)
+        size = _batch_size(config, adapted, data)
         config, found["found/batch_size"] = replace(config, data=replace(config.data, batch_size=size)), size
         print(f"trainer.batch_size=auto: {size} pictures a batch.")
     if config.trainer.get("lr_find"):
-        rate = _learning_rate(config, model, head, data, run_folder)
+        rate = _learning_rate(config, adapted, data, run_folder)
         config, found["found/lr"] = replace(config, optim=replace(config.optim, lr=rate)), rate
         print(f"trainer.lr_find=true: optim.lr={rate:.3g}.")
     return config, found
 
 
-def _tuned(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData, use: Callable[[Tuner, Classifier], Any]) -> Any:
+def _tuned(config: TrainConfig, adapted: Adapted, data: ImageData, use: Callable[[Tuner, TaskModule], Any]) -> Any:
     """What ``use`` finds; the model's state is put back."""
+    model = adapted.model
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modes = {module: module.training for module in model.modules()}
-    module = Classifier(model, len(data.classes), config.optim, head, config.seed, lora=config.lora)
+    module = TaskModule(model, data.task, config.optim, adapted.info.head, config.seed, lora=config.lora)
     try:
         with hushed("lightning.pytorch"), tempfile.TemporaryDirectory() as folder:
             trainer = L.Trainer(**lightning_arguments(config) | BARE, default_root_dir=folder)
@@ -91,30 +90,32 @@ def _tuned(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: I
         data.trainer = None
 
 
-def _batch_size(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData) -> int:
+def _batch_size(config: TrainConfig, adapted: Adapted, data: ImageData) -> int:
     most = max(min(LARGEST, len(data.parts["train"]) // FEWEST_STEPS), 1)
 
-    def use(tuner: Tuner, module: Classifier) -> int | None:
+    def use(tuner: Tuner, module: TaskModule) -> int | None:
         return tuner.scale_batch_size(module, datamodule=data, mode="power", steps_per_trial=2, init_val=min(8, most), max_val=most)
 
     with memory_has_an_end():
-        size = int(_tuned(config, model, head, data, use) or config.data.batch_size)
+        size = int(_tuned(config, adapted, data, use) or config.data.batch_size)
     data.batch_size = min(size, most)
     return data.batch_size
 
 
-def _learning_rate(config: TrainConfig, model: nn.Module, head: tuple[str, ...], data: ImageData, run_folder: RunFolder) -> float:
-    def use(tuner: Tuner, module: Classifier) -> Any:
+def _learning_rate(config: TrainConfig, adapted: Adapted, data: ImageData, run_folder: RunFolder) -> float:
+    def use(tuner: Tuner, module: TaskModule) -> Any:
         low, high = RATES
         return tuner.lr_find(module, datamodule=data, min_lr=low, max_lr=high, num_training=100, update_attr=False)
 
-    curve = _tuned(config, model, head, data, use)
+    curve = _tuned(config, adapted, data, use)
     # Lightning counts a step too many where it corrects the start of the running mean, so that every curve would begin by rising.
     curve.results["loss"] = [loss * (1 - BETA ** (i + 2)) / (1 - BETA ** (i + 1)) for i, loss in enumerate(curve.results["loss"])]
     rate = _steepest(curve.results["lr"], curve.results["loss"])
     if rate is None:
         raise UserError("trainer.lr_find=true found no learning rate that lowers the loss; give optim.lr, or more pictures.")
-    save(rate_finder(curve.results["lr"], curve.results["loss"], rate), inside(run_folder.path, run_folder.rates.name))
+    save(
+        rate_finder(curve.results["lr"], curve.results["loss"], rate, data.task.loss_words), inside(run_folder.path, run_folder.rates.name)
+    )
     return float(f"{rate:.3g}")
 
 

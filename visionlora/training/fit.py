@@ -20,8 +20,10 @@ from visionlora.model.adapters import adapter_names
 from visionlora.model.inject import inject
 from visionlora.model.saving import save_adapter
 from visionlora.runs.config import OptimConfig
-from visionlora.tasks.metrics import Loss, Metrics
+from visionlora.tasks.metrics import Metrics
+from visionlora.tasks.task import Loss, Task
 from visionlora.training.classifier import Classifier
+from visionlora.training.module import TaskModule
 
 Data = L.LightningDataModule | DataLoader | Dataset
 
@@ -36,7 +38,7 @@ class Fit:
         metrics: the last ``train/loss``, ``val/*`` of the last validation and ``test/*``, as far as there are such data.
     """
 
-    module: Classifier
+    module: TaskModule
     trainer: L.Trainer
     metrics: dict[str, float]
 
@@ -56,6 +58,7 @@ def fit(
     folder: str | Path | None = None,
     loss: Loss | None = None,
     metrics: Metrics | None = None,
+    task: Task | None = None,
     callbacks: Sequence[Callback] = (),
     **trainer: Any,
 ) -> Fit:
@@ -78,8 +81,9 @@ def fit(
         batch_size: of a ``Dataset``; a ``DataLoader`` has its own.
         seed: of the adapters, the order of a ``Dataset`` and dropout.
         folder: where the adapter is saved at the end (``vl.load_adapter`` reads it); nothing is written without it.
-        loss: ``(logits, labels) -> `` one number; by default cross-entropy.
+        loss: ``(logits, labels) -> `` one number; by default the task's, which is cross-entropy for classes.
         metrics: torchmetrics in addition to ours, see ``vl.Classifier``.
+        task: what the outputs are for; by default one class an image.
         callbacks: Lightning's or your own.
         **trainer: anything ``lightning.Trainer`` takes, such as ``precision="bf16-mixed"`` or ``logger=…``.
 
@@ -97,7 +101,7 @@ def fit(
     L.seed_everything(seed, verbose=False)
     if not adapter_names(model):
         inject(model, lora or LoraConfig())
-    module = Classifier(model, optim=optim, seed=seed, loss=loss, metrics=metrics)
+    module = Classifier(model, optim=optim, seed=seed, loss=loss, metrics=metrics, task=task)
     usual: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "max_epochs": epochs}
     runner = L.Trainer(**usual | trainer, callbacks=list(callbacks))
     found: dict[str, float] = {}

@@ -8,32 +8,33 @@ from typing import Any
 import lightning as L
 
 from visionlora.data.module import ImageData
-from visionlora.tasks.baseline import BaselineData, NearestClassMean
+from visionlora.evaluation.baseline import BaselineData, FrozenFeatures
 from visionlora.training.adapted import Adapted
-from visionlora.training.classifier import Classifier
+from visionlora.training.module import TaskModule
 from visionlora.training.place import Place
 from visionlora.training.trainer import read_from
 
-BASELINE_PER_CLASS = 50
-"""Training images a class from which the class means of ``test_before`` are taken."""
+BASELINE_PER_GROUP = 50
+"""Training images of each group of the task (class) that the baseline of ``test_before`` learns from."""
 
 
 def measure_before(trainer: L.Trainer, adapted: Adapted, data: ImageData) -> dict[str, float]:
-    """``test_before/*``: the nearest class mean on the features of the untouched backbone."""
-    if "test" not in data.parts:
+    """``test_before/*``: the task's baseline on the features of the untouched backbone; nothing where the task has none."""
+    learner = data.task.baseline()
+    if "test" not in data.parts or learner is None:
         return {}
-    baseline = NearestClassMean(adapted.model, adapted.info.head[0], len(data.classes))
+    baseline = FrozenFeatures(adapted.model, adapted.info.head[0], data.task, learner)
     try:
-        trainer.validate(baseline, BaselineData(data, BASELINE_PER_CLASS), verbose=False)
+        trainer.validate(baseline, BaselineData(data, BASELINE_PER_GROUP), verbose=False)
         if not baseline.ready:  # trainer.limit_val_batches=0
             return {}
-        trainer.test(baseline, BaselineData(data, BASELINE_PER_CLASS), verbose=False)
+        trainer.test(baseline, BaselineData(data, BASELINE_PER_GROUP), verbose=False)
     finally:
         baseline.close()
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
 
-def measure_after(trainer: L.Trainer, module: Classifier, data: ImageData, place: Place) -> dict[str, Any]:
+def measure_after(trainer: L.Trainer, module: TaskModule, data: ImageData, place: Place) -> dict[str, Any]:
     """``val/*`` and ``test/*`` of the best checkpoint, or of the last where nothing chose a best one.
 
     Raises:

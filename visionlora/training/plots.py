@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Plots of a run."""
 
 from __future__ import annotations
 
@@ -9,52 +9,56 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from visionlora.common.drawing import BLUE, GREEN, GREY, SKY, VERMILION, WIDTH, legend_below, percent, rate_axis, styled
+from visionlora.tasks.measures import in_words
 
 if TYPE_CHECKING:
-    pass
+    from visionlora.tasks.task import Task
 
 
 @styled
-def rate_finder(rates: Sequence[float], losses: Sequence[float], chosen: float) -> Figure:
+def rate_finder(rates: Sequence[float], losses: Sequence[float], chosen: float, loss: str = "loss") -> Figure:
     """The loss as the learning rate grows, with the rate chosen, where it falls fastest."""
     figure = Figure(figsize=(WIDTH / 2, 2.6))
     axes = figure.subplots()
     axes.plot(rates, losses, color=BLUE)
     axes.axvline(chosen, color=VERMILION, linestyle="--", label=f"chosen: {chosen:.3g}")
-    axes.set(xlabel="learning rate", ylabel="smoothed cross-entropy", ylim=(0.9 * min(losses), 1.2 * losses[0]))
+    axes.set(xlabel="learning rate", ylabel=f"smoothed {loss}", ylim=(0.9 * min(losses), 1.2 * losses[0]))
     rate_axis(axes.xaxis)
     legend_below(figure, axes)
     return figure
 
 
 @styled
-def learning_curves(curves: Mapping[str, tuple[list[float], list[float]]], results: Mapping[str, float | str]) -> Figure:
-    """Loss and top-1 accuracy over epochs, with the untouched backbone and the final test as lines.
+def learning_curves(task: type[Task], curves: Mapping[str, tuple[list[float], list[float]]], results: Mapping[str, float | str]) -> Figure:
+    """The loss and the leading measure over epochs, with the untouched backbone and the final test as lines.
 
     Args:
+        task: of the run.
         curves: what ``read_curves`` read.
         results: of ``results.json``.
     """
     figure = Figure(figsize=(WIDTH, 3))
-    loss, accuracy = figure.subplots(1, 2, sharex=True)
+    lead = task.lead()
+    loss, score = figure.subplots(1, 2, sharex=True)
     if "train/loss_step" in curves:
         loss.plot(*curves["train/loss_step"], color=SKY, linewidth=0.8, label="training, steps")
     for key, name, colour in (("train/loss", "training", BLUE), ("val/loss", "validation", VERMILION)):
         if key in curves:
             loss.plot(*curves[key], "o-", label=name, color=colour)
-    loss.set(xlabel="epoch", ylabel="cross-entropy")
+    loss.set(xlabel="epoch", ylabel=task.loss_words)
     highest = max((max(curves[key][1]) for key in ("train/loss", "val/loss") if key in curves), default=None)
     loss.set_ylim(0, None if highest is None else 1.2 * highest)  # the first steps may be far above
-    if "val/top1" in curves:
-        accuracy.plot(*curves["val/top1"], "o-", label="validation", color=VERMILION)
+    if f"val/{lead.key}" in curves:
+        score.plot(*curves[f"val/{lead.key}"], "o-", label="validation", color=VERMILION)
     for key, name, style, colour in (
-        ("test_before/top1", "test, before (nearest class mean)", ":", GREY),
-        ("test/top1", "test, after", "--", GREEN),
+        (f"test_before/{lead.key}", f"test, before ({task.baseline_words.partition(' on ')[0]})", ":", GREY),
+        (f"test/{lead.key}", "test, after", "--", GREEN),
     ):
         if key in results:
-            accuracy.axhline(float(results[key]), label=f"{name}: {float(results[key]):.1%}", color=colour, linestyle=style)
-    accuracy.set(xlabel="epoch", ylabel="top-1 accuracy", xlim=(0, None))
-    percent(accuracy.yaxis)
-    accuracy.xaxis.set_major_locator(MaxNLocator(integer=True))
-    legend_below(figure, loss, accuracy, columns=2)
+            score.axhline(float(results[key]), label=f"{name}: {in_words(key, float(results[key]), task)}", color=colour, linestyle=style)
+    score.set(xlabel="epoch", ylabel=lead.words, xlim=(0, None))
+    if lead.share:
+        percent(score.yaxis)
+    score.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend_below(figure, loss, score, columns=2)
     return figure

@@ -1,4 +1,4 @@
-"""A checkpoint as a ``Classifier`` again: its base is had by name, from the run folder it is in, or given."""
+"""A checkpoint as a LightningModule again: its base is had by name, from the run folder it is in, or given."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from visionlora.backbone.create import rebuild
 from visionlora.backbone.head import example_batch
 from visionlora.backbone.info import info_of
 from visionlora.common.errors import UserError
-from visionlora.common.typed import typed
+from visionlora.common.typed import as_type, typed
 from visionlora.lora.adapter_files import AdapterFiles
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.model.adapters import adapter_names
@@ -25,6 +25,8 @@ from visionlora.runs.checkpoint_io import read_checkpoint
 from visionlora.runs.config import OptimConfig
 from visionlora.runs.folder import RunFolder
 from visionlora.speed.quantize import quantize
+from visionlora.tasks.registry import make_task
+from visionlora.tasks.task import Task
 
 CHECKPOINT_KEY = "visionlora"
 """Of what a checkpoint says of itself, beside what Lightning puts in it."""
@@ -43,10 +45,11 @@ class Reloadable(Protocol):
 C = TypeVar("C", bound=Reloadable)
 
 
-def card(model: nn.Module, num_classes: int, optim: OptimConfig, lora: LoraConfig, seed: int) -> dict[str, Any]:
-    """What a checkpoint says: its base, how that was made ready, and the arguments of the ``Classifier``; plain values."""
+def card(model: nn.Module, task: Task, optim: OptimConfig, lora: LoraConfig, seed: int) -> dict[str, Any]:
+    """What a checkpoint says: its base, how that was made ready, and the arguments of the module; plain values."""
     layout = layout_of(model)
-    arguments = {"num_classes": num_classes, "optim": asdict(optim), "lora": asdict(lora), "seed": seed}
+    of_task = {"task": task.section(), "names": task.names, "num_classes": task.outputs}
+    arguments = {**of_task, "optim": asdict(optim), "lora": asdict(lora), "seed": seed}
     return base_of(model, trained_state(model)) | {"layout": written(layout) if layout else None, "arguments": arguments}
 
 
@@ -81,10 +84,10 @@ def check_base(model: nn.Module, made_on: Mapping[str, Any], trained: Iterable[s
 
 
 def reloaded(kind: type[C], path: Path, model: nn.Module | None, given: Mapping[str, Any]) -> C:
-    """The ``Classifier`` of a checkpoint, on the CPU.
+    """The module of a checkpoint, on the CPU.
 
     Args:
-        kind: ``Classifier`` or a subclass of it.
+        kind: ``TaskModule`` or a subclass of it.
         path: the checkpoint, written by the command or by any Trainer.
         model: its base, plain or as it was trained; ``None`` makes it again.
         given: arguments that win over those of the checkpoint.
@@ -152,7 +155,7 @@ def _of_the_run(run: RunFolder) -> nn.Module:
 
 
 def _arguments(values: Any, path: Path) -> dict[str, Any]:
-    """The arguments of ``Classifier`` that a checkpoint holds; none of an earlier version's."""
+    """The arguments of the module that a checkpoint holds; none of an earlier version's."""
     if values is None:
         return {}
     try:
@@ -160,8 +163,12 @@ def _arguments(values: Any, path: Path) -> dict[str, Any]:
             raise ValueError("its arguments are not a mapping")
         optim, lora = typed(OptimConfig, values.get("optim"), "optim"), typed(LoraConfig, values.get("lora"), "lora")
         num_classes, seed = values.get("num_classes"), values.get("seed")
-        if not isinstance(num_classes, int) or not isinstance(seed, int):
-            raise ValueError("num_classes or seed is no whole number")
+        if not isinstance(num_classes, int) or not isinstance(seed, int) or not 0 < num_classes <= 10**6:
+            raise ValueError("num_classes or seed is no whole number, or out of range")
+        names = as_type(list[str], values.get("names", [str(number) for number in range(num_classes)]), "names")
+        if len(names) != num_classes:
+            raise ValueError("it has another number of names than of outputs")
+        task = make_task(as_type(dict[str, Any], values.get("task", {}), "task"), names)
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from None
-    return {"optim": optim, "lora": lora, "num_classes": num_classes, "seed": seed}
+    return {"task": task, "optim": optim, "lora": lora, "num_classes": num_classes, "seed": seed}

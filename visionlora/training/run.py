@@ -15,19 +15,19 @@ from lightning.pytorch.callbacks import Callback
 from visionlora.common.memory import out_of_memory_told
 from visionlora.common.process_state import process_as_before
 from visionlora.data.module import ImageData
+from visionlora.evaluation.probe import probe_head
 from visionlora.lora.injection import adapter_parameters
 from visionlora.runs.bad_files import BadFiles
 from visionlora.runs.checkpoint_io import read_run_checkpoint
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.provenance import fingerprints, provenance
-from visionlora.tasks.probe import probe_head
 from visionlora.training import tracking
 from visionlora.training.adapted import Adapted, adapt, base_to_keep, build_backbone, choose_ranks
 from visionlora.training.caching import cached
 from visionlora.training.callbacks import Stopwatch, peak_memory_mib
-from visionlora.training.classifier import Classifier
 from visionlora.training.finders import find
 from visionlora.training.measuring import measure_after, measure_before
+from visionlora.training.module import TaskModule
 from visionlora.training.place import Place, find_place, resumable
 from visionlora.training.trainer import build_trainer, check_hardware, fit
 from visionlora.training.writing import begun, write_results, write_settings
@@ -49,17 +49,18 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         check_hardware(config)
         place = find_place(config, folder)
         L.seed_everything(config.seed, verbose=False)
-        data = ImageData(config.data, config.seed, place.known.read_split() if place.known else None)
+        data = ImageData(config.data, config.seed, place.known.read_split() if place.known else None, config.task)
         backbone = build_backbone(config, place, data)
         bad_files = look_for_bad_files(config, place, data)
         ranks = choose_ranks(config, place, backbone, data)
         base = base_to_keep(place, backbone)
         adapted = adapt(config, backbone, ranks)
-        trainer, stopwatch = build_trainer(config, place.folder, place.checkpoint, "val" in data.parts, (*more_callbacks, bad_files))
+        best_by = data.task.lead() if "val" in data.parts else None
+        trainer, stopwatch = build_trainer(config, place.folder, place.checkpoint, best_by, (*more_callbacks, bad_files))
         made_with = provenance() | {"precision": str(trainer.precision)} | fingerprints(adapted.info.fingerprint, data.parts)
 
         until_the_end.enter_context(begun(place, trainer, data, made_with))
-        config, found = (config, {}) if place.known else find(config, adapted.model, adapted.info.head, data, place.folder)
+        config, found = (config, {}) if place.known else find(config, adapted, data, place.folder)
         if trainer.is_global_zero:
             write_settings(config, place, trainer, data, adapted, ranks, base, made_with)
             bad_files.settle()
@@ -71,7 +72,7 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
             after = measure_after(trainer, fitted.module, data, place)
         results = {**after, **before, **fitted.figures, **found, **counts(config, adapted, trainer, data), **made_with}
         if trainer.is_global_zero:
-            results = write_results(place, trainer, adapted.model, results, started)
+            results = write_results(place, trainer, adapted.model, data.task, results, started)
         return results
 
 
@@ -92,7 +93,7 @@ def look_for_bad_files(config: TrainConfig, place: Place, data: ImageData) -> Ba
 class Fitted:
     """A trained module, and how long it took, as keys of ``results.json``."""
 
-    module: Classifier
+    module: TaskModule
     figures: Mapping[str, float]
 
 
@@ -108,12 +109,13 @@ def train(config: TrainConfig, place: Place, adapted: Adapted, trainer: L.Traine
     started = time.perf_counter()
     with cached(config, trainer, model, data) as front:
         caching = time.perf_counter() - started if front else 0.0
-        module = Classifier(model, len(data.classes), config.optim, head, config.seed, config.lora, front, adapted.halve)
+        module = TaskModule(model, data.task, config.optim, head, config.seed, config.lora, adapted.halve)
         if place.resuming and place.folder.best.is_file():  # it is read at the end: what is wrong with it is told now
             module.check_checkpoint(read_run_checkpoint(place.folder.best), str(place.folder.best))
         if config.model.compile:
             model.compile()
-        fit(trainer, module, data, place.checkpoint, stopwatch)
+        with module.fed_by(front):
+            fit(trainer, module, data, place.checkpoint, stopwatch)
     # The stopwatch is read now: with the best checkpoint, it would be set back to its epoch.
     return Fitted(module, stopwatch.figures() | {"seconds/cache": caching})
 
@@ -130,6 +132,7 @@ def counts(config: TrainConfig, adapted: Adapted, trainer: L.Trainer, data: Imag
         "steps": trainer.global_step,
         **{f"images/{part}": len(data.readable(part)) for part in data.parts},
         "seed": config.seed,
+        "task": data.task.name,
         "model": adapted.info.spec.full_name,
         "method": config.lora.method,
     }

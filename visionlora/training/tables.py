@@ -11,15 +11,16 @@ from hydra.core.hydra_config import HydraConfig
 from rich.table import Table
 
 from visionlora.common.console import LOG, console
-from visionlora.common.labels import PARTS, in_words, label
 from visionlora.common.text import counted
+from visionlora.tasks.measures import PARTS, in_words, label
 
 if TYPE_CHECKING:
-    from visionlora.data.images import Pictures
+    from visionlora.data.module import ImageData
     from visionlora.lora.inject_report import InjectReport, LayerReport
+    from visionlora.tasks.task import Task
 
 
-def print_beginning(parts: Mapping[str, Pictures], classes: int, made_with: Mapping[str, Any], resuming: bool) -> None:
+def print_beginning(data: ImageData, made_with: Mapping[str, Any], resuming: bool) -> None:
     """Print how many images there are; the log alone is told the command and the versions too."""
     if HydraConfig.initialized():
         job = HydraConfig.get()
@@ -28,8 +29,9 @@ def print_beginning(parts: Mapping[str, Pictures], classes: int, made_with: Mapp
     LOG.info("%s", ", ".join(f"{name} {value}" for name, value in versions.items()))
     if resuming:
         LOG.info("goes on from a checkpoint")
-    sizes = ", ".join(f"{len(pictures):,} for {PARTS[part]}" for part, pictures in parts.items())
-    console.print(f"images: {sizes}; {counted(classes, 'class', 'classes')}", highlight=False)
+    sizes = ", ".join(f"{len(pictures):,} for {PARTS[part]}" for part, pictures in data.parts.items())
+    names = data.task.names_words
+    console.print(f"images: {sizes}; {counted(data.task.outputs, names, names)}", highlight=False)
 
 
 def print_trained(report: InjectReport, backbone: str, note: str = "") -> None:
@@ -70,15 +72,16 @@ def print_profile(seconds: Mapping[str, float]) -> None:
     console.print(table)
 
 
-def print_results(results: Mapping[str, Any], conclusion: str, folder: Path) -> None:
-    """The figures of a finished run, and what they amount to."""
+def print_results(task: type[Task], results: Mapping[str, Any], conclusion: str, folder: Path) -> None:
+    """The metrics of a finished run, and what they amount to."""
     table = Table(title="Results", title_justify="left")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
-    for key in ("top1", "top5", "f1", "loss"):
+    for key in (measure.key for measure in task.measures):
         if (after := results.get(f"test/{key}")) is not None:
             before = results.get(f"test_before/{key}")
-            table.add_row(label(f"test/{key}"), "" if before is None else in_words(key, before), in_words(key, after))
+            words = "" if before is None else in_words(key, before, task)
+            table.add_row(label(f"test/{key}", task), words, in_words(key, after, task))
     console.print(table)
     trained = f"{results['params/trainable']:,} of {results['params/total']:,} parameters trained"
     waiting = results["seconds/waiting"] / max(results["seconds/fit"], 1e-9)

@@ -26,17 +26,25 @@ from visionlora.runs.checkpoint_io import RunCheckpoints, checkpoints, read_run_
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.metrics import RunLogger
+from visionlora.tasks.measures import Measure
 from visionlora.training.callbacks import AdaptiveRanks, Stopwatch, Terminable
-from visionlora.training.classifier import Classifier
+from visionlora.training.module import TaskModule
 
 WRONG_VALUE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
 """What Lightning and torch raise where a checkpoint holds something else than they expect."""
 
 
 def build_trainer(
-    config: TrainConfig, run_folder: RunFolder, checkpoint: Path | None, has_val: bool, more: Sequence[Callback] = ()
+    config: TrainConfig, run_folder: RunFolder, checkpoint: Path | None, best_by: Measure | None, more: Sequence[Callback] = ()
 ) -> tuple[L.Trainer, Stopwatch]:
     """Lightning's Trainer from ``config.trainer``, with this run's callbacks and loggers.
+
+    Args:
+        config: of the run.
+        run_folder: where checkpoints and logs go.
+        checkpoint: that the run goes on from.
+        best_by: the measure on the validation part that chooses the best epoch; ``None`` where there is no validation part.
+        more: callbacks beside those of the config.
 
     Raises:
         UserError: an argument Lightning does not know or cannot meet here.
@@ -44,13 +52,14 @@ def build_trainer(
     arguments = lightning_arguments(config)
     callbacks = [_instantiate("callbacks", name, node) for name, node in config.callbacks.items()]
     monitors = [c.monitor for c in callbacks if str(getattr(c, "monitor", "")).startswith("val/")]
-    if monitors and not has_val:
+    if monitors and best_by is None:
         raise UserError(f"callbacks: one waits for {monitors[0]}, but there is no validation part; set data.val_fraction above 0.")
     if not arguments.get("enable_progress_bar", True):
         callbacks = [c for c in callbacks if not isinstance(c, L.pytorch.callbacks.ProgressBar)]
     stopwatch = Stopwatch()
     adaptive = [AdaptiveRanks(config.lora.adaptive, run_folder.last)] if config.lora.method == "adalora" else []
-    choose_best = has_val and not adaptive  # before the end its ranks are beyond the budget
+    if adaptive:  # before the end its ranks are beyond the budget
+        best_by = None
     log = RunLogger(run_folder, _resumed(checkpoint, run_folder))
     loggers: list[Any] = [
         log,
@@ -59,7 +68,14 @@ def build_trainer(
     try:
         trainer = L.Trainer(
             **arguments,
-            callbacks=[*callbacks, *more, *adaptive, stopwatch, Terminable(), *checkpoints(run_folder, choose_best)],
+            callbacks=[
+                *callbacks,
+                *more,
+                *adaptive,
+                stopwatch,
+                Terminable(),
+                *checkpoints(run_folder, best_by),
+            ],
             logger=loggers,
             plugins=[RunCheckpoints(run_folder, log)],
             default_root_dir=run_folder.path,
@@ -129,7 +145,7 @@ def auto_precision(accelerator: str) -> Any:
     return "32-true"
 
 
-def fit(trainer: L.Trainer, module: Classifier, data: ImageData, checkpoint: Path | None, stopwatch: Stopwatch) -> None:
+def fit(trainer: L.Trainer, module: TaskModule, data: ImageData, checkpoint: Path | None, stopwatch: Stopwatch) -> None:
     """``trainer.fit``; a checkpoint that cannot be gone on from is told in one sentence.
 
     Args:

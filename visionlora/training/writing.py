@@ -23,6 +23,7 @@ from visionlora.runs.config import OF_THE_RUN, TrainConfig, portable
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.log import HASH, hash_of, read_curves
 from visionlora.runs.metrics import RunLogger
+from visionlora.tasks.task import Task
 from visionlora.training import tracking
 from visionlora.training.adapted import Adapted, Ranks
 from visionlora.training.place import Place, resumable
@@ -41,7 +42,7 @@ def begun(place: Place, trainer: L.Trainer, data: ImageData, made_with: Mapping[
             logger.put_aside_if_damaged()
     place.folder.go_on() if place.resuming else place.folder.begin()
     with kept_in(place.folder.log):
-        print_beginning(data.parts, len(data.classes), made_with, place.resuming)
+        print_beginning(data, made_with, place.resuming)
         yield
 
 
@@ -74,25 +75,28 @@ def write_settings(
         folder.write_base(base)
 
 
-def write_results(place: Place, trainer: L.Trainer, model: nn.Module, results: dict[str, Any], started: float) -> dict[str, Any]:
+def write_results(
+    place: Place, trainer: L.Trainer, model: nn.Module, task: Task, results: dict[str, Any], started: float
+) -> dict[str, Any]:
     """The adapter, the curves and ``results.json``, and what is printed at the end; returns all the figures.
 
     Args:
         place: of the run.
         trainer: that has trained it.
         model: as it was trained.
+        task: that it was trained for.
         results: the figures so far.
         started: by ``time.perf_counter``.
     """
     with resumable(trainer, place.folder):
-        results = results | _left(place.folder, model, results, started)
+        results = results | _left(place.folder, model, task, results, started)
     tracking.end(trainer.loggers, place.folder, results, trainer.global_step)
-    words = conclusion(results, read_curves(place.folder.metrics), place.folder.path)
-    print_results(results, words, place.folder.path)
+    words = conclusion(task, results, read_curves(place.folder.metrics), place.folder.path)
+    print_results(type(task), results, words, place.folder.path)
     return results
 
 
-def _left(folder: RunFolder, model: nn.Module, results: dict[str, Any], started: float) -> dict[str, Any]:
+def _left(folder: RunFolder, model: nn.Module, task: Task, results: dict[str, Any], started: float) -> dict[str, Any]:
     metrics = {key: value for key, value in results.items() if key.startswith("test/")}
     save_adapter(model, folder_inside(folder.path, folder.adapter.name), extra={"metrics": metrics})
     more: dict[str, Any] = {
@@ -101,6 +105,6 @@ def _left(folder: RunFolder, model: nn.Module, results: dict[str, Any], started:
         HASH: hash_of(folder.metrics),
     }
     if folder.metrics.is_file():
-        save(learning_curves(read_curves(folder.metrics), results), inside(folder.path, folder.curves.name))
+        save(learning_curves(type(task), read_curves(folder.metrics), results), inside(folder.path, folder.curves.name))
     folder.write_results(results | more)  # last: where it is, nothing is missing
     return more

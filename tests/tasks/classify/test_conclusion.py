@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from visionlora.runs.conclusion import conclusion, gained
+from visionlora.runs.conclusion import conclusion
+from visionlora.tasks.classify.conclusion import gained
+from visionlora.tasks.registry import make_task
 
 GOOD = {"test_before/top1": 0.80, "test/top1": 0.95, "images/test": 400, "images/val": 400, "val/top1": 0.95, "steps": 500, "epochs": 5}
 FLAT = [0.30, 0.25, 0.22, 0.21, 0.21]
@@ -47,7 +49,7 @@ FLAT = [0.30, 0.25, 0.22, 0.21, 0.21]
 )
 def test_what_is_said_and_which_command_comes_next(changed: dict[str, Any], losses: list[float], said: str, command: str) -> None:
     curves = {"val/loss": ([float(i + 1) for i in range(len(losses))], losses)}
-    text = conclusion(GOOD | changed, curves, Path("outputs/a run"))
+    text = conclusion(make_task("classify", ["cat", "dog"]), GOOD | changed, curves, Path("outputs/a run"))
     assert said in text
     assert command in text.partition("Next: ")[2]
     assert "'outputs/a run'" in text  # as a shell takes it

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import visionlora as vl
 from visionlora import UserError
 from visionlora.lora.targets import candidates, most
-from visionlora.model.allocation import distribution_shifts, fitted_head, gradient_spectra
+from visionlora.training.allocation import distribution_shifts, fitted_head, gradient_spectra
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -61,9 +61,9 @@ def test_importance_is_the_spectrum_of_the_gradient() -> None:
     batches = [(x.double(), y) for x, y in pictures()]
     slots = [slot for slot in candidates(model, ("fc",)).values() if not slot.part][3:5]
     head = {key: value.clone() for key, value in model.fc.state_dict().items()}
-    spectra = gradient_spectra(model, slots, "fc", batches)
+    spectra = gradient_spectra(model, slots, "fc", batches, nn.functional.cross_entropy)
     assert all(torch.equal(value, head[key]) for key, value in model.fc.state_dict().items())
-    with fitted_head(model, "fc", batches):
+    with fitted_head(model, "fc", batches, nn.functional.cross_entropy):
         losses = [nn.functional.cross_entropy(model(x), y) for x, y in batches]
         weights = [slot.raw for slot in slots]
         grads = [a + b for a, b in zip(*(torch.autograd.grad(loss, weights) for loss in losses), strict=True)]

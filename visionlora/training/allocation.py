@@ -24,13 +24,17 @@ from visionlora.lora.layer import lora_layers
 from visionlora.lora.merging import is_merged
 from visionlora.lora.slots import Slot
 from visionlora.lora.targets import select
+from visionlora.tasks.registry import USUAL, make_task
+from visionlora.tasks.task import Loss
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Moments = tuple[Tensor, Tensor]
 """Mean and variance of each channel, over pictures and positions."""
 
 
-def allocate(model: nn.Module, config: LoraConfig, batches: Batches = (), reference: Batches = ()) -> dict[str, LayerRank]:
+def allocate(
+    model: nn.Module, config: LoraConfig, batches: Batches = (), reference: Batches = (), loss: Loss | None = None
+) -> dict[str, LayerRank]:
     """Turn ``config.budget`` into layers and ranks by ``config.allocate``; hand them to ``inject(…, ranks=…)``.
 
     Args:
@@ -38,6 +42,7 @@ def allocate(model: nn.Module, config: LoraConfig, batches: Batches = (), refere
         config: ``targets`` says which layers may have a rank at all.
         batches: ``(images, labels)`` of the new data as the model wants them, for ``importance`` and ``shift``.
         reference: the same of pictures like the pretraining's, for ``shift`` on a model without batch-norm; labels do not matter.
+        loss: whose gradient ``importance`` looks at; by default that of a classifier.
 
     Raises:
         UserError: the budget does not pay for a single rank, or ``shift`` has nothing to compare with.
@@ -60,27 +65,29 @@ def allocate(model: nn.Module, config: LoraConfig, batches: Batches = (), refere
     elif config.allocate == "structure":
         gains = budget.structure(slots)
     elif config.allocate == "importance":
-        gains = budget.by_spectrum(slots, gradient_spectra(model, slots, head[0], batches))
+        gains = budget.by_spectrum(slots, gradient_spectra(model, slots, head[0], batches, loss or make_task(USUAL, ()).criterion()))
     else:
         shifts = distribution_shifts(model, slots, batches, reference)
         gains = budget.by_weight(slots, {slot.name: shifts[slot.name] * slot.shape[0] * slot.shape[1] for slot in slots})
     return budget.as_ranks(budget.share_out(slots, gains, parameters, config.method), config)
 
 
-def gradient_spectra(model: nn.Module, slots: list[Slot], head: str, batches: list[tuple[Tensor, Tensor]]) -> dict[str, list[float]]:
-    """Singular values, largest first, of the mean gradient of the cross-entropy with respect to each slot's matrix.
+def gradient_spectra(
+    model: nn.Module, slots: list[Slot], head: str, batches: list[tuple[Tensor, Tensor]], criterion: Loss
+) -> dict[str, list[float]]:
+    """Singular values, largest first, of the mean gradient of the loss with respect to each slot's matrix.
 
     A fresh head would send back noise, so one is fitted to the features of these very batches first, and taken out again.
     """
     totals: dict[str, Tensor] = {}
-    with undisturbed(model), torch.enable_grad(), fitted_head(model, head, batches):
+    with undisturbed(model), torch.enable_grad(), fitted_head(model, head, batches, criterion):
         weights = list({id(slot.raw): slot.raw for slot in slots}.values())
         wanted = [weight.requires_grad for weight in weights]
         for weight in weights:
             weight.requires_grad_(True)
         try:
             for images, labels in batches:
-                loss = nn.functional.cross_entropy(_logits(model(images)), labels)
+                loss = criterion(_output(model(images)), labels)
                 grads = dict(zip(map(id, weights), torch.autograd.grad(loss, weights, allow_unused=True), strict=True))
                 for slot in slots:
                     if (grad := grads[id(slot.raw)]) is not None:
@@ -96,8 +103,8 @@ def gradient_spectra(model: nn.Module, slots: list[Slot], head: str, batches: li
 
 
 @contextlib.contextmanager
-def fitted_head(model: nn.Module, head: str, batches: list[tuple[Tensor, Tensor]], steps: int = 100) -> Iterator[None]:
-    """A context in which a linear head is the logistic regression of the batches' features; other kinds of head stay as they are."""
+def fitted_head(model: nn.Module, head: str, batches: list[tuple[Tensor, Tensor]], criterion: Loss, steps: int = 100) -> Iterator[None]:
+    """A context in which a linear head has the least loss on the batches' features; other kinds of head stay as they are."""
     module = model.get_submodule(head)
     if type(module) is not nn.Linear or not batches:
         yield
@@ -109,20 +116,20 @@ def fitted_head(model: nn.Module, head: str, batches: list[tuple[Tensor, Tensor]
             model(images)
     features, labels = torch.cat(caught).float(), torch.cat([labels for _, labels in batches])
     mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
-    probe = nn.Linear(module.in_features, module.out_features).to(features.device)
-    for parameter in probe.parameters():
+    fitted = nn.Linear(module.in_features, module.out_features).to(features.device)
+    for parameter in fitted.parameters():
         nn.init.zeros_(parameter)
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(fitted.parameters(), lr=1e-2, weight_decay=1e-2)
     for _ in range(steps):
-        loss = nn.functional.cross_entropy(probe((features - mean) / std), labels)
+        loss = criterion(fitted((features - mean) / std), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     with torch.no_grad():  # the standardisation goes into the weights
-        module.weight.copy_(probe.weight / std)
+        module.weight.copy_(fitted.weight / std)
         if module.bias is not None:
-            module.bias.copy_(probe.bias - (probe.weight / std) @ mean)
+            module.bias.copy_(fitted.bias - (fitted.weight / std) @ mean)
     try:
         yield
     finally:
@@ -223,5 +230,5 @@ def _matrix(slot: Slot, grad: Tensor | None) -> Tensor | None:
     return whole[slice(*slot.rows)] if slot.rows else whole
 
 
-def _logits(out: Any) -> Tensor:
+def _output(out: Any) -> Tensor:
     return out if isinstance(out, Tensor) else cast(Tensor, out[0])

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: confusion, calibration, and the photographs themselves."""
+"""Plots of an evaluation: confusion, calibration, and sheets of the images themselves."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from visionlora.common.drawing import BLUE, GREY, VERMILION, WIDTH, Percent, legend_below, percent, save, short, styled
-from visionlora.common.files import inside
-from visionlora.evaluation.outcome import BINS, Outcome
+from visionlora.common.drawing import BLUE, GREY, VERMILION, WIDTH, Percent, legend_below, percent, short, styled
+from visionlora.tasks.classify.outcome import BINS, Classified
 
 NAMED = 40
 """Classes up to which a confusion matrix has their names."""
@@ -19,30 +18,12 @@ COUNTED = 20
 """Classes up to which a confusion matrix has its numbers."""
 THUMBNAIL = (160, 160)
 COLUMNS = 6
-"""Photographs beside each other."""
-
-
-def save_all(outcome: Outcome, folder: Path) -> list[Path]:
-    """``confusion.png``, ``reliability.png`` and, where something is wrong, ``most_wrong.png`` and ``confused.png``.
-
-    Each is below ``figures/`` as PDF too.
-    """
-    figures = {"confusion": confusion(outcome), "reliability": reliability(outcome)}
-    if not outcome.right.all():
-        figures |= {"most_wrong": most_wrong(outcome), "confused": confused(outcome)}
-    paths = []
-    for name, figure in figures.items():
-        paths.append(inside(folder, f"{name}.png"))
-        save(figure, paths[-1])
-    for stale in {"most_wrong", "confused"} - {*figures}:  # last: on a full disk what was there stands
-        inside(folder, f"{stale}.png").unlink(missing_ok=True)
-        inside(folder, "figures", f"{stale}.pdf").unlink(missing_ok=True)
-    return paths
+"""Images beside each other."""
 
 
 @styled
-def confusion(outcome: Outcome) -> Figure:
-    """Share of each true class (rows) that is taken for each class (columns), with the numbers of pictures."""
+def confusion(outcome: Classified) -> Figure:
+    """Share of each true class (rows) that is taken for each class (columns), with the numbers of images."""
     table, classes = outcome.confusion(), [short(name, 20) for name in outcome.classes]
     shares = table / np.maximum(table.sum(1, keepdims=True), 1)
     side = min(max(3.2, 0.34 * len(classes) + 1.4), 10.0)
@@ -65,7 +46,7 @@ def confusion(outcome: Outcome) -> Figure:
 
 
 @styled
-def reliability(outcome: Outcome) -> Figure:
+def reliability(outcome: Classified) -> Figure:
     """Accuracy against confidence, and how the confidences are spread."""
     sure, right = outcome.probabilities.max(-1).values.numpy(), outcome.right
     bins = np.minimum((sure * BINS).astype(int), BINS - 1)
@@ -84,8 +65,8 @@ def reliability(outcome: Outcome) -> Figure:
     return figure
 
 
-def most_wrong(outcome: Outcome) -> Figure:
-    """A contact sheet of the wrong pictures it was surest of, each with what it is, what it was taken for, and its file's name."""
+def most_wrong(outcome: Classified) -> Figure:
+    """A contact sheet of the wrong images it was surest of, each with what it is, what it was taken for, and its file's name."""
     sure, predicted = outcome.probabilities.max(-1).values, outcome.predicted
     chosen = outcome.most_wrong()
     taken = [f"taken for {short(outcome.classes[predicted[i]], 15)} {float(sure[i]):.0%}" for i in chosen]
@@ -94,9 +75,9 @@ def most_wrong(outcome: Outcome) -> Figure:
     return _sheet(outcome, [chosen[i : i + COLUMNS] for i in rows], [words[i : i + COLUMNS] for i in rows])
 
 
-def confused(outcome: Outcome) -> Figure:
-    """The pairs confused most, a row each, with pictures that were and their files' names."""
-    predicted, labels = outcome.predicted, outcome.labels.numpy()
+def confused(outcome: Classified) -> Figure:
+    """The pairs confused most, a row each, with images that were and their files' names."""
+    predicted, labels = outcome.predicted, outcome.targets.numpy()
     rows, titles = [], []
     for true, taken, number in outcome.confused():
         rows.append([int(i) for i in np.flatnonzero((labels == true) & (predicted == taken))[:COLUMNS]])
@@ -105,8 +86,8 @@ def confused(outcome: Outcome) -> Figure:
 
 
 @styled
-def _sheet(outcome: Outcome, rows: Sequence[Sequence[int]], words: Sequence[Sequence[str]], titles: Sequence[str] = ()) -> Figure:
-    """Photographs in rows, with words above each and, where there are any, a title at the left of each row."""
+def _sheet(outcome: Classified, rows: Sequence[Sequence[int]], words: Sequence[Sequence[str]], titles: Sequence[str] = ()) -> Figure:
+    """Images in rows, with words above each and, where there are any, a title at the left of each row."""
     lines = words[0][0].count("\n") + 1
     figure = Figure(figsize=(1.3 * COLUMNS + 1.2 * bool(titles), (1.25 + 0.13 * lines) * len(rows)))
     grid = figure.subplots(len(rows), COLUMNS, squeeze=False)
@@ -121,16 +102,16 @@ def _sheet(outcome: Outcome, rows: Sequence[Sequence[int]], words: Sequence[Sequ
     return figure
 
 
-def _is(outcome: Outcome, index: int) -> str:
-    return f"is {short(outcome.classes[int(outcome.labels[index])], 22)}"
+def _is(outcome: Classified, index: int) -> str:
+    return f"is {short(outcome.classes[int(outcome.targets[index])], 22)}"
 
 
-def _file(outcome: Outcome, index: int) -> str:
-    return short(Path(outcome.pictures.names[index]).name)
+def _file(outcome: Classified, index: int) -> str:
+    return short(Path(outcome.images.names[index]).name)
 
 
-def thumbnail(outcome: Outcome, index: int) -> Image.Image:
-    """A picture as it is, made small."""
-    image = outcome.pictures.open(index, 3, detail=THUMBNAIL[0])
+def thumbnail(outcome: Classified, index: int) -> Image.Image:
+    """An image as it is, made small."""
+    image = outcome.images.open(index, 3, detail=THUMBNAIL[0])
     image.thumbnail(THUMBNAIL)
     return image

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment
 
-from visionlora.evaluation.outcome import Outcome
-from visionlora.evaluation.plots import THUMBNAIL, thumbnail
+from visionlora.tasks.classify.outcome import Classified
+from visionlora.tasks.classify.plots import THUMBNAIL, thumbnail
 
 SHOWN = 300
 """Images on the page: about 2 MB. All mistakes are in ``predictions.csv``."""
 
 
-def gallery(outcome: Outcome) -> str:
+def gallery(outcome: Classified) -> str:
     """The page as text: a section for each pair of true and predicted class, the most frequent first, the surest mistake first in each.
 
     The thumbnails are part of the page. The links are to the files where they are now, so the page may move and the images may not.
@@ -27,8 +27,8 @@ def gallery(outcome: Outcome) -> str:
     note = f"{wrong:,} of {len(outcome.right):,} images are taken for another class; those the model is surest of come first."
     if wrong > len(chosen):
         note += f" The {len(chosen)} surest are shown; predictions.csv has them all."
-    small = max((max(outcome.pictures.open(index, 3).size) for index in chosen[:1]), default=0) < THUMBNAIL[0]
-    page = Environment(autoescape=True).from_string((files("visionlora.evaluation") / "mistakes.html").read_text(encoding="utf-8"))
+    small = max((max(outcome.images.open(index, 3).size) for index in chosen[:1]), default=0) < THUMBNAIL[0]
+    page = Environment(autoescape=True).from_string((files("visionlora.tasks.classify") / "mistakes.html").read_text(encoding="utf-8"))
     return page.render(
         title=f"Mistakes, {outcome.split} part",
         note=note,
@@ -37,8 +37,8 @@ def gallery(outcome: Outcome) -> str:
     )
 
 
-def _pairs(outcome: Outcome, chosen: list[int]) -> list[dict[str, Any]]:
-    predicted, labels, table = outcome.predicted, outcome.labels.numpy(), outcome.confusion()
+def _pairs(outcome: Classified, chosen: list[int]) -> list[dict[str, Any]]:
+    predicted, labels, table = outcome.predicted, outcome.targets.numpy(), outcome.confusion()
     pairs: dict[tuple[int, int], list[dict[str, str]]] = {}
     for index in chosen:
         pairs.setdefault((int(labels[index]), int(predicted[index])), []).append(_image(outcome, index))
@@ -48,13 +48,13 @@ def _pairs(outcome: Outcome, chosen: list[int]) -> list[dict[str, Any]]:
     ]
 
 
-def _image(outcome: Outcome, index: int) -> dict[str, str]:
+def _image(outcome: Classified, index: int) -> dict[str, str]:
     stream = io.BytesIO()
     thumbnail(outcome, index).save(stream, "JPEG", quality=85)
-    true, taken = (float(outcome.probabilities[index, which]) for which in (outcome.labels[index], np.argmax(outcome.logits[index])))
-    path = outcome.pictures.paths[index].resolve() if outcome.pictures.paths else None
+    true, taken = (float(outcome.probabilities[index, which]) for which in (outcome.targets[index], np.argmax(outcome.outputs[index])))
+    path = outcome.images.paths[index].resolve() if outcome.images.paths else None
     return {
-        "name": outcome.pictures.names[index],
+        "name": outcome.images.names[index],
         "link": path.as_uri() if path else "",
         "thumbnail": f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}",
         "words": f"{taken:.0%} sure; {true:.0%} for the true class",

@@ -1,4 +1,4 @@
-"""Labels that a classifier of one class a picture cannot take: one sentence, whoever trains."""
+"""Labels that a classifier of one class an image cannot take: one sentence, whoever trains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import visionlora as vl
-from visionlora.data.labels import Labels
+from visionlora.tasks.classify.labels import Labels
 
 LABELS: list[tuple[Tensor, str]] = [
     (nn.functional.one_hot(Y, 4).float(), r"float32 \(8, 4\), one value a class"),

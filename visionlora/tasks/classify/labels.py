@@ -1,4 +1,4 @@
-"""Labels as a classifier of one class a picture takes them, or a sentence on why it does not."""
+"""Labels as a classifier of one class an image takes them, or a sentence on why it does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from visionlora.common.errors import UserError
 
 
 class Labels:
-    """Sees that the labels of every batch are one class number a picture.
+    """Sees that the labels of every batch are one class number an image.
 
     Type and shape are looked at always, and cost nothing. Whether the numbers are in range is looked at in every batch on a CPU; on
     another device, where looking would wait for all that is being computed, it is noted there and told by ``tell`` once an epoch.
@@ -39,19 +39,19 @@ class Labels:
         images, labels = batch
         if not isinstance(labels, Tensor):
             raise UserError(
-                f"the labels of a {part} batch are {_named(labels)}; they must be a tensor of whole numbers, one class a picture."
+                f"the labels of a {part} batch are {_named(labels)}; they must be a tensor of whole numbers, one class an image."
             )
         kind = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
         if labels.ndim == 2 and labels.shape[1] > 1:
             raise UserError(
-                f"the labels of a {part} batch are {kind}, one value a class: this classifier is for one class a picture; give class"
-                " numbers (N,), as labels.argmax(1) gives where each picture has one class."
+                f"the labels of a {part} batch are {kind}, one value a class: this classifier is for one class an image; give class"
+                " numbers (N,), as labels.argmax(1) gives where each image has one class."
             )
         if labels.ndim != 1:
-            raise UserError(f"the labels of a {part} batch are {kind}; they must be (N,), one class a picture.")
+            raise UserError(f"the labels of a {part} batch are {kind}; they must be (N,), one class an image.")
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise UserError(f"the labels of a {part} batch are {kind}; they must be whole numbers (torch.int64), one class a picture.")
-        count = len(getattr(images, "values", images) if isinstance(images, tuple) else images)
+            raise UserError(f"the labels of a {part} batch are {kind}; they must be whole numbers (torch.int64), one class an image.")
+        count = len(images)
         if len(labels) != count:
             raise UserError(f"a {part} batch has {count} images, but {len(labels)} labels.")
         labels = labels.long()

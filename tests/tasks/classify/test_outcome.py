@@ -11,26 +11,31 @@ import torch
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from visionlora.data.images import Pictures
-from visionlora.evaluation.outcome import Outcome, mcnemar, temperature_of
-from visionlora.evaluation.plots import confused, confusion, most_wrong, save_all
+from visionlora.evaluation.writing import write_outcome
+from visionlora.tasks.classify.outcome import Classified, temperature_of
+from visionlora.tasks.classify.plots import confused, confusion, most_wrong
+from visionlora.tasks.registry import make_task
 
 
-def made(n: int = 300, classes: int = 6, sharpness: float = 2.0, seed: int = 0) -> Outcome:
+def made(n: int = 300, classes: int = 6, sharpness: float = 2.0, seed: int = 0) -> Classified:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (n,), generator=torch.Generator().manual_seed(1))
     logits = torch.randn(n, classes, generator=generator)
     logits[torch.arange(n), labels] += 1.5
     arrays = np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), np.uint8)
-    return Outcome("test", logits * sharpness, labels, [f"c{i}" for i in range(classes)], Pictures.of_arrays(arrays, labels.tolist()))
+    images = Pictures.of_arrays(arrays, labels.tolist())
+    found = make_task("classify", [f"c{i}" for i in range(classes)]).outcome("test", logits * sharpness, labels, images)
+    assert isinstance(found, Classified)
+    return found
 
 
 def test_metrics_are_scikit_learns() -> None:
     found = made()
     metrics, predicted = found.metrics(), found.predicted
-    assert metrics["test/top1"] == pytest.approx((predicted == found.labels.numpy()).mean())
-    assert metrics["test/f1"] == pytest.approx(f1_score(found.labels, predicted, average="macro"), rel=1e-5)
-    assert metrics["test/f1_weighted"] == pytest.approx(f1_score(found.labels, predicted, average="weighted"), rel=1e-5)
-    precision, recall, _, support = precision_recall_fscore_support(found.labels, predicted, zero_division=0)
+    assert metrics["test/top1"] == pytest.approx((predicted == found.targets.numpy()).mean())
+    assert metrics["test/f1"] == pytest.approx(f1_score(found.targets, predicted, average="macro"), rel=1e-5)
+    assert metrics["test/f1_weighted"] == pytest.approx(f1_score(found.targets, predicted, average="weighted"), rel=1e-5)
+    precision, recall, _, support = precision_recall_fscore_support(found.targets, predicted, zero_division=0)
     report = found.report()
     for i, name in enumerate(found.classes):
         assert report[name]["precision"] == pytest.approx(precision[i])
@@ -72,8 +77,8 @@ def test_mcnemar_is_the_exact_binomial() -> None:
     from math import comb
 
     tail = sum(comb(n, i) for i in range(k + 1)) / 2**n
-    assert mcnemar(one, other) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
-    assert mcnemar(one, one) == 1.0
+    assert one.p_against(other) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+    assert one.p_against(one) == 1.0
 
 
 def test_confused_pairs_and_most_wrong() -> None:
@@ -93,11 +98,12 @@ def test_confused_pairs_and_most_wrong() -> None:
 def test_pictures(perfect: bool, tmp_path: Path) -> None:
     found = made(60)
     if perfect:
-        found = Outcome("test", torch.eye(6)[found.labels] * 9, found.labels, found.classes, found.pictures)
-    names = {path.name for path in save_all(made(60), tmp_path)}  # what is left of an earlier evaluation goes
-    names = {path.name for path in save_all(found, tmp_path)}
+        found = replace(found, outputs=torch.eye(6)[found.targets] * 9)
+    write_outcome(made(60), tmp_path)  # what is left of an earlier evaluation goes
+    write_outcome(found, tmp_path)
+    names = {path.name for path in tmp_path.glob("*.png")}
     assert names == {"confusion.png", "reliability.png"} | (set() if perfect else {"most_wrong.png", "confused.png"})
-    assert {path.name for path in tmp_path.glob("*.png")} == names
+    assert (tmp_path / "mistakes.html").is_file() != perfect
     assert all(path.stat().st_size > 5_000 for path in tmp_path.glob("*.png"))
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
     assert drawn == {f"{Path(name).stem}.pdf" for name in names}
@@ -106,22 +112,23 @@ def test_pictures(perfect: bool, tmp_path: Path) -> None:
 
 def test_sheets_name_the_file_and_the_true_class() -> None:
     found = made(60)
-    paths = [f"test/c{label}/picture_{i}.png" for i, label in enumerate(found.labels)]
-    found = replace(found, pictures=replace(found.pictures, names=paths))
+    paths = [f"test/c{label}/picture_{i}.png" for i, label in enumerate(found.targets)]
+    found = replace(found, images=replace(found.images, names=paths))
     (wrongest, *_), ((true, taken, number), *_) = found.most_wrong(), found.confused()
     words = [axes.get_title() for axes in most_wrong(found).axes]
-    assert words[0].splitlines()[0] == f"is c{int(found.labels[wrongest])}"
+    assert words[0].splitlines()[0] == f"is c{int(found.targets[wrongest])}"
     assert words[0].splitlines()[2] == f"picture_{wrongest}.png"
     figure = confused(found)
     assert figure.axes[0].texts[0].get_text().split("\n") == [f"c{true}", "taken for", f"c{taken}", f"{number} ×"]
     first = int(figure.axes[0].get_title().removeprefix("picture_").removesuffix(".png"))
-    assert (int(found.labels[first]), int(found.predicted[first])) == (true, taken)
+    assert (int(found.targets[first]), int(found.predicted[first])) == (true, taken)
 
 
 def test_names_that_mean_something_to_matplotlib_are_drawn_as_they_are(tmp_path: Path) -> None:
     names = ["$\\frac$", "a_b^c", "猫", "x" * 300, "two\nlines", "\udcff.png"]
-    found = replace(made(60), classes=names)
-    assert len(save_all(found, tmp_path)) == 4
+    found = replace(made(60), task=make_task("classify", names))
+    write_outcome(found, tmp_path)
+    assert len([*tmp_path.glob("*.png")]) == 4
     shown = [tick.get_text() for tick in confusion(found).axes[0].get_yticklabels()]
     assert shown[:3] == names[:3]
     assert all(len(name) <= 20 and name.isprintable() for name in shown)

@@ -1,0 +1,133 @@
+"""One class an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visionlora.common.errors import UserError
+from visionlora.common.text import markdown
+from visionlora.tasks.classify import conclusion
+from visionlora.tasks.classify.prediction import Prediction
+from visionlora.tasks.measures import LOSS, Measure
+from visionlora.tasks.task import Loss, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+    from torchmetrics import Metric
+
+    from visionlora.tasks.classify.baseline import ClassMeans
+    from visionlora.tasks.classify.labels import Labels
+    from visionlora.tasks.classify.outcome import Classified
+    from visionlora.tasks.outcome import Images
+
+NAMED = 20
+"""Classes that a card names."""
+
+
+class Classify(Task):
+    """Every image is of one class; the model gives a logit for each."""
+
+    name = "classify"
+    measures = (
+        Measure("top1", "top-1 accuracy", "top-1", hub="accuracy"),
+        Measure("top5", "top-5 accuracy", "top-5"),
+        Measure("f1", "macro F1", hub="f1"),
+        Measure("f1_weighted", "weighted F1", spread=False),
+        Measure("ece", "calibration error", higher=False),
+        Measure("ece_scaled", "calibration error, with the temperature", higher=False, spread=False),
+        Measure("top1_low", "top-1 accuracy, 95% interval from", spread=False),
+        Measure("top1_high", "top-1 accuracy, 95% interval to", spread=False),
+        LOSS,
+    )
+    loss_words = "cross-entropy"
+    baseline_words = "nearest class mean on the untouched backbone"
+    names_words = "classes"
+    hub = "image-classification"
+    columns = ("class", "probability")
+
+    def check_names(self, source: str) -> None:
+        if len(self.names) < 2:
+            raise UserError(f"{source} has one class only ({self.names[0]!r}); a classifier needs two.")
+
+    def groups(self, labels: Sequence[Any]) -> list[int] | None:
+        return list(labels)
+
+    def in_words(self, label: Any) -> str:
+        return self.names[int(label)]
+
+    def of_folder(self, path: Path) -> str | None:
+        return path.parent.name if path.parent.name in self.names else None
+
+    def tensor(self, labels: Sequence[Any]) -> Tensor:
+        import torch
+
+        return torch.tensor(labels, dtype=torch.int64)
+
+    def targets(self) -> Labels:
+        from visionlora.tasks.classify.labels import Labels
+
+        return Labels(self.outputs)
+
+    def criterion(self, smoothing: float = 0.0) -> Loss:
+        from torch import nn
+
+        return nn.CrossEntropyLoss(label_smoothing=smoothing)
+
+    def metrics(self) -> dict[str, Metric]:
+        from visionlora.tasks.classify.metrics import metrics
+
+        return metrics(self.outputs)
+
+    def baseline(self) -> ClassMeans:
+        from visionlora.tasks.classify.baseline import ClassMeans
+
+        return ClassMeans(self.outputs)
+
+    def probe(self, features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from visionlora.tasks.classify.probe import logistic_regression
+
+        return logistic_regression(features, targets, self.outputs)
+
+    def compared(self, results: Mapping[str, Any]) -> tuple[bool, str]:
+        return conclusion.compared(self, results)
+
+    def doubts(self, results: Mapping[str, Any]) -> str:
+        return conclusion.doubts(results)
+
+    def predict(self, names: Sequence[str], outputs: Tensor, most: int) -> list[Any]:
+        best = outputs.softmax(-1).topk(min(most, self.outputs))
+        found = zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
+        return [Prediction(name, tuple(self.names[i] for i in indices), tuple(values)) for name, indices, values in found]
+
+    def unreadable(self, name: str, why: str) -> Prediction:
+        return Prediction(name, error=why)
+
+    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: Images, **more: Any) -> Classified:
+        from visionlora.tasks.classify.outcome import Classified
+
+        return Classified(self, split, outputs, targets, images, **more)
+
+    @classmethod
+    def described(cls, names: Sequence[str], outputs: int) -> str:
+        if not names:
+            return f"An image classifier of {outputs} classes, whose names are not recorded"
+        named = ", ".join(map(markdown, names[:NAMED])) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        return f"An image classifier of {outputs} classes ({named})"
+
+    @classmethod
+    def limits(cls) -> str:
+        return "It knows its classes and no others: an image of something else gets one of them, often with confidence."
+
+    @classmethod
+    def answer_code(cls, named: bool, file: str) -> list[str]:
+        read = [f'with open("{file}", encoding="utf-8") as file:', '    classes = json.load(file)["classes"]']
+        return [
+            *(read if named else []),
+            "probabilities = np.exp(logits[0] - logits[0].max())",
+            "probabilities /= probabilities.sum()",
+            "best = int(probabilities.argmax())",
+            f'print({"classes[best]" if named else "best"}, f"{{probabilities[best]:.4f}}")',
+        ]

@@ -1,0 +1,108 @@
+"""Numbers by which work is judged, and how they are written. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from visionlora.common.labels import SETTINGS
+from visionlora.tasks.registry import TASKS
+
+if TYPE_CHECKING:
+    from visionlora.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number by which a task is judged.
+
+    Args:
+        key: its name in logs and results: ``top1`` is ``val/top1`` and ``test/top1``.
+        words: as a paper calls it.
+        short: the same for the head of a narrow column; ``""`` for ``words``.
+        share: whether it is between 0 and 1 and written in percent.
+        higher: whether more is better.
+        spread: whether runs of several seeds are compared by it, with intervals.
+        hub: what the Hugging Face hub calls it, ``""`` where it is not shown there.
+    """
+
+    key: str
+    words: str
+    short: str = ""
+    share: bool = True
+    higher: bool = True
+    spread: bool = True
+    hub: str = ""
+
+
+PARTS = {"train": "training", "val": "validation", "test": "test", "test_before": "test, before,"}
+"""Parts of the data, as they begin the names of what is measured on them, in words."""
+LOSS = Measure("loss", "loss", share=False, higher=False)
+"""What every task has."""
+COMMON = (
+    LOSS,
+    Measure("loss_step", "loss", share=False, higher=False),
+    Measure("unreadable", "images that cannot be read", share=False, higher=False, spread=False),
+)
+
+
+def measure_of(key: str, task: type[Task] | None = None) -> Measure | None:
+    """The measure that ``key``, such as ``test/top1`` or ``top1``, is of; ``None`` where it is none.
+
+    Args:
+        key: of ``results.json`` or a log.
+        task: whose measures are looked through; by default those of every task.
+    """
+    part, slash, name = key.rpartition("/")
+    if slash and part not in PARTS:
+        return None
+    return next((measure for measure in _measures(task) if measure.key == name), None)
+
+
+def _measures(task: type[Task] | None) -> Iterator[Measure]:
+    if task is not None:
+        yield from task.measures
+    yield from COMMON
+    for name in TASKS if task is None else ():  # those of installed packages come last, and are imported only when they are reached
+        yield from TASKS[name].measures
+
+
+def label(key: str, task: type[Task] | None = None) -> str:
+    """A key of a config or of results in words; one that has none as it is.
+
+    >>> label("test/top1"), label("lora.r"), label("optim.name")
+    ('test top-1 accuracy', 'rank', 'optim.name')
+    """
+    part, slash, _ = key.rpartition("/")
+    measure = measure_of(key, task) if slash else None
+    return f"{PARTS[part]} {measure.words}" if measure else SETTINGS.get(key, key)
+
+
+def in_words(key: str, value: float, task: type[Task] | None = None) -> str:
+    """A number as every command writes it: shares in percent, counts whole, all else with three decimals.
+
+    >>> in_words("test/top1", 0.9613), in_words("loss", 0.31), in_words("images/test", 1200)
+    ('96.1%', '0.310', '1,200')
+    """
+    if is_share(key, task):
+        return f"{value:.1%}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def is_share(key: str, task: type[Task] | None = None) -> bool:
+    """Whether it is written in percent."""
+    measure = measure_of(key, task)
+    return measure is not None and measure.share
+
+
+def higher_is_better(key: str, task: type[Task] | None = None) -> bool:
+    """Whether higher values are better: so it is with accuracies and speed, and not with losses, seconds, bytes and parameters."""
+    measure = measure_of(key, task)
+    return measure.higher if measure else key in ("images_per_second", "epochs")
+
+
+def has_spread(key: str, task: type[Task] | None = None) -> bool:
+    """Whether runs of several seeds are compared by it: by what is measured, and not by costs."""
+    measure = measure_of(key, task)
+    return measure is not None and measure.spread

@@ -1,0 +1,60 @@
+"""The tasks by name, and a task of a config. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from visionlora.common.config import checked
+from visionlora.common.errors import UserError
+from visionlora.common.registry import Registry
+
+if TYPE_CHECKING:
+    from visionlora.tasks.task import Task
+
+TASKS: Registry[type[Task]] = Registry("task", "visionlora.tasks", classify="visionlora.tasks.classify.task:Classify")
+"""Name -> subclass of ``Task``."""
+USUAL = "classify"
+"""What a run does that says nothing else, as all runs of earlier versions."""
+
+
+def kind_of(section: Mapping[str, Any] | str | None) -> type[Task]:
+    """The class of a task.
+
+    Args:
+        section: the section ``task`` of a config, the task's name alone, or ``None`` for the usual one.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    name = section if isinstance(section, str) else (section or {}).get("name", USUAL)
+    TASKS.check(str(name))
+    return TASKS[str(name)]
+
+
+def make_task(section: Mapping[str, Any] | str | None, names: Sequence[str]) -> Task:
+    """The task of a config.
+
+    Args:
+        section: as for ``kind_of``; the keys beside ``name`` are the fields of the task's ``Options``.
+        names: of the model's outputs, in their order.
+
+    Raises:
+        UserError: there is no such task, or it has no such option.
+    """
+    kind = kind_of(section)
+    given = {key: value for key, value in section.items() if key != "name"} if isinstance(section, Mapping) else {}
+    return kind(names, checked(kind.Options, OmegaConf.create(given), "task."))
+
+
+def check_section(section: Mapping[str, Any]) -> None:
+    """See that the section ``task`` of a config names a task and options that it has.
+
+    Raises:
+        UserError: it does not.
+    """
+    if "name" not in section:
+        raise UserError(f"task needs a name, as in task={USUAL}.")
+    make_task(section, ())

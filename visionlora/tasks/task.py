@@ -1,0 +1,233 @@
+"""What a kind of work is: the interface of everything that depends on what the labels are. Free of torch until it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+
+from visionlora.tasks.measures import Measure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+    from torchmetrics import Metric
+
+    from visionlora.tasks.outcome import Images, Outcome
+
+Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
+"""``(outputs (N, ...), targets (N, ...)) -> `` one number, as ``torch.nn.functional.cross_entropy`` gives it."""
+
+
+@dataclass
+class NoOptions:
+    """For tasks that have no options."""
+
+
+class Targets(Protocol):
+    """Sees that the targets of every batch, and the model's outputs for them, are what the task takes."""
+
+    def of(self, batch: Any, part: str) -> Tensor:
+        """The targets of a batch ``(images, targets)``; ``part`` names the batch in the sentence of a ``UserError``."""
+
+    def fit(self, outputs: Tensor, part: str) -> Tensor:
+        """The outputs themselves, or a ``UserError``."""
+
+    def tell(self, part: str) -> None:
+        """Called once an epoch: raise what could only be noted, on a device that should not be waited for in every batch."""
+
+
+class Baseline(Protocol):
+    """What can be predicted from frozen features without a step of training; it is shown features of some training images first."""
+
+    def learn(self, features: Tensor, targets: Tensor) -> None:
+        """Take in ``features (N, D)``, float64 where the device has it, with their targets."""
+
+    def totals(self) -> Tensor | None:
+        """What has been taken in, as sums, which are added up over processes; ``None`` when nothing has come."""
+
+    def settle(self, totals: Tensor) -> None:
+        """Called once with the sums of all processes, before the first prediction."""
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Outputs ``(N, ...)`` like the model's, for ``features (N, D)``."""
+
+
+class Prediction(Protocol):
+    """What a model says of one image."""
+
+    @property
+    def path(self) -> str:
+        """Of the image."""
+
+    @property
+    def error(self) -> str:
+        """Why there is no prediction; ``""`` where there is one."""
+
+    def row(self, most: int) -> dict[str, Any]:
+        """The columns of ``predictions.csv`` beside path and error, the same ones for every image."""
+
+    def cells(self) -> tuple[str, ...]:
+        """As ``Task.columns`` asks for them, for the terminal; a cell may have several lines."""
+
+    def brief(self) -> str:
+        """In a few words, for the title of a plot."""
+
+
+class Task:
+    """A kind of work. A subclass says what its labels are; the rest of visionlora asks it and knows no more.
+
+    A package brings one by an entry point of the group ``visionlora.tasks``, and ``task=NAME`` chooses it; see ``docs/extending.md``.
+
+    Class attributes:
+        name: as in ``task=NAME``.
+        measures: what is logged and told, the first of which leads: it chooses the best epoch, and ranks runs and trials.
+        loss_words: what ``val/loss`` is, for the axis of a plot.
+        hub: the Hugging Face hub's name of the task.
+        names_words: what the names of the outputs are, in the plural.
+        baseline_words: what ``test_before/*`` is measured with.
+        columns: headings of ``Prediction.cells``.
+        Options: a dataclass of the keys that may stand beside ``name`` in the section ``task`` of a config.
+
+    Args:
+        names: of the model's outputs, in their order: classes for a classifier.
+        options: an instance of ``Options``; by default one of its defaults.
+    """
+
+    name: ClassVar[str]
+    measures: ClassVar[tuple[Measure, ...]]
+    loss_words: ClassVar[str] = "loss"
+    hub: ClassVar[str] = "image-feature-extraction"
+    names_words: ClassVar[str] = "outputs"
+    baseline_words: ClassVar[str] = ""
+    columns: ClassVar[tuple[str, ...]] = ("prediction",)
+    Options: ClassVar[type] = NoOptions
+
+    def __init__(self, names: Sequence[str], options: Any = None) -> None:
+        self.names = list(names)
+        self.options = self.Options() if options is None else options
+
+    @classmethod
+    def lead(cls) -> Measure:
+        """The measure that chooses the best epoch."""
+        return cls.measures[0]
+
+    def section(self) -> dict[str, Any]:
+        """The section ``task`` of a config that makes it again, without the names."""
+        return {"name": self.name, **asdict(self.options)}
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the model gives for an image."""
+        return len(self.names)
+
+    # Data.
+
+    def check_names(self, source: str) -> None:
+        """See that the names of a source, which ``source`` is in words, do for this task.
+
+        Raises:
+            UserError: they do not.
+        """
+
+    def groups(self, labels: Sequence[Any]) -> list[int] | None:
+        """A number for each label, so that every part of a split has its share of every number, and ``data.per_class`` counts by them;
+        ``None`` where labels make no groups.
+        """
+        return None
+
+    def in_words(self, label: Any) -> str:
+        """A label, or a number of ``groups``, as it is shown to people."""
+        return str(label)
+
+    def of_folder(self, path: Path) -> str | None:
+        """What is true of an image in words, as far as the folder it is in tells."""
+        return None
+
+    def tensor(self, labels: Sequence[Any]) -> Tensor:
+        """Labels as a batch has them, ``(N, ...)``."""
+        raise NotImplementedError
+
+    # Training.
+
+    def targets(self) -> Targets:
+        """What checks the batches of one module."""
+        raise NotImplementedError
+
+    def criterion(self, smoothing: float = 0.0) -> Loss:
+        """The loss that is minimised; a module or a function.
+
+        Args:
+            smoothing: ``optim.label_smoothing``, for losses that have such a thing. It is 0 for what is measured.
+        """
+        raise NotImplementedError
+
+    def metrics(self) -> dict[str, Metric]:
+        """One of torchmetrics for each of ``measures`` that is logged, by its key; new ones at each call."""
+        raise NotImplementedError
+
+    # Before and beside training, from features (N, D) of the frozen backbone.
+
+    def baseline(self) -> Baseline | None:
+        """What ``test_before/*`` is measured with; ``None`` for none."""
+        return None
+
+    def probe(self, features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The best linear layer on frozen features: ``weight (outputs, D)`` and ``bias (outputs,)``.
+
+        Raises:
+            UserError: the task has none.
+        """
+        from visionlora.common.errors import UserError
+
+        raise UserError(f"task={self.name} has no probe of frozen features; leave model.head_init at random.")
+
+    # Results.
+
+    def compared(self, results: Mapping[str, Any]) -> tuple[bool, str]:
+        """Whether the test is beyond doubt better than before, and that in a sentence or two."""
+        from visionlora.tasks.conclusion import compared
+
+        return compared(type(self), results)
+
+    def doubts(self, results: Mapping[str, Any]) -> str:
+        """A sentence on what the validation part is too small for; ``""`` where it is not."""
+        return ""
+
+    def predict(self, names: Sequence[str], outputs: Tensor, most: int) -> list[Prediction]:
+        """What the model says of images.
+
+        Args:
+            names: of the images.
+            outputs: of the model, ``(N, ...)``, on the CPU.
+            most: how many answers an image gets, where there can be several (``topk``).
+        """
+        raise NotImplementedError
+
+    def unreadable(self, name: str, why: str) -> Prediction:
+        """What stands for an image that cannot be read."""
+        raise NotImplementedError
+
+    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: Images, **more: Any) -> Outcome:
+        """The outputs for a part of the data as what ``evaluate`` shows; see ``Outcome`` for the arguments."""
+        from visionlora.tasks.outcome import Outcome
+
+        return Outcome(self, split, outputs, targets, images, **more)
+
+    # Exports.
+
+    @classmethod
+    def described(cls, names: Sequence[str], outputs: int) -> str:
+        """What a model is, for its card: ``An image classifier of 2 classes (cat, dog)``; ``names`` may be empty."""
+        return f"A model for {cls.name} with {outputs} outputs"
+
+    @classmethod
+    def limits(cls) -> str:
+        """A sentence for the model's card on what it cannot do."""
+        return ""
+
+    @classmethod
+    def answer_code(cls, named: bool, file: str) -> list[str]:
+        """Python that prints what ``logits (1, outputs)``, of NumPy, say; ``named``: the JSON ``file`` has names as ``classes``."""
+        return ["print(logits[0])"]
