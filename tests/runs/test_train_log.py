@@ -16,7 +16,7 @@ def test_it_tells_command_versions_data_epochs_and_the_end(tiny_run: Path) -> No
         r"visionlora \d.*, torch \d.*, python 3",
         r"images: \d+ for training, \d+ for validation, 32 for test; 4 classes",
         r"What is trained of",
-        r"epoch 1, step \d+: training cross-entropy \d.*validation top-1 accuracy \d+\.\d%",
+        r"epoch 1, step \d+: training loss \d.*validation top-1 accuracy \d+\.\d%",
         r"Top-1 accuracy went from .* Next: python -m visionlora",
         r"run folder: ",
     )

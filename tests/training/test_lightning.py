@@ -30,7 +30,7 @@ def test_a_trainer_callbacks_and_loaders_of_ones_own(tmp_path: Path) -> None:
     assert set(own.test(module, loader(), verbose=False)[0]) == {"test/loss", "test/top1", "test/f1"}
     back = vl.Classifier.load_from_checkpoint(tmp_path / "last.ckpt", model=model())
     assert set(trainer(tmp_path).validate(back, loader(), verbose=False)[0]) == set(figures)
-    assert (back.head, back.labels.num_classes, back.optim_config.lr) == (("fc",), 4, 3e-3)
+    assert (back.head, back.task.outputs, back.optim_config.lr) == (("fc",), 4, 3e-3)
     going_on = trainer(tmp_path, max_epochs=3)
     going_on.fit(back, loader(), loader(), ckpt_path=tmp_path / "last.ckpt")
     assert going_on.current_epoch == 3
@@ -87,7 +87,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metrics": {"own": nn.functional.cross_entropy}}, "'own' is a function, and not a torchmetrics.Metric"),
     ({"metrics": {"a.b": MulticlassAccuracy(4)}}, "'a.b' cannot be the name"),
     ({"metrics": [MulticlassAccuracy(4)]}, "metrics is a list"),
-    ({"loss": nn.CrossEntropyLoss(), "optim": vl.OptimConfig(label_smoothing=0.1)}, "label_smoothing is for the cross-entropy"),
+    ({"loss": nn.CrossEntropyLoss(), "optim": vl.OptimConfig(label_smoothing=0.1)}, "label_smoothing is for the task"),
 ]
 
 

@@ -136,7 +136,7 @@ def of_a_run(run: Path, name: str = "best") -> None:
     with torch.no_grad():
         logits = back(torch.zeros(2, 3, 160, 160)), wanted.model(torch.zeros(2, 3, 160, 160))
     assert torch.allclose(*logits, atol=1e-5)
-    assert back.labels.num_classes == len(wanted.classes)
+    assert back.task.outputs == len(wanted.classes)
 
 
 def test_checkpoint_of_the_command(tiny_run: Path) -> None:

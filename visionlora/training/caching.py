@@ -63,6 +63,7 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
     what = f"{len(data.parts['train']):,} training pictures{f' in {views} views' if views > 1 else ''}"
     console.print(f"data.cache: {what}, run up to {front.name} once, {size / 2**20:,.0f} MiB {_WHERE[where]}.", highlight=False)
     with tempfile.TemporaryDirectory(prefix="visionlora-") as folder:
+        filled: dict[str, CachedFeatures] = {}
         for part in parts:
             shown = views if part == "train" else 1
             file = str(Path(folder, part)) if where == "disk" else None
@@ -73,11 +74,12 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
                 data.leave_out(part)  # every picture has been opened by now
                 if collector.done != len(data.parts[part]):
                     raise UserError(f"pictures of the {part} part changed while they were read: some could be read at times; start again.")
-            data.cached[part] = CachedFeatures(bank[:, : len(data.parts[part])], data.task.tensor(data.parts[part].labels))
+            filled[part] = CachedFeatures(bank[:, : len(data.parts[part])], data.task.tensor(data.parts[part].labels))
+        data.cached = filled  # all parts at once: from now on every batch is of features
         try:
             yield front
         finally:
-            data.cached.clear()
+            data.cached = {}
 
 
 class Collector(L.LightningModule):

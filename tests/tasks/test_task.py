@@ -1,0 +1,92 @@
+"""The interface of tasks: what every task has, and that the rest of the package knows nothing of one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from visionlora.common.errors import UserError
+from visionlora.tasks.measures import Measure, higher_is_better, in_words, is_share, label, measure_of
+from visionlora.tasks.metrics import Evaluation
+from visionlora.tasks.registry import TASKS, check_section, kind_of, make_task
+from visionlora.tasks.task import Task
+
+PACKAGE = Path(__file__).parents[2] / "visionlora"
+ALLOWED = re.compile(r"``|>>> |\('|^\s*print\(|docstring")
+"""Lines of documentation that name a key as an example."""
+
+
+class Errors(Task):
+    """A task that is known to this file alone."""
+
+    name = "errors"
+    measures = (Measure("off", "mean error", share=False, higher=False), Measure("top1", "first of one's own"))
+
+
+def test_no_other_part_knows_of_classification() -> None:
+    known = re.compile(r"top1|top5|cross_entropy|CrossEntropy|Multiclass")
+    found = [
+        f"{path.relative_to(PACKAGE)}: {line.strip()}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "classify" not in path.parts
+        for line in path.read_text().splitlines()
+        if known.search(line) and not ALLOWED.search(line)
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("name", TASKS.built_in)
+def test_what_every_task_has(name: str) -> None:
+    kind = TASKS[name]
+    assert kind.name == name
+    assert kind.lead() is kind.measures[0]
+    assert len({measure.key for measure in kind.measures}) == len(kind.measures)
+    task = make_task(name, ["a", "b"])
+    assert task.section() == {"name": name}
+    assert {*task.metrics()} <= {measure.key for measure in kind.measures}
+    assert task.outputs == 2
+    assert task.unreadable("x.png", "empty").error == "empty"
+    keys = [[*task.predict(["x.png"], torch.zeros(1, 2), 3)[0].row(3)], [*task.unreadable("x.png", "empty").row(3)]]
+    assert keys[0] == keys[1]  # a table has the same columns in every row
+    assert len(task.predict(["x.png"], torch.zeros(1, 2), 3)[0].cells()) == len(kind.columns)
+
+
+def test_the_measures_of_a_task_come_first() -> None:
+    assert label("val/top1") == "validation top-1 accuracy"
+    assert label("val/top1", Errors) == "validation first of one's own"
+    assert (in_words("test/off", 0.25, Errors), in_words("test/top1", 0.25)) == ("0.250", "25.0%")
+    assert (higher_is_better("val/off", Errors), higher_is_better("val/top1"), higher_is_better("seconds/fit")) == (False, True, False)
+    assert not is_share("test/off", Errors)
+    assert measure_of("params/total") is None
+    assert label("no/such") == "no/such"
+
+
+def test_a_task_without_a_probe_says_so() -> None:
+    import numpy as np
+
+    with pytest.raises(UserError, match="task=errors has no probe"):
+        Errors(["off"]).probe(np.zeros((2, 3)), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [({"name": "classfy"}, "Did you mean 'classify'"), ({}, "needs a name"), ({"name": "classify", "loss": "mse"}, "task.loss")],
+)
+def test_a_wrong_section_is_a_sentence(section: dict[str, str], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_section(section)
+
+
+def test_a_run_of_an_earlier_version_is_a_classifier() -> None:
+    assert kind_of(None) is kind_of({}) is kind_of("classify")
+
+
+def test_the_loss_of_an_evaluation_is_the_mean_over_all_images() -> None:
+    evaluation = Evaluation(make_task("classify", ["a", "b", "c"]), "val")
+    outputs, targets = torch.randn(7, 3), torch.arange(7) % 3
+    for part in (slice(0, 4), slice(4, 7)):
+        evaluation.update(outputs[part], targets[part])
+    assert float(evaluation.compute()["val/loss"]) == pytest.approx(float(torch.nn.functional.cross_entropy(outputs, targets)), rel=1e-5)
