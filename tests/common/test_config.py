@@ -18,7 +18,8 @@ from visionlora import UserError
 from visionlora.backbone import timm_models
 from visionlora.backbone.config import ModelConfig
 from visionlora.cli.command import slug
-from visionlora.cli.conf import conf_dir
+from visionlora.cli.commands import COMMANDS
+from visionlora.cli.conf import conf_dir, groups
 from visionlora.common.config import checked
 from visionlora.common.trainer_config import OURS
 from visionlora.data.config import SOURCES, DataConfig
@@ -43,6 +44,17 @@ def test_experiment_is_the_one_of_the_readme() -> None:
     assert (config.data.name, config.data.image_size, config.data.batch_size, config.data.val_fraction) == ("cifar10", 96, 64, 0.0)
     assert (config.lora.r, config.lora.targets, config.optim.name, config.trainer["max_epochs"]) == (8, "all", "adamw", 2)
     assert compose("experiment=cifar10_lite0", "data.root=x", "lora=none", "optim.lr=1").lora.method == "none"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_a_command_asks_of_hydra_is_written_once(command: str) -> None:
+    shared, own = OmegaConf.load(conf_dir() / "hydra/command.yaml"), OmegaConf.load(conf_dir() / f"{command}.yaml")
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = hydra.compose(command, return_hydra_config=True).hydra
+    assert (composed.output_subdir, composed.job.name, composed.help.app_name) == (None, command, f"visionlora.{command}")
+    assert not set(own.hydra) & set(shared) - {"run", "help"}
+    assert set(own.hydra.help) == {"header", "footer"}
+    assert "hydra" not in groups()
 
 
 @pytest.mark.parametrize(("group", "schema"), [("model", ModelConfig), ("data", DataConfig), ("lora", LoraConfig), ("optim", OptimConfig)])

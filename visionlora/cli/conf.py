@@ -32,8 +32,8 @@ def conf_dir() -> Path:
 
 @cache
 def groups() -> tuple[str, ...]:
-    """Every config group, also ``sweep``, which is ours."""
-    return tuple(sorted(path.name for path in conf_dir().iterdir() if path.is_dir()))
+    """Every config group, also ``sweep``, which is ours; not ``hydra``, whose file every command takes."""
+    return tuple(sorted(path.name for path in conf_dir().iterdir() if path.is_dir() and path.name != "hydra"))
 
 
 @cache

@@ -35,8 +35,7 @@ def show_help(command: str, overrides: Sequence[str]) -> None:
     """Print what can be set, with the values that ``overrides`` give."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose(command, list(overrides), return_hydra_config=True)
-    template = str(OmegaConf.to_container(composed.hydra.help, resolve=False)["template"])  # type: ignore[call-overload,index]
-    print(template.replace("${hydra.help.header}", str(composed.hydra.help.header)).rstrip())
+    print(f"{composed.hydra.help.header}\n\n{textwrap.indent(composed.hydra.help.footer, '  ').rstrip()}")
     now = taken(command, overrides)
     for group, option in composed.hydra.runtime.choices.items():  # an experiment chooses as well; a list is not among them
         if group in now and isinstance(option, str):
