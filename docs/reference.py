@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from visionlora.cli.conf import Key, conf_dir, first_option, groups, option_keys, options, own_keys
+from visionlora.cli.conf import Key, conf_dir, every_key, first_option, groups, options, own_keys
 
 PAGE = Path(__file__).with_name("configuration.md")
 INTRO = """# Configuration
@@ -24,8 +24,8 @@ def page() -> str:
     parts = [INTRO, "## train\n", "Keys of `python -m visionlora.train`, beside the groups below.\n", _table(own_keys("train"))]
     for group in groups():
         parts += [f"## {group}\n", _options(group)]
-        if first := first_option(group):
-            parts.append(_table(option_keys(group, first)))
+        if first_option(group):
+            parts.append(_table(every_key(group)))
     for file in sorted(conf_dir().glob("*.yaml")):
         if file.stem != "train":
             own = {name: key for name, key in own_keys(file.stem).items() if name not in own_keys("train") or file.stem != "search"}

@@ -55,7 +55,7 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 def every_key(command: str) -> dict[str, conf.Key]:
     if command != "train":
         return conf.own_keys(command)
-    return {name: key for group in GROUPS for name, key in conf.option_keys(group, conf.first_option(group)).items()}
+    return {name: key for group in GROUPS for name, key in conf.every_key(group).items()}
 
 
 KEYS = {f"{command}:{name}": key for command in ("train", *COMMANDS) for name, key in every_key(command).items() if key.default}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import hydra
 import pytest
 from PIL import Image
 
 from visionlora import UserError
-from visionlora.cli.settings import prepared
+from visionlora.cli.conf import conf_dir
+from visionlora.cli.settings import opened, prepared
 from visionlora.cli.suggest import WORDS
 
 TRAIN: list[tuple[str, str]] = [
@@ -153,6 +155,26 @@ def test_what_to_type_is_said(command: str, line: str, answer: str) -> None:
 def test_what_is_right_passes(line: str) -> None:
     words = line.split()
     assert sorted(prepared("train", words).words) == sorted(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data.num_images=9",
+        "data=imagefolder data.root=x data.download=false data.num_classes=3",
+        "data=imagenet data.root=x data.download=false",
+        "data=digits,imagefolder data.root=x -m",
+        "ckpt_path=last data.root=x",
+        "experiment=cifar10_lite0 data.root=x data.num_images=9",
+    ],
+)
+def test_a_source_may_be_told_what_it_does_not_read(line: str) -> None:
+    """A sweep over sources gives each of them what one reads; and where all read a key, it is handed to Hydra as it was typed."""
+    words = opened("train", prepared("train", line.split()).words)
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        hydra.compose("train", [word.replace("digits,", "") for word in words if word != "-m"])
+        hydra.compose("train", [word.replace(",imagefolder", "") for word in words if word != "-m"])
+    assert "data.root=x" in words or "data.root" not in line or "digits" in line or "ckpt_path" in line
 
 
 def test_options_come_first() -> None:

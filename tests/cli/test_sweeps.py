@@ -31,6 +31,8 @@ def test_a_ready_sweep_is_what_its_file_says() -> None:
     words = expanded(["sweep=rank", "data=fake"], SWEEPS)
     assert words[:4] == ["-m", "lora.r=1,2,4,8,16,32", "seed=0,1,2", "data=fake"]
     assert words[4] == "hydra.job.config.override_dirname.exclude_keys=[data]"
+    fixed = expanded(["-m", "data=digits,imagefolder", "++data.root=x", "seed=0", "++data.options.a=1"], SWEEPS)[-1]
+    assert fixed == "hydra.job.config.override_dirname.exclude_keys=[data.root,seed]"
 
 
 def test_a_key_on_the_command_line_takes_the_place_of_the_sweeps() -> None:

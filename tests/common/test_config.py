@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import timm.optim
 import torchvision
+import yaml
 from conftest import compose
 from omegaconf import OmegaConf
 
@@ -19,7 +20,7 @@ from visionlora.backbone import timm_models
 from visionlora.backbone.config import ModelConfig
 from visionlora.cli.command import slug
 from visionlora.cli.commands import COMMANDS
-from visionlora.cli.conf import conf_dir, groups
+from visionlora.cli.conf import conf_dir, every_key, groups, option_keys, options
 from visionlora.common.config import checked
 from visionlora.common.trainer_config import OURS
 from visionlora.data.config import SOURCES, DataConfig
@@ -27,12 +28,13 @@ from visionlora.lora.config import LoraConfig
 from visionlora.runs.config import OPTIMIZERS, OptimConfig, TrainConfig
 
 GROUPS = ("model", "data", "lora", "optim", "trainer", "callbacks")
-OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).glob("*.yaml"))]
+OPTIONS = [(group, option) for group in GROUPS for option in options(group)]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
-    more = ["model.name=resnet18"] if option in ("timm", "torchvision") else ["data.root=x"]
+    more = ["model.name=resnet18"] if option in ("timm", "torchvision") else []
+    more += ["data.root=x"] if "data.root" in option_keys(group, option) else []
     config = compose(f"{group}={option}", *more)
     if group == "model":
         known = timm_models.names() if config.model.source == "timm" else torchvision.models.list_models()
@@ -62,7 +64,16 @@ def test_files_list_every_key_a_user_can_set(group: str, schema: type) -> None:
     """So that --help shows them all, and an override of any needs no ``+``."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = hydra.compose("train")[group]
-    assert set(composed) == {field.name for field in fields(schema)}
+    listed = {key.removeprefix(f"{group}.").partition(".")[0] for key in every_key(group)}
+    assert set(composed) <= listed == {field.name for field in fields(schema)}
+
+
+def test_a_source_lists_what_it_reads() -> None:
+    of_some = {"root", "download", "num_classes", "num_images"}
+    read = {"imagefolder": {"root"}, "imagenet": {"root"}, "cifar10": {"root", "download"}, "digits": set()}
+    for source, keys in (read | {"cifar100": read["cifar10"], "fake": {"num_classes", "num_images"}}).items():
+        assert {key for key in of_some if f"data.{key}" in option_keys("data", source)} == keys
+        assert not {field.name for field in fields(DataConfig)} - of_some - {key[5:] for key in option_keys("data", source)}
 
 
 def test_trainer_takes_lightnings_own_names() -> None:
@@ -71,14 +82,18 @@ def test_trainer_takes_lightnings_own_names() -> None:
 
 def test_names_known_without_torch_are_those_of_the_libraries() -> None:
     assert set(OPTIMIZERS) <= set(timm.optim.list_optimizers())
-    assert set(SOURCES.built_in) == {path.stem for path in (conf_dir() / "data").glob("*.yaml")}
+    assert set(SOURCES.built_in) == set(options("data"))
 
 
 @pytest.mark.parametrize(("part", "schema"), [("data", DataConfig), ("model", ModelConfig), ("lora", LoraConfig), ("optim", OptimConfig)])
 def test_a_default_is_the_same_in_the_file_and_in_the_schema(part: str, schema: type[Any]) -> None:
+    given = ["data=imagefolder", "data.root=data", "model=timm", "model.name=NAME"]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        composed: Any = hydra.compose("train", ["data=imagefolder", "data.root=DIR", "model=timm", "model.name=NAME"])
+        composed: Any = hydra.compose("train", given)
     written = OmegaConf.to_container(composed[part])
+    for name, key in every_key(part).items():  # what other sources read
+        if "." not in (rest := name.removeprefix(f"{part}.")):
+            written.setdefault(rest, yaml.safe_load(key.default))
     plain = asdict(schema(**{field.name: written[field.name] for field in fields(schema) if needed(field)}))
     assert {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} == written
 
@@ -93,6 +108,11 @@ def test_off_in_a_file_is_off() -> None:
     written = OmegaConf.merge(config, OmegaConf.create("{data: {cache: off}, model: {fold_bn: off}}"))
     found = checked(TrainConfig, written)
     assert (found.data.cache, found.model.fold_bn) == ("off", "off")
+
+
+def test_what_a_file_asks_for_is_not_answered_by_the_schemas_default() -> None:
+    with pytest.raises(UserError, match=r"data\.root is not set"):
+        compose("data=imagefolder")
 
 
 def test_types_are_checked() -> None:

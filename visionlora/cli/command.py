@@ -67,7 +67,7 @@ def run_command(name: str, schema: type[T], task: Callable[[T, Path], Any]) -> N
         sys.argv[1:] = named(sys.argv[1:])
         if _answered(name):
             return
-        sys.argv[1:] = expanded(opened(sys.argv[1:]), conf_dir() / "sweep")
+        sys.argv[1:] = expanded(opened(name, sys.argv[1:]), conf_dir() / "sweep")
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except KeyboardInterrupt as interrupt:
         _tell_interrupted(interrupt)

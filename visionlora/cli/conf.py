@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 _FIRST = {"model": "timm", "data": "imagefolder", "optim": "adamw"}
-"""Options that list every key of their group; elsewhere it is ``default``."""
+"""Options that list the keys of their group; elsewhere it is ``default``."""
 _KEY = re.compile(r"^( *)([\w/.]+): *(?:#.*|(.*?))$")
 _OVERRIDDEN = re.compile(r"^  - (?:override /)?(\w+)(?:: *(.*?))?(?: +#.*)?$")
 
@@ -38,8 +38,8 @@ def groups() -> tuple[str, ...]:
 
 @cache
 def options(group: str) -> dict[str, str]:
-    """Each option of a group with what the head of its file says."""
-    return {file.stem: _head(file) for file in sorted((conf_dir() / group).glob("*.yaml"))}
+    """Each option of a group with what the head of its file says; a file such as ``_source.yaml`` is there for others to build on."""
+    return {file.stem: _head(file) for file in sorted((conf_dir() / group).glob("[!_]*.yaml"))}
 
 
 @cache
@@ -55,8 +55,10 @@ def chosen(command: str) -> dict[str, str]:
 
 
 def taken(command: str, words: Sequence[str]) -> dict[str, list[str]]:
-    """The groups of a command with the options that ``words`` leave chosen; a logger can be several."""
+    """The groups of a command with the options that ``words`` leave chosen; a logger can be several, and so can what a sweep goes over."""
     given = {key.lstrip("+"): value for key, _, value in (word.partition("=") for word in words)}
+    experiment = conf_dir() / "experiment" / f"{given.get('experiment')}.yaml"
+    given = {name: option for name, option in _defaults(experiment) if option} | given if experiment.is_file() else given
     return {group: re.findall(r"[\w-]+", given.get(group, option)) for group, option in chosen(command).items()}
 
 
@@ -84,8 +86,17 @@ def option_keys(group: str, option: str) -> dict[str, Key]:
     return found
 
 
+@cache
+def every_key(group: str) -> dict[str, Key]:
+    """The keys of a group: those of its first option, then what others add, such as ``data.num_images`` of the fake data."""
+    found: dict[str, Key] = {}
+    for option in (first_option(group), *options(group)):
+        found |= {name: key for name, key in option_keys(group, option).items() if name not in found}
+    return found
+
+
 def first_option(group: str) -> str:
-    """The option whose file lists and explains every key of the group; ``""`` where keys belong to the options."""
+    """The option whose file lists and explains the keys that the group's options share; ``""`` where keys belong to the options."""
     name = _FIRST.get(group, "default")
     return name if name in options(group) and group != "callbacks" else ""
 

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 from hydra.conf import HydraConf
 
-from visionlora.cli.conf import chosen, groups, option_keys, options, own_keys, taken
+from visionlora.cli.conf import chosen, every_key, groups, option_keys, options, own_keys, taken
 from visionlora.cli.overrides import Override
 from visionlora.cli.suggest import typed, unknown, unknown_option
 from visionlora.cli.words import CommandLine, taken_apart
@@ -46,8 +46,6 @@ NEEDED = {
     "optim": "optim=adamw",
     "trainer": "trainer=default",
 }
-NO_FILES = ("digits", "fake")
-"""Data that is read from no ``data.root``."""
 
 
 def named(words: Sequence[str]) -> list[str]:
@@ -55,11 +53,6 @@ def named(words: Sequence[str]) -> list[str]:
     own_files = any(word.startswith(("--config-dir", "-cd")) for word in words)
     brought = {f"task={name}" for name in TASKS if name not in options("task")} if not own_files else set()
     return [word.replace("=", ".name=", 1) if word in brought else word for word in words]
-
-
-def opened(words: Sequence[str]) -> list[str]:
-    """``words`` with ``++`` before the keys that may be in no file: the space of a search, the options of a source, those of a task."""
-    return [f"++{word}" if word.startswith(("search.space=", *OPEN)) else word for word in words]
 
 
 def prepared(command: str, words: Sequence[str]) -> CommandLine:
@@ -87,6 +80,22 @@ def prepared(command: str, words: Sequence[str]) -> CommandLine:
     return line
 
 
+def opened(command: str, words: Sequence[str]) -> list[str]:
+    """Words that have been checked, with ``++`` before those whose key may be in no file, so that Hydra takes them.
+
+    The space of a search is the user's, the options of a source its package's, and the file of a source lists what it reads, which need
+    not be what the others of a sweep do; of a source that is a file of the user's it is not known here.
+    """
+    sources = [option_keys("data", name) or option_keys("data", "_source") for name in taken(command, words).get("data", ())]
+    unread = tuple(f"{key}=" for key in every_key("data") if any(key not in keys for keys in sources))
+    return [f"++{word}" if word.startswith(("search.space=", *OPEN, *unread)) else word for word in words]
+
+
+def _without_folder() -> list[str]:
+    """Data that is read from no ``data.root``."""
+    return [name for name in options("data") if "data.root" not in option_keys("data", name)]
+
+
 def _keys(command: str, words: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Names of the keys and groups that these words can set; and of the keys that would need other words beside them, with those."""
     given = {key.lstrip("+~"): value for key, _, value in (word.partition("=") for word in words)}
@@ -96,13 +105,15 @@ def _keys(command: str, words: Sequence[str]) -> tuple[dict[str, str], dict[str,
         known[group] = ""
         for name in names:
             known |= dict.fromkeys(option_keys(group, name), "")
+        if group == "data" and names:  # a sweep over several sources tells each what one of them reads
+            known |= dict.fromkeys(every_key(group), "")
         for other in options(group) if group not in ("experiment", "sweep") else ():
             elsewhere |= {key: f"{group}={other}" for key in option_keys(group, other) if key not in known and key not in elsewhere}
     if "trainer" in known:
         known["sweep"] = ""
         plus = (field.name for field in dataclasses.fields(TrainerConfig))
         elsewhere |= {f"trainer.{name}": "+" for name in plus if f"trainer.{name}" not in known}
-    if "data.root" in known and given.get("data", chosen(command).get("data")) in NO_FILES and "experiment" not in given:
+    if "data.root" in known and given.get("data", chosen(command).get("data")) in _without_folder() and "experiment" not in given:
         known["data.root"] = "data=imagefolder"
     if "data.root" in elsewhere:
         elsewhere = {key: "data=imagefolder" if key.startswith("data.") else words for key, words in elsewhere.items()}
@@ -176,7 +187,7 @@ def _check_together(command: str, settings: Sequence[tuple[str, Override]]) -> N
         instead = f"model={short[0]}" if short else f"model=timm model.name={name}"
         raise UserError(f"model.name={name} with model={model}, whose weights are another model's: write {instead}.")
     data = given.get("data", chosen("train")["data"])
-    if "data.root" in given and data in NO_FILES and "ckpt_path" not in given:
+    if "data.root" in given and data in _without_folder() and "ckpt_path" not in given:
         instead = typed("data.root", given["data.root"], {"data.root": "data=imagefolder"})
         raise UserError(f"data={data} reads no data.root; for pictures in class folders write {instead}.")
 

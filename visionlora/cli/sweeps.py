@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,8 @@ def _named(arguments: list[str]) -> list[str]:
         return arguments
     if not any(o.is_sweep_override() for o in settings):
         return arguments
-    fixed = [key for o in settings if not o.is_sweep_override() and not (key := o.get_key_element()).startswith(("hydra", "~", "+"))]
+    keys = [o.get_key_element() for o in settings if not o.is_sweep_override()]
+    fixed = [key.removeprefix("++") for key in keys if not key.startswith(("hydra", "~", "+")) or re.fullmatch(r"\+\+data\.\w+", key)]
     return [*arguments, f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from visionlora.common.errors import UserError, did_you_mean
@@ -21,6 +21,8 @@ def checked(schema: type[T], config: DictConfig, prefix: str = "") -> T:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), config)
+        for key in OmegaConf.missing_keys(config):  # what a file asks for (???) is not answered by the schema's default
+            OmegaConf.update(merged, key, MISSING)
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except MissingMandatoryValue as error:
         key = f"{prefix}{error.full_key}"

@@ -36,7 +36,7 @@ class DataConfig:
     """The pictures and how they are split, prepared and augmented; see ``data.module.ImageData``."""
 
     name: str
-    root: str
+    root: str = "data"
     batch_size: int = 64
     num_workers: int | None = None
     image_size: int | None = None

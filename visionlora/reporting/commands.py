@@ -31,7 +31,7 @@ def command_of(config: Mapping[str, Any], conf_dir: Path) -> str:
     with hydra.initialize_config_dir(str(conf_dir), version_base="1.3"):
         base = _composed([], config)
         for group in GROUPS:
-            options = [_composed([f"{group}={file.stem}"], config) for file in sorted((conf_dir / group).glob("*.yaml"))]
+            options = [_composed([f"{group}={file.stem}"], config) for file in sorted((conf_dir / group).glob("[!_]*.yaml"))]
             nearest = min([base, *options], key=lambda option: _distance(option.values, config, group))
             if nearest is not base:
                 said += nearest.words
