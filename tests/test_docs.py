@@ -65,5 +65,7 @@ def test_a_configuration_cell_is_the_comment() -> None:
 def test_every_public_name_is_on_the_page_of_python_names() -> None:
     page = (ROOT / "docs/api.md").read_text()
     named = re.findall(r"^::: visionlora\.([\w.]+)\.(\w+)$", page, re.MULTILINE)
-    assert sorted(name for _, name in named) == sorted(vl.__all__)
-    assert {name: module for module, name in named} == vl._HOME
+    stub = (ROOT / "visionlora/__init__.pyi").read_text()
+    assert sorted(named) == sorted(re.findall(r"^from \.([\w.]+) import (\w+) as \2$", stub, re.MULTILINE))
+    assert sorted(name for _, name in named) == sorted(vl.__all__) == dir(vl)
+    assert all(getattr(vl, name) for name in vl.__all__)

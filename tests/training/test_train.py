@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -278,6 +279,8 @@ def test_wheel_from_an_unrelated_folder(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet"]
     subprocess.run([*pip, "wheel", str(root), "--no-deps", "--no-build-isolation", "-w", str(tmp_path)], check=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
+    for name in ("__init__.pyi", "py.typed", "conf/hydra/command.yaml", "conf/data/_source.yaml"):
+        assert f"visionlora/{name}" in zipfile.ZipFile(wheel).namelist()
     subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, timeout=120)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -1,0 +1,55 @@
+"""The public names: what ``import visionlora`` offers, loaded when first used, and what type checkers see."""
+
+from .backbone.config import BACKBONES as BACKBONES
+from .backbone.create import create_backbone as create_backbone
+from .backbone.head import example_batch as example_batch
+from .backbone.head import find_head as find_head
+from .backbone.info import BackboneInfo as BackboneInfo
+from .backbone.info import BackboneSpec as BackboneSpec
+from .backbone.info import Preprocessing as Preprocessing
+from .common.errors import UserError as UserError
+from .data.config import SOURCES as SOURCES
+from .data.config import TRANSFORMS as TRANSFORMS
+from .data.config import DataConfig as DataConfig
+from .data.images import Pictures as Pictures
+from .data.module import ImageData as ImageData
+from .data.sources import Source as Source
+from .exporting.model import export as export
+from .lora.adapter import Adapter as Adapter
+from .lora.changes import LayerChange as LayerChange
+from .lora.changes import changes as changes
+from .lora.config import LoraConfig as LoraConfig
+from .lora.merging import unmerge as unmerge
+from .lora.methods import METHODS as METHODS
+from .model.adapters import activate as activate
+from .model.adapters import adapter_names as adapter_names
+from .model.adapters import delete_adapter as delete_adapter
+from .model.adapters import disabled as disabled
+from .model.adapters import forward_mixed as forward_mixed
+from .model.adapters import remove as remove
+from .model.inject import inject as inject
+from .model.inject import merge as merge
+from .model.saving import load_adapter as load_adapter
+from .model.saving import save_adapter as save_adapter
+from .reporting.plots import accuracy_against as accuracy_against
+from .reporting.plots import accuracy_by as accuracy_by
+from .reporting.plots import changes_by_layer as changes_by_layer
+from .reporting.runs import configurations as configurations
+from .reporting.runs import find_runs as find_runs
+from .reporting.runs import ranked as ranked
+from .runs.config import OptimConfig as OptimConfig
+from .runs.predictor import Predictor as Predictor
+from .runs.predictor import load as load
+from .speed.folding import fold as fold
+from .speed.folding import unfold as unfold
+from .tasks.classify.prediction import Prediction as Prediction
+from .tasks.measures import Measure as Measure
+from .tasks.registry import TASKS as TASKS
+from .tasks.task import Task as Task
+from .training.allocation import allocate as allocate
+from .training.classifier import Classifier as Classifier
+from .training.fit import Fit as Fit
+from .training.fit import fit as fit
+from .training.module import TaskModule as TaskModule
+
+__version__: str
