@@ -197,7 +197,7 @@ def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any]) -> 
     nonzero = sum(bool(grad.any()) for grad in grads) / len(grads)
     if nonzero < NONZERO * learning:
         raise CheckError(f"only {nonzero:.0%} of the gradients are not zero, {learning:.0%} of the weights' own")
-    if float((out - before).abs().max() / before.abs().max()) < 1e-3:
+    if float((out - before).detach().abs().max() / before.detach().abs().max()) < 1e-3:
         raise CheckError("the output did not move")
     adapted_out = out.detach()
     yield

@@ -69,7 +69,8 @@ def test_png_and_pdf_come_of_one_drawing_and_do_not_leave_their_folder(tmp_path:
         return figure
 
     save(draw(), tmp_path / "a.png")
-    assert Image.open(tmp_path / "a.png").size == (600, 300)
+    with Image.open(tmp_path / "a.png") as drawn:
+        assert drawn.size == (600, 300)
     pdf = (tmp_path / "figures" / "a.pdf").read_bytes()
     assert pdf.startswith(b"%PDF")
     assert b"/Type3" not in pdf

@@ -71,7 +71,8 @@ def test_pictures_of_a_run(model: str, method: str, tmp_path: Path, class_folder
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{method}, 3 pictures")
     for name in ("explain.png", "changes.png"):
-        assert Image.open(run / "explain" / name).size[0] > 300
+        with Image.open(run / "explain" / name) as sheet:
+            assert sheet.size[0] > 300
         assert (run / "explain" / "figures" / name.replace(".png", ".pdf")).read_bytes().startswith(b"%PDF")
     (tmp_path / "broken.jpg").write_text("no picture")
     refused = command("explain", f"run={run}", f"input={tmp_path / 'broken.jpg'}")

@@ -93,7 +93,7 @@ def test_lists_of_paths_and_formats(suffix: str, pictures: Path, tiny_run: Path,
     elif suffix == ".csv":
         import csv
 
-        table = [{key: value or None for key, value in row.items()} for row in csv.DictReader(out.open())]
+        table = [{key: value or None for key, value in row.items()} for row in csv.DictReader(out.read_text().splitlines())]
     else:
         table = [json.loads(line) for line in out.read_text().splitlines()]
     assert list(table[0]) == ["path", "error", "class1", "probability1", "class2", "probability2"]

@@ -103,8 +103,9 @@ class Percent(PercentFormatter):
 
     def set_locs(self, locs: Iterable[float]) -> None:
         """Choose the decimals for these ticks."""
-        super().set_locs(list(locs))
-        self.decimals = next((n for n in range(6) if all(abs(100 * x - round(100 * x, n)) < 1e-6 for x in self.locs)), 6)
+        ticks = list(locs)
+        super().set_locs(ticks)
+        self.decimals = next((n for n in range(6) if all(abs(100 * x - round(100 * x, n)) < 1e-6 for x in ticks)), 6)
 
 
 def percent(axis: Axis) -> None:

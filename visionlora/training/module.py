@@ -120,7 +120,7 @@ class TaskModule(Checkpointed):
             return self._without_images()
         loss = self._in_portions(batch, batch_idx) if self.portions.wanted else self._loss(batch, batch_idx)
         if not all_finite(loss.detach()):
-            raise self._diverged(batch, batch_idx, float(loss))
+            raise self._diverged(batch, batch_idx, float(loss.detach()))
         self.log("train/loss_step", loss, on_step=True, on_epoch=False)
         self.train_loss.update(loss.detach(), weight=len(batch[1]))
         penalty = regularization(self.model, self.lora_config)
