@@ -15,7 +15,7 @@ from visionlora.backbone.roles import Roles
 from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.inject_report import InjectReport
 from visionlora.lora.injection import count_parameters, unfreeze
-from visionlora.model.adapters import new_task
+from visionlora.model.adapters import new_adapter
 from visionlora.model.layout import asked
 from visionlora.speed.folding import unfold
 
@@ -58,7 +58,7 @@ def inject(
         if example is None:
             example = example_batch(model)
         roles = Roles(model, (*head, *remade))
-        with new_task(model, name):
+        with new_adapter(model, name):
             report = lora.inject(
                 model, config, head=head, also_train=remade, never=never, example=example, ranks=ranks, roles=roles, name=name
             )

@@ -22,10 +22,9 @@ from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.files import adapter_of
 from visionlora.lora.methods import METHODS
 from visionlora.lora.slots import slots
-from visionlora.model.adapters import adapter_names, new_task
+from visionlora.model.adapters import adapter_names, new_adapter
+from visionlora.model.attached import attached
 from visionlora.speed.quantize import quantize, quantized
-
-_ASKED = "_visionlora_asked"
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,9 @@ def asked(model: nn.Module, config: LoraConfig | None = None) -> LoraConfig:
     Of a model whose adapter was loaded or made elsewhere, what can be seen of it.
     """
     if config is not None:
-        model.__dict__[_ASKED] = config
+        attached(model).asked = config
         return config
-    known = model.__dict__.get(_ASKED)
-    if isinstance(known, LoraConfig):
+    if (known := attached(model).asked) is not None:
         return known
     kinds = {type(module) for module in model.modules() if isinstance(module, Adapter)}
     if kinds:
@@ -155,7 +153,7 @@ def make_ready(model: nn.Module, layout: Layout, where: str) -> nn.Module:
         asis = AdaptiveConfig(start=1.0)
         config = LoraConfig(method=layout.method, dropout=layout.dropout, freeze_a=layout.freeze_a, adaptive=asis)
         ranks = {name: LayerRank(layer.r, layer.scaling * layer.r, explicit=True) for name, layer in layout.layers.items()}
-        with torch.random.fork_rng(devices=[]), new_task(model, layout.name):  # the factors are replaced
+        with torch.random.fork_rng(devices=[]), new_adapter(model, layout.name):  # the factors are replaced
             lora.inject(model, config, head=find_head(model), ranks=ranks, name=layout.name)
             _as_before(model, layout)
     for name, parameter in model.named_parameters():

@@ -22,11 +22,12 @@ from visionlora.lora.adapter_files import CARD, PREFIX, AdapterFiles
 from visionlora.lora.injection import is_norm
 from visionlora.lora.merging import is_merged
 from visionlora.lora.slots import slots
-from visionlora.model.adapters import adapter_names, base_values, new_task, own_keys, showing
+from visionlora.model.adapters import adapter_names, new_adapter
+from visionlora.model.attached import attached
+from visionlora.model.companions import base_values, own_keys, showing
 from visionlora.speed.quantize import quantized
 
 CARD_VERSION = 1
-_BASE = "_visionlora_base"
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
@@ -148,7 +149,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
     else:
         _check_base(model, read.card.get("base"), read.others, read)
     num_classes = other.spec.num_classes if info and made_for else None
-    with torch.random.fork_rng(devices=[]), new_task(model, name, num_classes, read.others):  # the factors are replaced
+    with torch.random.fork_rng(devices=[]), new_adapter(model, name, num_classes, read.others):  # the factors are replaced
         files.attach(model, read, find_head(model), info.remade if info else (), name)
     info = info_of(model)
     if info and made_for:
@@ -168,10 +169,10 @@ def base_card(model: nn.Module, without: Iterable[str]) -> dict[str, str] | None
     if not state or quantized(model):
         return None
     versions = [without, [(key, value.data_ptr(), changes(value)) for key, value in state.items()]]
-    known = model.__dict__.get(_BASE)
+    known = attached(model).fingerprint
     if known is None or known[0] != versions:
         dtype = next((value.dtype for value in state.values() if value.is_floating_point()), None)
-        known = model.__dict__[_BASE] = (versions, {"fingerprint": fingerprint(state), "dtype": str(dtype)})
+        known = attached(model).fingerprint = (versions, {"fingerprint": fingerprint(state), "dtype": str(dtype)})
     return dict(known[1])
 
 
