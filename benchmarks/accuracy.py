@@ -1,12 +1,12 @@
-"""Accuracy on CIFAR-10 pictures: the tables of docs/accuracy.md and docs/methods.md.
+"""Accuracy on CIFAR-10 images: the tables of docs/accuracy.md and docs/methods.md.
 
     python benchmarks/accuracy.py --root DIR                    LoRA against PEFT, full fine-tuning and a linear probe
     python benchmarks/accuracy.py --root DIR --table methods    methods and rank allocations against each other
 
 DIR has class folders ``train/CLASS/*`` and ``test/CLASS/*``. Each table is one experiment, with the same data order, augmentation,
 schedule and precision for all its rows. Each row's learning rate is chosen among three by runs of a third of an epoch on nine
-tenths of the training pictures (seed 0): the lowest within a standard error of the best on the tenth held out, never on the test pictures.
-Then all training pictures are used, with each seed. Cells that are in the results file already are not run again. Everything runs in a
+tenths of the training images (seed 0): the lowest within a standard error of the best on the tenth held out, never on the test images.
+Then all training images are used, with each seed. Cells that are in the results file already are not run again. Everything runs in a
 process of its own.
 """
 
@@ -28,7 +28,7 @@ from typing import Any
 from visionlora.common.files import replace_file
 
 HELD_OUT = 1000
-"""Pictures the learning rates are chosen on."""
+"""Images the learning rates are chosen on."""
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for a 95 % interval of the mean of so many seeds."""
 
@@ -134,7 +134,7 @@ class Results:
 
 
 def tune(results: Results, name: str, root: str) -> float:
-    """The lowest learning rate within a standard error of the best accuracy on held-out pictures (short runs favour high rates)."""
+    """The lowest learning rate within a standard error of the best accuracy on held-out images (short runs favour high rates)."""
     rates = results.table.rows[name].rates
     if len(rates) == 1:
         return rates[0]

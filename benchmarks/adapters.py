@@ -99,7 +99,7 @@ def at_rest(rounds: int) -> list[tuple[str, str, str]]:
         (
             "switching adapters",
             f"{1000 * switching['switch']:.1f} ms",
-            f"a forward pass of one picture {1000 * switching['forward']:.0f} ms",
+            f"a forward pass of one image {1000 * switching['forward']:.0f} ms",
         ),
     ]
 

@@ -65,7 +65,7 @@ def run(geometry: list[Any], how: str) -> list[str]:
                 kernel, stride, padding, dilation, groups = shape
                 layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups)
                 reach = max((k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True))
-                # Where few channels come in, the pictures are large: the kernel that breaks does so there alone.
+                # Where few channels come in, the images are large: the kernel that breaks does so there alone.
                 side = 256 if inputs <= 4 else max(reach, 16) + 3
                 x = torch.randn(2, inputs, side, side).contiguous(memory_format=layout)
             weight = cast_parameter(layer)

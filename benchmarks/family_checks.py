@@ -65,7 +65,7 @@ def calibrate(model: nn.Module, x: Tensor) -> None:
 
 
 def example(model: nn.Module, size: int | None = None) -> Tensor:
-    """Two pictures of noise, of that size, or small where the model takes any."""
+    """Two images of noise, of that size, or small where the model takes any."""
     if size is not None:
         return vl.example_batch(model, size)
     own = vl.example_batch(model)
@@ -276,7 +276,7 @@ def train_gradients(
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.eval()  # the same random numbers fall on other pixels where a picture lies otherwise in memory
+            module.eval()  # the same random numbers fall on other pixels where an image lies otherwise in memory
     torch.manual_seed(2)  # the same stochastic depth
     with contextlib.nullcontext() if folded else without_kernels(model), torch.autocast("cpu", autocast, enabled=autocast is not None):
         out = logits(model, x)

@@ -21,7 +21,7 @@ from visionlora.lora.adapter import Adapter
 
 PRELOAD = ("benchmarks.family_commands", "visionlora.training.run", "visionlora.evaluation.measure", "visionlora.exporting.export")
 SIZES = (64, 96, 128, 160, 192, 224)
-"""Sides of pictures that are tried, the smallest first; then the model's own."""
+"""Sides of images that are tried, the smallest first; then the model's own."""
 SHALLOW: dict[str, dict[str, Any]] = {
     "deepseek_vit_412m": {"depth": 2},
     "qwen3_vit_88m": {"depth": 2},
@@ -39,7 +39,7 @@ def through(forks: Forks, full_name: str, size: int, graphs: bool) -> dict[str, 
     Args:
         forks: starts the processes.
         full_name: ``timm/NAME`` or ``torchvision/NAME``.
-        size: side of the pictures.
+        size: side of the images.
         graphs: export as ONNX and a ``torch.export`` program too, which takes most of the time.
     """
     source, _, name = full_name.partition("/")

@@ -1,4 +1,4 @@
-"""25 pictures a class of CIFAR-10: is LoRA worth it against a probe? Five draws, all 2,000 test pictures.
+"""25 images a class of CIFAR-10: is LoRA worth it against a probe? Five draws, all 2,000 test images.
 
     python benchmarks/small_sets.py --root DIR --out benchmarks/results/small_sets.json
 

@@ -1,4 +1,4 @@
-"""``docs/speed.md`` and its pictures, from the results of ``step_time.py``, ``scaling.py`` and ``time_to_accuracy.py``."""
+"""``docs/speed.md`` and its images, from the results of ``step_time.py``, ``scaling.py`` and ``time_to_accuracy.py``."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ batch 16).
 ## Time to accuracy
 
 `python benchmarks/time_to_accuracy.py --root DIR`: EfficientNet-Lite0 at 96 px, one plain loop with a one-cycle schedule for all sides,
-trained for longer and longer until 84 % of CIFAR-10's 2,000 test pictures are right at the end; seconds of that training (one seed).
+trained for longer and longer until 84 % of CIFAR-10's 2,000 test images are right at the end; seconds of that training (one seed).
 
 {accuracy}
 ## Start
@@ -139,9 +139,9 @@ def picture(rows: list[dict[str, Any]]) -> Figure:
 
 
 def main() -> None:
-    """Write the page, or its picture alone."""
+    """Write the page, or its image alone."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--picture", action="store_true", help="draw docs/speed.png anew and leave the page as it is")
+    parser.add_argument("--image", action="store_true", help="draw docs/speed.png anew and leave the page as it is")
     steps = json.loads((RESULTS / "step_time.json").read_text())
     alone = parser.parse_args().picture
     save_png(picture(steps), Path("docs/speed.png"))

@@ -47,7 +47,7 @@ RANK = 8
 
 @dataclass(frozen=True)
 class Case:
-    """A model with its input; ``channels`` of the pictures are always three."""
+    """A model with its input; ``channels`` of the images are always three."""
 
     name: str
     image_size: int

@@ -1,10 +1,10 @@
-"""Seconds of training until EfficientNet-Lite0 has 84 % of CIFAR-10's test pictures right: ours, PEFT, full fine-tuning.
+"""Seconds of training until EfficientNet-Lite0 has 84 % of CIFAR-10's test images right: ours, PEFT, full fine-tuning.
 
     python benchmarks/time_to_accuracy.py --root DIR --out benchmarks/results/time_to_accuracy.json
 
-One plain loop for all sides: 10,000 training pictures at 96 px in batches of 64, flips, AdamW, one cycle of the rate, bf16 autocast,
-channels_last. A side is trained for one length after the other, afresh each time, until the 2,000 test pictures come out at 84 % at the
-end; the seconds are those of that run, evaluation aside. Peak rates are those that were best for each on held-out pictures
+One plain loop for all sides: 10,000 training images at 96 px in batches of 64, flips, AdamW, one cycle of the rate, bf16 autocast,
+channels_last. A side is trained for one length after the other, afresh each time, until the 2,000 test images come out at 84 % at the
+end; the seconds are those of that run, evaluation aside. Peak rates are those that were best for each on held-out images
 (``accuracy.py``).
 """
 
@@ -63,7 +63,7 @@ def made(side: str) -> nn.Module:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: ImageData) -> float:
-    """Of the test pictures, in eval mode; modes are as before afterwards."""
+    """Of the test images, in eval mode; modes are as before afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     right = total = 0

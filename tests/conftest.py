@@ -1,4 +1,4 @@
-"""What tests share: tiny models, pictures made on the fly, and commands run as a user runs them."""
+"""What tests share: tiny models, images made on the fly, and commands run as a user runs them."""
 
 from __future__ import annotations
 

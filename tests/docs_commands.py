@@ -84,7 +84,7 @@ def missed() -> list[str]:
 
 
 def in_place(shown: Shown, places: Mapping[str, Path]) -> Shown:
-    """With paths in place of words in capitals, each by its key: ``data.root=DIR`` are pictures, ``run=DIR`` is a run.
+    """With paths in place of words in capitals, each by its key: ``data.root=DIR`` are images, ``run=DIR`` is a run.
 
     Raises:
         KeyError: a word that this table knows nothing of: add it here.

@@ -36,7 +36,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(pictures: Path) -> Path:
-    """A run of a tiny model on these pictures."""
+    """A run of a tiny model on these images."""
     run = pictures.parent / "run"
     small = [f"{key}={value}" for key, value in (SHORT | SMALL | {"data": "imagefolder", "data.root": str(pictures)}).items()]
     done = command("train", *small, f"hydra.run.dir={run}")

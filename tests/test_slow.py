@@ -1,4 +1,4 @@
-"""Minutes each: the accuracy docs/accuracy.md claims, on CIFAR-10 pictures where they are to be had."""
+"""Minutes each: the accuracy docs/accuracy.md claims, on CIFAR-10 images where they are to be had."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders, adapters and pictures of strangers, as a user meets them: on the command line and in a browser."""
+"""Run folders, adapters and images of strangers, as a user meets them: on the command line and in a browser."""
 
 from __future__ import annotations
 

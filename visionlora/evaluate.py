@@ -54,7 +54,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
 def _data_config(run: RunFolder, config: EvaluateConfig) -> DataConfig:
     own = data_config(run, config.root or (config.data or {}).get("root"))
     changed: dict[str, Any] = {"batch_size": config.batch_size, "num_workers": config.num_workers}
-    if config.data is not None:  # prepared as the run prepares its pictures
+    if config.data is not None:  # prepared as the run prepares its images
         changed |= {"name": config.data["name"]}
     return replace(own, **{key: value for key, value in changed.items() if value is not None})
 

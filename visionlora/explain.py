@@ -35,7 +35,7 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
         data = ImageData(data_config(run), record=run.read_split(), task=predictor.task.section())
         pictures = data.parts.get("test", data.parts["train"])
         if not pictures.paths:
-            raise UserError("the run's data is not in files; name pictures with input=PATH.")
+            raise UserError("the run's data is not in files; name images with input=PATH.")
         chosen = range(0, len(pictures), max(len(pictures) // config.most, 1))[: config.most]
         paths = [Path(pictures.paths[i]) for i in chosen]
         labels: list[str | None] = [data.task.in_words(pictures.labels[i]) for i in chosen]
@@ -58,7 +58,7 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     if moved:
         written.append(inside(output, "changes.png"))
         save(changes_by_layer(moved), written[1])
-    print(f"{method}, {len(paths)} pictures: {', '.join(map(str, written))}")
+    print(f"{method}, {len(paths)} images: {', '.join(map(str, written))}")
     return written
 
 

@@ -38,10 +38,10 @@ def train(config: TrainConfig, folder: Path) -> dict[str, Any]:
 
 
 def refuse_missing_files(config: TrainConfig) -> None:
-    """Look for the pictures and files that the config names, before torch is imported.
+    """Look for the images and files that the config names, before torch is imported.
 
     Raises:
-        UserError: one is not there, or the folder of the pictures cannot be one of class folders.
+        UserError: one is not there, or the folder of the images cannot be one of class folders.
     """
     from visionlora.data.folders import part_folders
 

@@ -51,7 +51,7 @@ def test_builds_trains_and_comes_back(name: str, options: dict[str, Any], head: 
 def test_small_stem_keeps_the_resolution() -> None:
     plain, small = (timm_features(vl.create_backbone("timm/resnet18", 2, False, stem=stem)) for stem in ("default", "small"))
     assert (plain.shape[-1], small.shape[-1]) == (2, 8)
-    with pytest.raises(vl.UserError, match="cuts the picture into patches"):
+    with pytest.raises(vl.UserError, match="cuts the image into patches"):
         vl.create_backbone("timm/test_vit", 2, False, stem="small")
 
 

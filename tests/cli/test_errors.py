@@ -139,9 +139,9 @@ OVERRIDES: list[tuple[tuple[str, ...], str]] = [
     (("trainer.accelerator=quantum",), "trainer.accelerator=quantum is unknown"),
     (("trainer.strategy=dpp",), "Did you mean 'ddp'"),
     (("trainer.accelerator=cpu", "trainer.devices=999"), "trainer.devices=999 is more processes than this machine has cores"),
-    (("model=torchvision", "model.name=inception_v3"), "data.image_size=32: torchvision/inception_v3 cannot take pictures of this size"),
+    (("model=torchvision", "model.name=inception_v3"), "data.image_size=32: torchvision/inception_v3 cannot take images of this size"),
     (("model.in_chans=4", "data.randaugment=2"), "not of model.in_chans=4"),
-    (("model.in_chans=5",), "pictures are read with 1, 3 or 4 channels"),
+    (("model.in_chans=5",), "images are read with 1, 3 or 4 channels"),
     (("data.num_classes=1",), "one class only"),
 ]
 
@@ -171,10 +171,10 @@ def test_no_network_says_what_to_do_offline(overrides: tuple[str, ...], message:
 def test_unreadable_picture_is_named(class_folders: Folders, tmp_path: Path) -> None:
     root = class_folders(train={"cat": 12, "dog": 12})
     for workers in (0, 1):
-        (root / "train" / "cat" / "3.png").write_bytes(b"no picture")
+        (root / "train" / "cat" / "3.png").write_bytes(b"no image")
         said = tiny("data=imagefolder", f"data.root={root}", "data.image_size=32", f"data.num_workers={workers}", cwd=tmp_path)
-        assert "1 of 24 pictures cannot be read" in said
-        assert "train/cat/3.png (no picture format was recognised)" in said
+        assert "1 of 24 images cannot be read" in said
+        assert "train/cat/3.png (no image format was recognised)" in said
 
 
 def test_class_folders_are_checked(class_folders: Folders, tmp_path: Path) -> None:
@@ -218,14 +218,14 @@ def test_predict_writes_a_row_for_every_picture(tiny_run: Path, tmp_path: Path) 
     pictures.mkdir(parents=True)
     for name, size in (("a.png", (9, 30)), ("b.jpg", (64, 64))):
         Image.new("RGB", size, (90, 160, 60)).save(pictures / name)
-    (pictures / "broken.jpg").write_bytes(b"no picture")
+    (pictures / "broken.jpg").write_bytes(b"no image")
     (pictures / "notes.txt").write_text("not looked at")
     done = command("predict", f"run={tiny_run}", f"input={tmp_path / 'pictures'}", "topk=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "predictions.csv").read_text().splitlines()
     assert lines[0] == "path,error,class1,probability1,class2,probability2"
     assert [Path(line.split(",")[0]).name for line in lines[1:]] == ["a.png", "b.jpg", "broken.jpg"]
-    assert "cannot read the picture" in lines[3]
+    assert "cannot read the image" in lines[3]
     rows = vl.load(tiny_run).predict([pictures / "a.png", Image.open(pictures / "b.jpg")], topk=9)
     assert len(rows[0].labels) == 4
     assert sum(rows[0].probabilities) == pytest.approx(1, abs=1e-5)

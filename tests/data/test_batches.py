@@ -1,4 +1,4 @@
-"""Whole batches show the pictures that the data set shows one by one."""
+"""Whole batches show the images that the data set shows one by one."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_small_files_of_one_size_are_read_once(tmp_path: Path) -> None:
     files = Pictures([0, 1, 0, 1], [p.name for p in paths], paths)
     held = into_memory(files, 3, {})
     assert held.in_memory
-    assert held.paths == files.paths  # whoever shows a picture says which file it is
+    assert held.paths == files.paths  # whoever shows an image says which file it is
     assert held.names == files.names
     assert all(np.array_equal(np.asarray(held.open(i, 3)), np.asarray(files.open(i, 3))) for i in range(4))
     Image.new("RGB", (9, 9)).save(paths[2])

@@ -21,11 +21,11 @@ def test_the_suffixes_are_torchvisions() -> None:
 @pytest.mark.parametrize(
     ("named", "answer"),
     [
-        ("train/cat", "holds 2 pictures but no class folders: it is one class of train; write data.root={root}."),
+        ("train/cat", "holds 2 images but no class folders: it is one class of train; write data.root={root}."),
         ("nowhere", "is not there; give data.root=DIR"),
         ("train/cat/0.png", "is a file, not a folder"),
         ("bare", "is empty: it has no class folders"),
-        ("flat", "holds 1 pictures but no class folders; move each class's pictures into a folder of its own"),
+        ("flat", "holds 1 images but no class folders; move each class's images into a folder of its own"),
         ("one", "has one class folder only ('a'); a classifier needs two"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a model is shown is a function of seed, epoch and picture, and of nothing else."""
+"""What a model is shown is a function of seed, epoch and image, and of nothing else."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_shares_of_several_processes(size: int, processes: int, monkeypatch: pyt
         shown[shuffle] = parts
         assert {index for part in parts for index in part} == set(range(size))
     assert len({len(part) for part in shown[True]}) == 1  # the same number of steps everywhere
-    assert sum(len(part) for part in shown[False]) == size  # every picture counts once
+    assert sum(len(part) for part in shown[False]) == size  # every image counts once
 
 
 def test_normalisation_and_the_two_views() -> None:

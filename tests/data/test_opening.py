@@ -1,4 +1,4 @@
-"""One file, whatever is in it: the right picture, or a sentence."""
+"""One file, whatever is in it: the right image, or a sentence."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_mode_shows_its_colours(mode: str, channels: int, tmp_path: Path) 
     ending = "tiff" if mode in ("CMYK", "PA", "YCbCr") else "png"
     image = Image.new("RGB", (8, 8), COLOUR)
     image = image.convert("P", palette=Image.Palette.ADAPTIVE).convert("PA") if mode == "PA" else image.convert(mode)
-    found = pixels(saved(image, tmp_path / f"picture.{ending}"), channels)
+    found = pixels(saved(image, tmp_path / f"image.{ending}"), channels)
     grey = mode in ("1", "L", "LA") or channels == 1
     wanted = [122] if channels == 1 else [122] * 3 if grey else list(COLOUR)
     if mode == "1":
@@ -134,7 +134,7 @@ def test_of_several_frames_the_first(name: str, tmp_path: Path) -> None:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A black picture of a few hundred bytes."""
+    """A black image of a few hundred bytes."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -170,7 +170,7 @@ def test_a_jpeg_that_ends_early_is_not_filled_up_with_grey(tmp_path: Path) -> No
             for end in (b"", b"\xff\xd9", bytes(5000)):
                 path.write_bytes(content[: int(part * len(content))] + end)
                 for detail in (None, 60):
-                    with pytest.raises(UnreadableError, match=r"end before the picture|truncated|broken"):
+                    with pytest.raises(UnreadableError, match=r"end before the image|truncated|broken"):
                         open_picture(path, 3, detail)
         path.write_bytes(content + b"what a camera adds")
         assert (pixels(path) == wanted).all()
@@ -190,7 +190,7 @@ def test_a_grey_corner_is_no_damage(options: dict[str, object], tmp_path: Path) 
 
 def test_no_program_is_run_for_a_picture(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    with pytest.raises(UnreadableError, match="no picture format was recognised"):
+    with pytest.raises(UnreadableError, match="no image format was recognised"):
         open_picture(tmp_path / "a.png", 3)
     assert not {".eps", ".ps", ".wmf", ".h5"} & opening.extensions()
     assert {".jpg", ".gif", ".jfif", ".jp2", ".avif", ".webp", ".tga"} <= opening.extensions()
@@ -202,8 +202,8 @@ def test_a_wrong_ending_does_not_matter_unless_it_is_all_there_is(tmp_path: Path
     assert (pixels(tmp_path / "a.png")[0, 0] == COLOUR).all()
     saved(image, tmp_path / "a.tga")
     assert (pixels(tmp_path / "a.tga")[0, 0] == COLOUR).all()
-    (tmp_path / "a.tga").rename(tmp_path / "a.bmp")  # nothing in it says that it is a picture
-    with pytest.raises(UnreadableError, match="no picture format"):
+    (tmp_path / "a.tga").rename(tmp_path / "a.bmp")  # nothing in it says that it is an image
+    with pytest.raises(UnreadableError, match="no image format"):
         open_picture(tmp_path / "a.bmp", 3)
 
 
@@ -213,7 +213,7 @@ def no_file(path: Path) -> None:
 
 KINDS: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
-    "text": lambda path: path.write_bytes(b"no picture"),
+    "text": lambda path: path.write_bytes(b"no image"),
     "gone": no_file,
     "folder": lambda path: path.mkdir(),
     "pipe": os.mkfifo,
@@ -224,7 +224,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_unreadable_files_are_named(kind: str, tmp_path: Path) -> None:
     KINDS[kind](tmp_path / "a.jpg")
-    with pytest.raises(UnreadableError, match=r"cannot read the picture .*a\.jpg: .*; mend or remove the file"):
+    with pytest.raises(UnreadableError, match=r"cannot read the image .*a\.jpg: .*; mend or remove the file"):
         open_picture(tmp_path / "a.jpg", 3)
 
 
@@ -232,7 +232,7 @@ def test_unreadable_files_are_named(kind: str, tmp_path: Path) -> None:
     "error", [OSError(errno.EIO, "I/O error"), OSError(errno.ESTALE, "stale"), OSError(errno.EMFILE, "many"), MemoryError()]
 )
 def test_trouble_of_the_machine_is_no_fault_of_the_picture(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be gone at the next try: a picture left out for it would make a resumed run another run."""
+    """It may be gone at the next try: an image left out for it would make a resumed run another run."""
     saved(Image.new("L", (4, 4)), tmp_path / "a.png")
 
     def fails(*args: object, **kwargs: object) -> None:

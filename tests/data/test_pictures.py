@@ -1,4 +1,4 @@
-"""Opening pictures."""
+"""Opening images."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_split_is_the_same_every_time_and_on_record(class_folders: Folders) -> N
     root = class_folders(train=TWO)
     first, second, other = data(root), data(root), data(root, split_seed=1)
     assert first.record == second.record != other.record
-    class_folders(root, train={"cat": 15, "dog": 25})  # pictures are added later
+    class_folders(root, train={"cat": 15, "dog": 25})  # images are added later
     again = recorded(load_source(DataConfig("imagefolder", str(root))), first.record)
     assert {name: part.names for name, part in again.items()} == first.record
     (root / first.record["test"][0]).unlink()
@@ -89,7 +89,7 @@ def broken(case: str, make: Folders) -> Path:
     [
         ("missing", "data.root=nowhere is not there"),
         ("empty", "is empty: it has no class folders"),
-        ("empty class", "owl has no pictures"),
+        ("empty class", "owl has no images"),
         ("one class", "has one class folder only"),
         ("classes differ", "differ: cow, dog is in one of them only"),
         ("too few", "class 'cat' has 1"),
@@ -150,7 +150,7 @@ def test_so_many_pictures_a_class_drawn_by_the_seed_and_on_record(class_folders:
     again, other = (data(folder, per_class=3, val_fraction=0.0, split_seed=seed) for seed in (0, 1))
     assert again.parts["train"].names == few.parts["train"].names != other.parts["train"].names
     assert recorded(load_source(few.config), few.record)["train"].names == few.parts["train"].names
-    with pytest.raises(UserError, match="class 'cat' has 10 training pictures"):
+    with pytest.raises(UserError, match="class 'cat' has 10 training images"):
         data(folder, per_class=11, val_fraction=0.0)
 
 
@@ -170,5 +170,5 @@ def test_every_format_that_is_read_is_found_and_the_rest_is_told(class_folders: 
     for path in (root / "train" / "cat").iterdir():
         path.unlink()
     (root / "train" / "cat" / "a.heic").touch()
-    with pytest.raises(UserError, match=r"cat has no pictures that can be read \(.*3 \.heic.* are none\)"):
+    with pytest.raises(UserError, match=r"cat has no images that can be read \(.*3 \.heic.* are none\)"):
         load_source(DataConfig("imagefolder", str(root)))

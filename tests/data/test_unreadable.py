@@ -45,7 +45,7 @@ def broken(path: Path) -> None:
 
 
 def pictures(root: Path, bad: dict[str, range], train: int = 24, test: int = 8, side: int = SIDE, pad: int = 0) -> Path:
-    """Class folders with broken files: ``bad={"train/cat": range(3)}``; ``pad`` bytes behind each picture, which nobody reads."""
+    """Class folders with broken files: ``bad={"train/cat": range(3)}``; ``pad`` bytes behind each image, which nobody reads."""
     random = np.random.default_rng(0)
     for part, count in (("train", train), ("test", test)):
         for number, label in enumerate(("cat", "dog")):
@@ -164,7 +164,7 @@ def test_too_many_end_the_run_with_their_names(how: str, tmp_path: Path) -> None
     done = command("train", *call, "data.max_bad=0.1")
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    told = re.search(r"^error: (\d+) of 64 pictures cannot be read, and data.max_bad=0.1 allows 6: (.*)", done.stderr, re.M)
+    told = re.search(r"^error: (\d+) of 64 images cannot be read, and data.max_bad=0.1 allows 6: (.*)", done.stderr, re.M)
     assert told
     if how != "many files":
         assert told[1] == "14"
@@ -179,8 +179,8 @@ def test_too_many_end_the_run_with_their_names(how: str, tmp_path: Path) -> None
         return
     done = command("train", *call, "data.max_bad=0.25")  # into the same folder
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("14 of 64 pictures cannot be read and are left out") <= 1
-    assert "of 64 pictures cannot be read and are left out" in done.stderr
+    assert done.stderr.count("14 of 64 images cannot be read and are left out") <= 1
+    assert "of 64 images cannot be read and are left out" in done.stderr
     assert listed(folder) == names(root, bad)
     assert results(folder)["data/unreadable"] == 14
 
@@ -274,7 +274,7 @@ def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
 
 
 def _widen(root: Path) -> None:
-    """One picture of another size: the set is not kept in memory."""
+    """One image of another size: the set is not kept in memory."""
     path = root / "train" / "dog" / "059.png"
     Image.new("RGB", (90, 90), (150, 160, 170)).save(path)
     with path.open("r+b") as file:
@@ -300,13 +300,13 @@ def test_several_processes_leave_out_the_same(tmp_path: Path) -> None:
     assert results(tmp_path / "run")["data/unreadable"] == 36
     done = command("train", *call, f"hydra.run.dir={tmp_path / 'too many'}", fresh=True)
     assert done.returncode == 2, done.stderr
-    assert "pictures cannot be read, and data.max_bad=0.01 allows 0" in done.stderr
+    assert "images cannot be read, and data.max_bad=0.01 allows 0" in done.stderr
     assert set(listed(tmp_path / "too many")) <= set(names(root, bad))
 
 
 @pytest.mark.faults
 def test_a_mended_picture_goes_from_the_list(tmp_path: Path) -> None:
-    """A run that was ended by unreadable pictures goes on once they are mended."""
+    """A run that was ended by unreadable images goes on once they are mended."""
     root = pictures(tmp_path / "data", {"train/cat": range(3)}, pad=2**20)
     folder = tmp_path / "run"
     call = [*SETTINGS, f"data.root={root}", f"hydra.run.dir={folder}", "data.max_bad=0.05"]

@@ -1,4 +1,4 @@
-"""Long and narrow pictures: the view that resizing them whole would give, in memory that does not depend on their length."""
+"""Long and narrow images: the view that resizing them whole would give, in memory that does not depend on their length."""
 
 from __future__ import annotations
 

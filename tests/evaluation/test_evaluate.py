@@ -40,7 +40,7 @@ def test_every_picture_and_its_probabilities(tiny_run: Path, class_folders: Call
     names = [f"class{i}" for i in range(4)]
     root = class_folders(train=dict.fromkeys(names, 10), test=dict.fromkeys(names, 5))
     Image.open(next((root / "test/class2").iterdir())).save(root / "test/class0/a class2 & <b>.png")
-    (root / "test/class1/broken.png").write_bytes(b"no picture")
+    (root / "test/class1/broken.png").write_bytes(b"no image")
     done = command("evaluate", f"run={tiny_run}", "data=imagefolder", f"data.root={root}")
     assert done.returncode == 0, done.stderr
     folder = tiny_run / "evaluation_test_imagefolder"
@@ -88,7 +88,7 @@ def test_comparison_of_several_runs(tiny_run: Path, tmp_path: Path) -> None:
     assert rows[0]["test/top1"] > 0.9  # colours are easily told apart by a probe
     assert rows[0]["p"] is None
     pictures, differ = 32, abs(rows[1]["test/top1"] - rows[0]["test/top1"])
-    # That many more are right in one of the two: the least p is where no other picture is right in one only.
+    # That many more are right in one of the two: the least p is where no other image is right in one only.
     assert (rows[1]["p"] < 1) == (differ > 0)
     assert rows[1]["p"] >= 2 * 0.5 ** round(pictures * differ) or not differ
     assert rows[2]["trainable"] == results(full)["params/total"]

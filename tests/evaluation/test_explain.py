@@ -16,7 +16,7 @@ from visionlora.evaluation.explaining import gradcam, rollout
 
 
 def test_gradcam_finds_what_the_class_depends_on() -> None:
-    """A model whose class is the brightness of one quarter of the picture."""
+    """A model whose class is the brightness of one quarter of the image."""
     pytest.importorskip("pytorch_grad_cam")
     model = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(1, 1, 1), nn.AvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
     with torch.no_grad():
@@ -69,15 +69,15 @@ def test_pictures_of_a_run(model: str, method: str, tmp_path: Path, class_folder
     assert done.returncode == 0, done.stderr
     done = command("explain", f"run={run}", "most=3")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{method}, 3 pictures")
+    assert done.stdout.startswith(f"{method}, 3 images")
     for name in ("explain.png", "changes.png"):
         with Image.open(run / "explain" / name) as sheet:
             assert sheet.size[0] > 300
         assert (run / "explain" / "figures" / name.replace(".png", ".pdf")).read_bytes().startswith(b"%PDF")
-    (tmp_path / "broken.jpg").write_text("no picture")
+    (tmp_path / "broken.jpg").write_text("no image")
     refused = command("explain", f"run={run}", f"input={tmp_path / 'broken.jpg'}")
     assert refused.returncode == 2
-    assert "none of the pictures can be read" in refused.stderr
+    assert "none of the images can be read" in refused.stderr
     if method == "gradcam":
         refused = command("explain", f"run={run}", "method=rollout")
         assert refused.returncode == 2
@@ -94,4 +94,4 @@ def test_other_attention_is_refused_not_drawn(name: str) -> None:
 def test_data_without_files(tiny_run: Path) -> None:
     done = command("explain", f"run={tiny_run}")
     assert done.returncode == 2
-    assert "name pictures with input=PATH" in done.stderr
+    assert "name images with input=PATH" in done.stderr

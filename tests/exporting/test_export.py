@@ -1,4 +1,4 @@
-"""Exports: read back by what will read them, compared on real pictures, the run untouched."""
+"""Exports: read back by what will read them, compared on real images, the run untouched."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def batch(tiny_run: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prepared pictures and the run's logits for them."""
+    """Prepared images and the run's logits for them."""
     predictor = vl.load(tiny_run)
     random = np.random.default_rng(0)
     pictures = [Image.fromarray(random.integers(0, 256, (50, 40, 3), np.uint8)) for _ in range(5)]
@@ -43,7 +43,7 @@ def exports(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = digest(tiny_run)
     done = command("export", f"run={tiny_run}", "format=[timm,state_dict,pt2]", f"output={folder}")
     assert done.returncode == 0, done.stderr
-    assert "Compared on 16 pictures of the run's data" in done.stdout
+    assert "Compared on 16 images of the run's data" in done.stdout
     assert digest(tiny_run) == before
     return folder
 
@@ -88,9 +88,9 @@ def test_onnxruntime_loads_it(tiny_run: Path, tmp_path: Path, batch: tuple[torch
 
 
 def test_no_file_holds_pictures_or_paths(tmp_path: Path, class_folders: Callable[..., Path]) -> None:
-    """What is handed on says nothing of whose pictures it was made with, nor where; and whoever may read the folder may read each file."""
+    """What is handed on says nothing of whose images it was made with, nor where; and whoever may read the folder may read each file."""
     formats = "timm,state_dict,pt2" + (",onnx" if importlib.util.find_spec("onnxscript") else "")
-    root = class_folders(tmp_path / "somebodys pictures", train={"cat": 8, "dog": 8}, test={"cat": 3, "dog": 3})
+    root = class_folders(tmp_path / "somebodys images", train={"cat": 8, "dog": 8}, test={"cat": 3, "dog": 3})
     weights, run, out = tmp_path / "somebodys.safetensors", tmp_path / "run", tmp_path / "out"
     save_file(timm.create_model("test_resnet").state_dict(), weights)
     data = ("data=imagefolder", f"data.root={root}", "data.image_size=32", "data.crop_scale=null", "data.num_workers=0")
@@ -126,7 +126,7 @@ def umask() -> int:
 
 
 def test_the_search_finds_a_picture(tmp_path: Path) -> None:
-    """The search above is able to fail: a program that was exported with a picture holds it."""
+    """The search above is able to fail: a program that was exported with an image holds it."""
     picture = torch.rand(2, 3, 8, 8)
     torch.export.save(torch.export.export(torch.nn.Flatten(), (picture,)), tmp_path / "program.pt2")
     assert any(picture.numpy().tobytes() in content for content in contents(tmp_path / "program.pt2"))
@@ -139,7 +139,7 @@ def test_the_card_is_the_hubs(exports: Path) -> None:
         assert metadata["pipeline_tag"] == "image-classification"
         assert metadata["model-index"][0]["results"][0]["metrics"][0]["type"] == "accuracy"
         headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
-        wanted = ("Results", "How to use", "Preparing a picture", "Data and training", "Weights it started from", "Limits")
+        wanted = ("Results", "How to use", "Preparing an image", "Data and training", "Weights it started from", "Limits")
         assert headings == [*wanted]
         assert set(json.loads((folder / "preprocessing.json").read_text())) >= {"classes", "mean", "std", "image_size", "crop_mode"}
 

@@ -211,13 +211,13 @@ def test_what_training_wraps_around_it(wrap: Callable[[nn.Module], Any], tmp_pat
 @pytest.mark.parametrize("given", [PREPARED, PREPARED | {"crop_mode": "squash"}], ids=["centre", "whole"])
 @pytest.mark.slow
 def test_the_code_of_the_card(given: dict[str, Any], tmp_path: Path) -> None:
-    """Given preprocessing is what the card's code does to a picture."""
+    """Given preprocessing is what the card's code does to an image."""
     from visionlora.backbone.info import Preprocessing
 
     model, names = learned(backbone()), ["a `b`", 'c "d"\\', "<e>\nf", "```"]
     prepared = Preprocessing(**given)
     for one in vl.export(model, EXAMPLE, (*TRACED, "state_dict", "timm"), folder=tmp_path, classes=names, preprocessing=prepared):
-        picture = photo(one.folder / "picture.jpg")
+        picture = photo(one.folder / "image.jpg")
         images = normalize(eval_transform(prepared)(open_picture(picture, 3))[None], prepared)
         found = logits_of(model, images).softmax(-1)[0]
         (code,) = blocks(one.folder / "README.md")
@@ -234,7 +234,7 @@ def test_what_is_not_known_is_not_made_up(tmp_path: Path) -> None:
         }
         card = (one.folder / "README.md").read_text()
         assert "whose names are not recorded" in card
-        assert "How pictures were prepared for it is not recorded" in card
+        assert "How images were prepared for it is not recorded" in card
         (code,) = blocks(one.folder / "README.md")
         printed = run_block(code, one.folder)
         assert one.format == "state_dict" or printed.split()[0] in "0123"
@@ -283,13 +283,13 @@ MISTAKES: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "nobody's": (Small, {"format": ["pt2", "timm"]}, "Small, which timm did not build; take format=onnx"),
     "a changed one": (lambda: changed(backbone()), {"format": ["pt2", "timm"]}, "format=timm cannot hold this timm/test_resnet"),
     "example of bytes": (Small, {"example": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, "this one is torch.uint8"),
-    "one picture": (Small, {"example": EXAMPLE[0]}, r"this one is torch.float32 \(3, 32, 32\)"),
+    "one image": (Small, {"example": EXAMPLE[0]}, r"this one is torch.float32 \(3, 32, 32\)"),
     "channels": (Small, {"example": EXAMPLE[:, :1]}, "Small does not take the example"),
     "no logits": (Named, {}, "Named gave a dict"),
     "not traced": (Undecided, {"format": ["state_dict", "pt2"]}, "format=pt2 cannot hold this Undecided"),
     "classes": (Small, {"classes": ["cat", "dog"]}, "classes are 4 texts, .* there are 2"),
     "key": (Small, {"preprocessing": {"size": 3}}, "preprocessing.size is unknown"),
-    "size": (Small, {"preprocessing": PREPARED | {"image_size": 64}}, "preprocessing.image_size=64 makes other pictures"),
+    "size": (Small, {"preprocessing": PREPARED | {"image_size": 64}}, "preprocessing.image_size=64 makes other images"),
     "mean": (Small, {"preprocessing": PREPARED | {"mean": [0.5]}}, "preprocessing.mean is out of range"),
     "interpolation": (Small, {"preprocessing": PREPARED | {"interpolation": "cubic"}}, "preprocessing.interpolation is out of range"),
 }

@@ -107,7 +107,7 @@ def damages(path: Path, flips: int = FLIPS) -> Iterator[tuple[str, Harm]]:
     yield "text", lambda file: _put(file, b"hello, world\n")
     yield "a list", lambda file: _put(file, b"[1, 2]")
     yield "a mapping", lambda file: _put(file, b"{}")
-    yield "a picture", lambda file: _put(file, b"\x89PNG\r\n\x1a\n" + bytes(200))
+    yield "an image", lambda file: _put(file, b"\x89PNG\r\n\x1a\n" + bytes(200))
     yield "a pickle", lambda file: _put(file, b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00]\x94.")
     yield "safetensors", lambda file: _put(file, safetensors.torch.save({"a": torch.zeros(3)}))
 

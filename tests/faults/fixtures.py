@@ -1,4 +1,4 @@
-"""What the fault tests share: pictures, uninterrupted runs to compare with, and small disks."""
+"""What the fault tests share: images, uninterrupted runs to compare with, and small disks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Reference:
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of random pictures."""
+    """Class folders of random images."""
     folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for part, count in (("train", 40), ("test", 8)):
         for number, name in enumerate(("cat", "dog", "owl")):

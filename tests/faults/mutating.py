@@ -1,4 +1,4 @@
-"""Picture files, damaged in all the ways files get damaged, and what becomes of them when they are read."""
+"""Image files, damaged in all the ways files get damaged, and what becomes of them when they are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _VIEWS = [eval_transform(Preprocessing(96, (0.5,) * 3, (0.5,) * 3, crop_mode=mod
 
 @cache
 def originals() -> dict[str, bytes]:
-    """Small pictures in the formats and modes that people have."""
+    """Small images in the formats and modes that people have."""
     coarse = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
     image = Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC)
     exif = image.getexif()
@@ -106,7 +106,7 @@ MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of one file: ``same`` as undamaged, ``other`` picture, ``unreadable``, or how the process ended."""
+    """What became of one file: ``same`` as undamaged, ``other`` image, ``unreadable``, or how the process ended."""
 
     name: str
     mutation: str

@@ -213,7 +213,7 @@ def test_output_that_nobody_takes(folder: Path, root: Path, record_property: Rec
 
 
 def test_shared_memory_that_is_full(folder: Path, root: Path, record_property: Recorder) -> None:
-    """The processes that open pictures hand them over in /dev/shm, which is small in a container."""
+    """The processes that open images hand them over in /dev/shm, which is small in a container."""
     record_property("kind", "shared memory full")
     if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("only root can have a small /dev/shm of its own")

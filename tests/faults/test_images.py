@@ -1,4 +1,4 @@
-"""Thousands of damaged picture files: each is a picture or a sentence, soon, and in bounded memory."""
+"""Thousands of damaged image files: each is an image or a sentence, soon, and in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from visionlora.data.opening import MOST_PIXELS
 Recorder = Callable[[str, object], None]
 TRIES, QUICK_TRIES = 6000, 180
 MIB = 200 + 12 * MOST_PIXELS / 2**20
-"""Of a picture that is just small enough: four bytes a pixel in Pillow, a copy in the colours asked for, one byte in the decoder or so."""
+"""Of an image that is just small enough: four bytes a pixel in Pillow, a copy in the colours asked for, one byte in the decoder or so."""
 READ = ("same", "other", "unreadable")
 
 
 def wrong(fate: Fate) -> bool:
     """Whether a damage that can be seen was not.
 
-    PNG has checksums, and of a file that is cut short a part is missing. Elsewhere nothing tells a changed bit from a picture of something
+    PNG has checksums, and of a file that is cut short a part is missing. Elsewhere nothing tells a changed bit from an image of something
     else; and what is missing of a progressive JPEG, or of a WebP or GIF whose end mark is there, are details or later frames.
     """
     seen = (
@@ -38,7 +38,7 @@ def test_damaged_files(mutation: str, tmp_path: Path, record_property: Recorder)
     found, peak = _all_fates(tmp_path)
     those = [fate for fate in found if fate.mutation == mutation]
     bad = [fate for fate in those if fate.outcome not in READ or wrong(fate)]
-    record_property("kind", f"damaged pictures: {mutation}")
+    record_property("kind", f"damaged images: {mutation}")
     record_property("tries", len(those))
     record_property("held", len(those) - len(bad))
     print(mutation, Counter(fate.outcome for fate in those), f"peak {peak:.0f} MiB")

@@ -1,4 +1,4 @@
-"""What a researcher takes into a paper: spreads, pictures, and the table with its test."""
+"""What a researcher takes into a paper: spreads, images, and the table with its test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: axes in words, true ticks, and nothing that leaves the picture or lies over a line."""
+"""Images of a run: axes in words, true ticks, and nothing that leaves the image or lies over a line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def many_epochs() -> Figure:
 
 
 def models() -> Figure:
-    names = ("float32", "int8", "pruned 30 %", "pruned 50 %", "a name that is far too long for a picture")
+    names = ("float32", "int8", "pruned 30 %", "pruned 50 %", "a name that is far too long for an image")
     return compressed([Compressed(name, Classify.lead(), 0.86, 0.85, 0.87, 13_670_000, 12_510_000, 2.5, 50.0) for name in names])
 
 

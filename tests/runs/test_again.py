@@ -80,7 +80,7 @@ def altered(run: Path, folder: Path, **changes: Any) -> Path:
 def test_it_says_in_one_line_what_is_not_as_it_was(tiny_run: Path, tmp_path: Path) -> None:
     run = altered(tiny_run, tmp_path / "then", versions__torch="2.10.0", threads=64, fingerprint__pictures="others", machine__os="x")
     (line,) = [line for line in again(run, tmp_path / "now", *QUIET).splitlines() if "not as it was" in line]
-    for part in ("versions/torch 2.10.0 -> ", "threads 64 -> 1", "fingerprint/pictures others -> "):
+    for part in ("versions/torch 2.10.0 -> ", "threads 64 -> 1", "fingerprint/images others -> "):
         assert part in line
     assert "machine/os" not in line
 
@@ -110,9 +110,9 @@ def test_what_is_given_beside_it_wins(tmp_path: Path) -> None:
         "optim.weight_decay=0.5",
         "trainer.log_every_n_steps=3",
     )
-    run = stored(tmp_path, *then, "data=imagefolder", "data.root=pictures")
+    run = stored(tmp_path, *then, "data=imagefolder", "data.root=images")
     same = repeated(run)
-    theirs = portable(compose(*then, "data=imagefolder", "data.root=pictures"))
+    theirs = portable(compose(*then, "data=imagefolder", "data.root=images"))
     assert {key: portable(same)[key] for key in theirs if key != "again"} == {key: theirs[key] for key in theirs if key != "again"}
 
     key = repeated(run, "lora.r=4", "lora.targets={conv: 1}", "trainer.max_epochs=3", "~trainer.log_every_n_steps", "trainer.min_epochs=1")

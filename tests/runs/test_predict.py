@@ -1,4 +1,4 @@
-"""``visionlora.predict``: what it reads, what it writes, and pictures as people have them."""
+"""``visionlora.predict``: what it reads, what it writes, and images as people have them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_pictures_as_people_have_them(pictures: Path, tiny_run: Path, tmp_path: 
         assert found[name]["error"] is None, name
         assert found[name]["class1"] in [f"class{i}" for i in range(4)]
     for name in UNREADABLE:
-        assert "cannot read the picture" in str(found[name]["error"]), name
+        assert "cannot read the image" in str(found[name]["error"]), name
         assert found[name]["class1"] is None
     assert "14 images, 4 unreadable: out.jsonl" in " ".join(done.stdout.split())
     assert "Traceback" not in done.stderr
@@ -168,7 +168,7 @@ def test_bytes_and_open_files(pictures: Path, tiny_run: Path) -> None:
         assert (by_bytes.path, by_file.path) == ("#1", "#2")
     for name in UNREADABLE:
         (failed,) = predictor.predict((pictures / name).read_bytes())
-        assert failed.error.startswith("cannot read the picture: "), name
+        assert failed.error.startswith("cannot read the image: "), name
     (alone,) = predictor.predict(io.BytesIO((pictures / "exif.jpg").read_bytes()))
     assert alone.labels
 
@@ -183,7 +183,7 @@ def test_pictures_in_memory(tiny_run: Path) -> None:
     assert len(predictor.predict(tensor[None].repeat(3, 1, 1, 1))) == 3
     assert len(predictor.predict(tensor)) == 1
     (wrong,) = predictor.predict([tensor.float()])
-    assert "a picture in memory is uint8" in wrong.error
+    assert "an image in memory is uint8" in wrong.error
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_dora_spends_no_more_than_its_budget() -> None:
 @pytest.mark.parametrize("allocate", ["importance", "shift"])
 def test_looking_needs_pictures_and_a_plain_model(allocate: str) -> None:
     model, config = backbone(), vl.LoraConfig(budget=9000, allocate=allocate)
-    with pytest.raises(UserError, match="looks at training pictures"):
+    with pytest.raises(UserError, match="looks at training images"):
         vl.allocate(model, config)
     vl.inject(model, vl.LoraConfig())
     with pytest.raises(UserError, match="wants the plain model"):

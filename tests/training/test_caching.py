@@ -45,7 +45,7 @@ def test_with_a_view_an_epoch_training_is_what_it_is_without(where: str, tmp_pat
 
 def test_one_view_where_nothing_is_random(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(tmp_path, "lora=none", "data.hflip=0", "data.crop_scale=null")
-    assert "training pictures, run up to global_pool once" in capsys.readouterr().out
+    assert "training images, run up to global_pool once" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_one_view_where_nothing_is_random(tmp_path: Path, capsys: pytest.Capture
         (("lora.targets=all",), "conv1.0 is trained, and nothing is computed before it"),
         (("lora.targets=[stage4]", "model.freeze_bn=false"), "statistics of"),
         (("lora.targets=[stage4]", "model.checkpointing=blocks"), "computes blocks again"),
-        (("lora.targets=[stage4]", "+trainer.limit_predict_batches=1"), "leaves pictures out"),
+        (("lora.targets=[stage4]", "+trainer.limit_predict_batches=1"), "leaves images out"),
     ],
 )
 def test_auto_says_why_it_is_off_and_a_demand_is_an_error(

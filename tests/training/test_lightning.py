@@ -121,7 +121,7 @@ def test_image_data_prepares_for_the_model(class_folders: Callable[..., Path], t
     assert "test/top1" in own.test(module, data, verbose=False)[0]
     assert data.preprocessing is not None
     plain = timm.create_model("test_resnet", num_classes=4)
-    with pytest.raises(vl.UserError, match="how the model wants its pictures"):
+    with pytest.raises(vl.UserError, match="how the model wants its images"):
         own.test(vl.Classifier(plain), vl.ImageData(data.config), verbose=False)
 
 

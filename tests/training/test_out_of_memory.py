@@ -1,4 +1,4 @@
-"""``trainer.on_oom``: memory gives out above so many pictures, and the run ends as one for which it sufficed."""
+"""``trainer.on_oom``: memory gives out above so many images, and the run ends as one for which it sufficed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ERROR = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
 class Small(Callback):
-    """Memory that holds ``most`` pictures at a time, in one process or in all; it gives out in the forward or in the backward pass.
+    """Memory that holds ``most`` images at a time, in one process or in all; it gives out in the forward or in the backward pass.
 
     ``ends_in``: the step after which the training breaks off.
     """
@@ -150,7 +150,7 @@ def test_a_resumed_run_goes_on_with_the_halves(ends_in: int, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_one_picture_cannot_be_halved(where: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a single picture at a time, which cannot be halved"):
+    with pytest.raises(UserError, match="a single image at a time, which cannot be halved"):
         run(compose(*COMMON, HALVE), tmp_path, [Small(0, where)])
 
 
@@ -186,7 +186,7 @@ def limited(folder: Path, *overrides: str) -> tuple[int, str]:
 def test_a_process_that_gets_no_more_memory(tmp_path: Path) -> None:
     code, said = limited(tmp_path / "halved", HALVE)
     assert code == 0, said
-    assert "from now on 128 pictures at a time" in said
+    assert "from now on 128 images at a time" in said
     code, said = limited(tmp_path / "raised")
     assert code == 2
     assert "error: out of memory with data.batch_size=256. Set trainer.on_oom=halve" in said

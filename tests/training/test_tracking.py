@@ -1,4 +1,4 @@
-"""Trackers: settings, metrics, pictures and the adapter in each, offline."""
+"""Trackers: settings, metrics, images and the adapter in each, offline."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def test_data_that_has_moved(class_folders: Callable[..., Path], tmp_path: Path)
     root = class_folders(train={"cat": 20, "dog": 20})
     folder = tmp_path / "run"
     done = command(
-        "train", *TINY, *QUIET, "data=imagefolder", "data.root=pictures", "data.image_size=32", f"hydra.run.dir={folder}", cwd=root.parent
+        "train", *TINY, *QUIET, "data=imagefolder", "data.root=images", "data.image_size=32", f"hydra.run.dir={folder}", cwd=root.parent
     )
     assert done.returncode == 0, done.stderr
     assert command("evaluate", f"run={folder}", cwd=folder).returncode == 0  # from another folder
@@ -256,7 +256,7 @@ def test_two_processes_from_the_console_script_inside_a_multirun(tmp_path: Path)
 
 
 def test_two_processes_train_the_same_as_one(tmp_path: Path) -> None:
-    """Half the batch on each of two processes is the same gradient, and the evaluation counts every picture once."""
+    """Half the batch on each of two processes is the same gradient, and the evaluation counts every image once."""
     common = (
         *TINY,
         *QUIET,

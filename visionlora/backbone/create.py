@@ -27,7 +27,7 @@ def create_backbone(name: str, num_classes: int, pretrained: bool = True, **opti
             ``drop_rate``, ``drop_path_rate``.
 
     Returns:
-        The library's own module; ``model.backbone_info`` says where it came from and how to prepare its pictures.
+        The library's own module; ``model.backbone_info`` says where it came from and how to prepare its images.
 
     Raises:
         UserError: unknown model, weights that cannot be had or do not fit, no network.
@@ -92,5 +92,5 @@ def rebuild(info: BackboneInfo, state: dict[str, Tensor] | None = None) -> nn.Mo
 
 
 def _fingerprint(model: nn.Module, info: BackboneInfo) -> str:
-    # Weights resized to another picture size are left out: interpolation differs in the last bits from machine to machine.
+    # Weights resized to another image size are left out: interpolation differs in the last bits from machine to machine.
     return fingerprint(model.state_dict(), without=(*info.head, *info.remade, *info.resized))

@@ -15,22 +15,22 @@ from visionlora.common.typed import typed
 
 ATTRIBUTE = "backbone_info"
 MOST_PIXELS = 4096
-"""A side of the pictures that a card may ask for."""
+"""A side of the images that a card may ask for."""
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the backbone wants its pictures.
+    """How the backbone wants its images.
 
     Args:
         image_size: side of the square input, in pixels.
         mean: per channel, of values in 0…1.
         std: per channel, of values in 0…1.
         interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
-        crop_pct: share of the resized picture that the centre crop keeps.
-        crop_mode: ``center``, or ``squash``: the whole picture, whatever its shape.
+        crop_pct: share of the resized image that the centre crop keeps.
+        crop_mode: ``center``, or ``squash``: the whole image, whatever its shape.
     """
 
     image_size: int
@@ -76,10 +76,10 @@ class BackboneInfo:
 
     Args:
         spec: how to build it again.
-        preprocessing: how to prepare its pictures.
+        preprocessing: how to prepare its images.
         head: names of the modules that make outputs of features.
         remade: names of the layers made anew for this task, trained and saved whole.
-        resized: names of the weights that were interpolated to the picture size.
+        resized: names of the weights that were interpolated to the image size.
         fingerprint: of the base's weights, see ``fingerprint``.
         classes: names of the outputs, once known.
         task: the section ``task`` of the run's config: what the outputs are for; empty for a classifier.

@@ -22,7 +22,7 @@ def with_channels(conv: nn.Conv2d, in_chans: int) -> nn.Conv2d:
 
 
 def small_image_stem(model: nn.Module, full_name: str) -> tuple[str, ...]:
-    """Let the stem keep the resolution, for pictures of about 32 px: stride 1, a 7×7 conv made anew as 3×3, no max-pool.
+    """Let the stem keep the resolution, for images of about 32 px: stride 1, a 7×7 conv made anew as 3×3, no max-pool.
 
     (The CIFAR stem of He et al. 2015, arXiv 1512.03385, §4.2.)
 
@@ -32,7 +32,7 @@ def small_image_stem(model: nn.Module, full_name: str) -> tuple[str, ...]:
     name, conv = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     if conv.kernel_size[0] <= conv.stride[0]:
         raise UserError(
-            f"model.stem=small: {full_name} cuts the picture into patches, its stem cannot keep the resolution;"
+            f"model.stem=small: {full_name} cuts the image into patches, its stem cannot keep the resolution;"
             " raise data.image_size instead."
         )
     remade: tuple[str, ...] = ()

@@ -51,7 +51,7 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
 
 
 def size_argument(spec: BackboneSpec) -> dict[str, Any]:
-    """What a constructor has to be told of the size of the pictures: some models have windows or position embeddings made for one."""
+    """What a constructor has to be told of the size of the images: some models have windows or position embeddings made for one."""
     config = timm.get_pretrained_cfg(spec.name)
     return {"img_size": spec.image_size} if spec.image_size is not None and config is not None and config.fixed_input_size else {}
 

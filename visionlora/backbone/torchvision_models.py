@@ -67,7 +67,7 @@ def _create(spec: BackboneSpec, size: int, load: bool) -> nn.Module:
 
 
 def auxiliary_arguments(spec: BackboneSpec, init_weights: bool = False) -> dict[str, Any]:
-    """What the constructors of GoogLeNet and Inception have to be told: no classifiers in the middle, and how pictures come."""
+    """What the constructors of GoogLeNet and Inception have to be told: no classifiers in the middle, and how images come."""
     if spec.name not in _AUXILIARY:
         return {}
     # Their weights came from TensorFlow, with another normalisation that the model itself undoes.
@@ -75,7 +75,7 @@ def auxiliary_arguments(spec: BackboneSpec, init_weights: bool = False) -> dict[
 
 
 def size_argument(name: str, size: int) -> dict[str, Any]:
-    """What a constructor has to be told of the size of the pictures."""
+    """What a constructor has to be told of the size of the images."""
     if name.startswith("vit_"):
         return {"image_size": size}
     return {"input_size": (size, size)} if name.startswith("maxvit") else {}

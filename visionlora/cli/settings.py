@@ -189,7 +189,7 @@ def _check_together(command: str, settings: Sequence[tuple[str, Override]]) -> N
     data = given.get("data", chosen("train")["data"])
     if "data.root" in given and data in _without_folder() and "ckpt_path" not in given:
         instead = typed("data.root", given["data.root"], {"data.root": "data=imagefolder"})
-        raise UserError(f"data={data} reads no data.root; for pictures in class folders write {instead}.")
+        raise UserError(f"data={data} reads no data.root; for images in class folders write {instead}.")
 
 
 def _check_single(command: str, word: str, override: Override) -> None:

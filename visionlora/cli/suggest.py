@@ -128,7 +128,7 @@ REMARKS = {
     "num_classes": "the classes are the class folders, so their number is not given",
     "n_classes": "the classes are the class folders, so their number is not given",
     "nclasses": "the classes are the class folders, so their number is not given",
-    "shuffle": "training pictures are shuffled always, by the seed",
+    "shuffle": "training images are shuffled always, by the seed",
     "freeze": "the backbone is frozen but for its LoRA updates; lora=none trains the head alone, lora=full everything",
     "freeze_backbone": "the backbone is frozen but for its LoRA updates; lora=none trains the head alone, lora=full everything",
     "task_type": "it is always image classification",

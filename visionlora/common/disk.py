@@ -9,7 +9,7 @@ from typing import Any
 
 STANDS = "What was written before stands; the same command can be run again."
 _SHARED_MEMORY = ("out of shared memory", "allocate shared memory", "open shared memory")
-"""How torch's messages begin where the processes that open pictures cannot hand them over."""
+"""How torch's messages begin where the processes that open images cannot hand them over."""
 _NO_SHARED_MEMORY = "the shared memory (/dev/shm) is full; give it more room (docker run --shm-size=1g), or set data.num_workers=0"
 _WHY = {
     errno.ENOSPC: "the disk is full; make room",

@@ -1,4 +1,4 @@
-"""A batch in portions: as many pictures at a time as memory holds, with the loss and the gradients of the whole batch."""
+"""A batch in portions: as many images at a time as memory holds, with the loss and the gradients of the whole batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from visionlora.common.memory import OutOfMemory, out_of_memory
 
 ALL = 2**31
-"""Pictures at a time as long as memory has not given out: more than any batch has."""
+"""Images at a time as long as memory has not given out: more than any batch has."""
 T = TypeVar("T")
 
 
@@ -33,14 +33,14 @@ class Portions:
         return self.halve or self.most < ALL
 
     def of(self, count: int) -> list[slice]:
-        """``count`` pictures in portions."""
+        """``count`` images in portions."""
         return [slice(start, min(start + self.most, count)) for start in range(0, count, self.most)]
 
     def compute(self, count: int, compute: Callable[[list[slice]], T]) -> T:
-        """``compute(portions)`` for a batch of ``count`` pictures, again with smaller ones as often as memory gives out.
+        """``compute(portions)`` for a batch of ``count`` images, again with smaller ones as often as memory gives out.
 
         Raises:
-            OutOfMemory: one picture at a time is too much.
+            OutOfMemory: one image at a time is too much.
         """
         while True:
             try:
@@ -57,11 +57,11 @@ class Portions:
             garbage_collection_cuda()
         if failed == 1:
             raise OutOfMemory(
-                "out of memory with a single picture at a time, which cannot be halved; model.checkpointing=light or blocks,"
+                "out of memory with a single image at a time, which cannot be halved; model.checkpointing=light or blocks,"
                 " a smaller data.image_size or a smaller model take less."
             )
         self.most = -(-failed // 2)
-        print(f"trainer.on_oom=halve: out of memory; from now on {self.most} pictures at a time, gradients and steps as before.")
+        print(f"trainer.on_oom=halve: out of memory; from now on {self.most} images at a time, gradients and steps as before.")
 
 
 def loss_with_gradients(

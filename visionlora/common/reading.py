@@ -16,7 +16,7 @@ from visionlora.common.errors import UserError
 SEAL = "sha256"
 """Key of the hash that our JSON files carry of everything else in them."""
 MOST_BYTES = 256 * 2**20
-"""Of a JSON file: the names of some million pictures."""
+"""Of a JSON file: the names of some million images."""
 MOST_YAML_BYTES, MOST_YAML_DEPTH = 2**20, 32
 _YAML_SEAL = re.compile(rb"# sha256 of the lines below: ([0-9a-f]{64})\n")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it is compiled in

@@ -1,4 +1,4 @@
-"""Whole batches at a time: of pictures that are in memory, and of cached features."""
+"""Whole batches at a time: of images that are in memory, and of cached features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from visionlora.data.opening import to_mode
 from visionlora.data.transforms import BatchTransform
 
 Asked = tuple[int, list[tuple[int, int]]]
-"""Epoch, and ``(index, seed)`` of each picture."""
+"""Epoch, and ``(index, seed)`` of each image."""
 
 
 class EpochBatches(Sampler[Asked]):
@@ -22,7 +22,7 @@ class EpochBatches(Sampler[Asked]):
 
     Args:
         sampler: order and seeds.
-        batch_size: pictures a batch.
+        batch_size: images a batch.
     """
 
     def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
@@ -39,12 +39,12 @@ class EpochBatches(Sampler[Asked]):
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.sampler), self.batch_size)
-        alone = self.sampler.shuffle and rest == 1 and whole > 0  # batch-norm in train mode cannot take one picture
+        alone = self.sampler.shuffle and rest == 1 and whole > 0  # batch-norm in train mode cannot take one image
         return whole + (rest > 0 and not alone)
 
 
 class MemoryPictures(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures of one size in memory as uint8, transformed in batches: ``(uint8 (N, C, H, W), targets (N, ...))``."""
+    """Images of one size in memory as uint8, transformed in batches: ``(uint8 (N, C, H, W), targets (N, ...))``."""
 
     def __init__(self, pictures: Pictures, targets: Tensor, transform: BatchTransform, channels: int) -> None:
         assert pictures.arrays is not None

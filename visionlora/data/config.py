@@ -33,7 +33,7 @@ TRANSFORMS: Registry[Callable[..., Any]] = Registry(
 
 @dataclass
 class DataConfig:
-    """The pictures and how they are split, prepared and augmented; see ``data.module.ImageData``."""
+    """The images and how they are split, prepared and augmented; see ``data.module.ImageData``."""
 
     name: str
     root: str = "data"
@@ -81,7 +81,7 @@ class DataConfig:
         at_least("data.color_jitter", self.color_jitter, 0)
         scale = self.crop_scale
         if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
-            raise UserError(f"data.crop_scale={scale} must be [smallest, largest] share of the picture, or null for no random crop.")
+            raise UserError(f"data.crop_scale={scale} must be [smallest, largest] share of the image, or null for no random crop.")
         at_least("data.num_classes", self.num_classes, 1)
         at_least("data.num_images", self.num_images, 1)
         at_most("data.num_images", max(self.num_classes, self.num_images), 2**20)  # made in memory

@@ -9,7 +9,7 @@ from visionlora.common.errors import UserError
 
 PARTS = ("train", "val", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What torchvision takes for a picture; a test compares them."""
+"""What torchvision takes for an image; a test compares them."""
 _NEAR = ("val", "test", "dev", "eval")
 
 
@@ -57,8 +57,8 @@ def _without_classes(folder: Path, name: str) -> str:
     above = folder.absolute().parent
     root = above.parent if above.name in PARTS else above
     classes = class_names(above)
-    there = f"holds {pictures} pictures but no class folders"
+    there = f"holds {pictures} images but no class folders"
     if above.name in PARTS and len(classes) > 1:
         shown = os.path.relpath(root) if not folder.is_absolute() else str(root)
         return f"data.root={folder} {there}: it is one class of {above.name}; write data.root={shown}."
-    return f"data.root={folder} {there}; move each class's pictures into a folder of its own: {folder}/CLASS/*."
+    return f"data.root={folder} {there}; move each class's images into a folder of its own: {folder}/CLASS/*."

@@ -1,4 +1,4 @@
-"""Labelled pictures, in files or in memory, opened one at a time."""
+"""Labelled images, in files or in memory, opened one at a time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from visionlora.common.processes import process_rank
 from visionlora.data.opening import UnreadableError, extensions, open_picture, to_mode
 
 Unreadable = dict[str, str]
-"""Name of a picture -> why it cannot be read."""
+"""Name of an image -> why it cannot be read."""
 
 
 def left_out(unreadable: Mapping[str, str], most: int = 10) -> str:
-    """The first of the unreadable pictures in words, with the reasons."""
+    """The first of the unreadable images in words, with the reasons."""
     names = sorted(unreadable)
     shown = "; ".join(f"{name} ({unreadable[name]})" for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
@@ -30,11 +30,11 @@ def left_out(unreadable: Mapping[str, str], most: int = 10) -> str:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures with labels.
+    """Images with labels.
 
     Args:
-        labels: of each picture, as the task has them: for a classifier the index of its class.
-        names: what tells each picture from the others: its path below the root, or its position.
+        labels: of each image, as the task has them: for a classifier the index of its class.
+        names: what tells each image from the others: its path below the root, or its position.
         paths: their files; empty where there are none.
         arrays: uint8 ``(N, H, W)`` or ``(N, H, W, C)``, where they are held in memory; then the files are not opened.
     """
@@ -46,7 +46,7 @@ class Pictures:
 
     @classmethod
     def of_arrays(cls, arrays: np.ndarray, labels: Sequence[Any], prefix: str = "") -> Self:
-        """Pictures in memory."""
+        """Images in memory."""
         return cls(
             [label.item() if isinstance(label, np.generic) else label for label in labels],
             [f"{prefix}{i}" for i in range(len(labels))],
@@ -62,22 +62,22 @@ class Pictures:
         return self.arrays is not None
 
     def open(self, index: int, channels: int, detail: int | None = None) -> Image.Image:
-        """Picture ``index`` with ``channels`` channels (1, 3 or 4); ``detail`` as for ``open_picture``.
+        """Image ``index`` with ``channels`` channels (1, 3 or 4); ``detail`` as for ``open_picture``.
 
         Raises:
-            UnreadableError: the file cannot be read as a picture.
+            UnreadableError: the file cannot be read as an image.
         """
         if self.arrays is not None:
             return to_mode(Image.fromarray(self.arrays[index]), channels)
         return open_picture(self.paths[index], channels, detail)
 
     def without(self, unreadable: Unreadable) -> Self:
-        """The pictures that are not among the unreadable ones."""
+        """The images that are not among the unreadable ones."""
         kept = [index for index, name in enumerate(self.names) if name not in unreadable] if unreadable else self.labels
         return self if len(kept) == len(self) else self.subset(kept)
 
     def subset(self, indices: Sequence[int]) -> Self:
-        """The pictures at ``indices``, in that order."""
+        """The images at ``indices``, in that order."""
         return replace(
             self,
             labels=[self.labels[i] for i in indices],
@@ -98,7 +98,7 @@ CHECKED = 2**25
 
 
 def into_memory(pictures: Pictures, channels: int, unreadable: Unreadable) -> Pictures:
-    """The same pictures in memory as uint8, where they are files of one small size; else as they are.
+    """The same images in memory as uint8, where they are files of one small size; else as they are.
 
     What cannot be read is left out of those in memory, and noted in ``unreadable``.
     """
@@ -126,7 +126,7 @@ def into_memory(pictures: Pictures, channels: int, unreadable: Unreadable) -> Pi
 
 
 def checked(pictures: Pictures, channels: int, detail: int, unreadable: Unreadable, most: int | None = CHECKED) -> Pictures:
-    """The pictures without those that cannot be read, where their files have at most so many bytes; else as they are, unopened."""
+    """The images without those that cannot be read, where their files have at most so many bytes; else as they are, unopened."""
     if pictures.in_memory:
         return pictures
     size = 0
@@ -140,7 +140,7 @@ def checked(pictures: Pictures, channels: int, detail: int, unreadable: Unreadab
 
 
 def _opened(pictures: Pictures, index: int, channels: int, detail: int | None, unreadable: Unreadable) -> Image.Image | None:
-    """The picture, or ``None`` and a note."""
+    """The image, or ``None`` and a note."""
     try:
         return pictures.open(index, channels, detail)
     except UnreadableError as error:
@@ -167,11 +167,11 @@ class OtherFiles(Counter[str]):
     def tell(self, where: str) -> None:
         """Say in one line what is left out, if anything is."""
         if self and not process_rank():
-            print(f"{where}: files that are no pictures, or of a format that is not read, are left out: {self}.", file=sys.stderr)
+            print(f"{where}: files that are no images, or of a format that is not read, are left out: {self}.", file=sys.stderr)
 
 
 def find_pictures(path: str | Path, key: str = "input") -> list[Path]:
-    """The picture itself, or every picture below a folder, sorted; a line says what else is there.
+    """The image itself, or every image below a folder, sorted; a line says what else is there.
 
     Args:
         path: a file or a folder.
@@ -188,6 +188,6 @@ def find_pictures(path: str | Path, key: str = "input") -> list[Path]:
     is_picture = OtherFiles()
     found = [p for p in sorted(path.rglob("*")) if p.is_file() and is_picture(p)]
     if not found:
-        raise UserError(f"{key}={path}: no pictures below this folder{f' ({is_picture} are none)' * bool(is_picture)}.")
+        raise UserError(f"{key}={path}: no images below this folder{f' ({is_picture} are none)' * bool(is_picture)}.")
     is_picture.tell(f"{key}={path}")
     return found

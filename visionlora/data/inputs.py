@@ -15,7 +15,7 @@ COLUMNS = ("path", "file", "filename", "image", "image_path")
 
 
 def paths_of(inputs: Sequence[str]) -> list[Path]:
-    """Every picture that is meant, in order: files, folders (searched through), a CSV file of paths, ``-`` for lines of standard input.
+    """Every image that is meant, in order: files, folders (searched through), a CSV file of paths, ``-`` for lines of standard input.
 
     A path in a CSV file is taken from the file's folder. Files named one by one need not be there: each becomes a row with its error.
 
@@ -31,7 +31,7 @@ def paths_of(inputs: Sequence[str]) -> list[Path]:
         else:
             found += find_pictures(name)
     if not found:
-        raise UserError(f"input={','.join(inputs)}: no picture is named there.")
+        raise UserError(f"input={','.join(inputs)}: no image is named there.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""JPEG files whose data end before the picture does: decoders make the rest of zeros or of grey, without a word."""
+"""JPEG files whose data end before the image does: decoders make the rest of zeros or of grey, without a word."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
 
 
 def ends_early(file: BinaryIO, decoded: Image.Image) -> bool:
-    """Whether a JPEG that was decoded without complaint has no end mark, or its data end before the picture does.
+    """Whether a JPEG that was decoded without complaint has no end mark, or its data end before the image does.
 
     Args:
         file: that it was decoded from.
-        decoded: the picture in it, as it was decoded.
+        decoded: the image in it, as it was decoded.
     """
     last = decoded.getpixel((decoded.width - 1, decoded.height - 1))
     levels = last if isinstance(last, tuple) else (last,)
@@ -37,9 +37,9 @@ def ends_early(file: BinaryIO, decoded: Image.Image) -> bool:
 
 
 def _filled_up(content: bytes, start: int, decoded: Image.Image) -> bool:
-    """Whether the grey at the end of the picture is filling.
+    """Whether the grey at the end of the image is filling.
 
-    The picture is decoded once more with a few bytes put in at the end of its data: where it had all it needs they are skipped, else they
+    The image is decoded once more with a few bytes put in at the end of its data: where it had all it needs they are skipped, else they
     become part of it.
     """
     longer = io.BytesIO(content[:start] + _END_OF_SEGMENT.sub(_FILLER, content[start:]))

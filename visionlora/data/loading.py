@@ -1,4 +1,4 @@
-"""Data set and sampler in which randomness is a function of seed, epoch and picture: the same with any number of workers,
+"""Data set and sampler in which randomness is a function of seed, epoch and image: the same with any number of workers,
 any number of processes, and after a resume.
 """
 
@@ -19,7 +19,7 @@ from visionlora.data.transforms import Transform
 
 
 class LeftOut(NamedTuple):
-    """What stands in the place of a picture that cannot be read."""
+    """What stands in the place of an image that cannot be read."""
 
     place: int
     why: str
@@ -29,9 +29,9 @@ class TransformedPictures(Dataset[tuple[Tensor, Any] | LeftOut]):
     """``(uint8 (C, H, W), label)`` for an item ``(index, seed)`` of the sampler, or for an index alone (Lightning's own samplers).
 
     Args:
-        pictures: to be opened.
+        images: to be opened.
         transform: to a tensor.
-        channels: of the pictures.
+        channels: of the images.
         targets: makes a tensor of the labels of a batch.
         unreadable: those that cannot be read are noted here, by the process that consumes the batches.
     """
@@ -73,7 +73,7 @@ class LateLoader(DataLoader[Any]):
     """A ``DataLoader`` that fetches nothing before its first batch is asked for.
 
     When a run is resumed, Lightning makes the loader's iterator before it tells the sampler which epoch it is. Worker processes would
-    have fetched the first pictures of epoch 0 by then, in that epoch's order and with its augmentation.
+    have fetched the first images of epoch 0 by then, in that epoch's order and with its augmentation.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -83,7 +83,7 @@ class LateLoader(DataLoader[Any]):
 class FileLoader(LateLoader):
     """Batches ``(images, labels)`` of a ``TransformedPictures``; what cannot be read is left out, noted, and replaced by nothing.
 
-    Which pictures are asked for together is settled before any is opened: whatever was left out before, in this process or in the one
+    Which images are asked for together is settled before any is opened: whatever was left out before, in this process or in the one
     that a resumed run goes on from, the batches are the same. In training a batch of none is a batch all the same: every process makes as
     many steps as it has planned. Elsewhere it does not come.
     """
@@ -102,10 +102,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Yields ``(index, seed)``; this process's share when there are several.
 
     Args:
-        size: number of pictures.
+        size: number of images.
         seed: of the run.
         shuffle: a new order each epoch, shares padded to the same length; otherwise in order, and shares may differ by one,
-            so that an evaluation counts every picture once.
+            so that an evaluation counts every image once.
     """
 
     def __init__(self, size: int, seed: int, shuffle: bool) -> None:

@@ -83,7 +83,7 @@ class ImageData(L.LightningDataModule):
         """Lightning's own: where ``prepare_for`` has not been called, prepare for the backbone that the Trainer is given.
 
         Raises:
-            UserError: that backbone does not say how it wants its pictures.
+            UserError: that backbone does not say how it wants its images.
         """
         if self.preprocessing is not None:
             return
@@ -91,18 +91,18 @@ class ImageData(L.LightningDataModule):
         info = info_of(model) if isinstance(model, nn.Module) else None
         if info is None:
             raise UserError(
-                "the data does not know how the model wants its pictures; make that with vl.create_backbone, or call prepare_for."
+                "the data does not know how the model wants its images; make that with vl.create_backbone, or call prepare_for."
             )
         info.preprocessing = self.prepare_for(info.preprocessing)
 
     def prepare_for(self, preprocessing: Preprocessing, check: bool = False) -> Preprocessing:
         """Take over what the backbone wants; returns it as this data will be prepared.
 
-        Pictures that cannot be read are noted and left out: at once where they are few and small enough to be kept in memory or,
+        Images that cannot be read are noted and left out: at once where they are few and small enough to be kept in memory or,
         with ``check``, to be decoded all; else when their turn comes.
 
         Raises:
-            UserError: pictures cannot be read or augmented with that many channels.
+            UserError: images cannot be read or augmented with that many channels.
         """
         self.preprocessing = for_data(preprocessing, self.config)
         self._train_transform = train_transform(self.preprocessing, self.config)
@@ -114,11 +114,11 @@ class ImageData(L.LightningDataModule):
         return self.preprocessing
 
     def readable(self, part: str) -> Pictures:
-        """The pictures of a part but those that have been found to be unreadable."""
+        """The images of a part but those that have been found to be unreadable."""
         return self.parts[part].without(self.unreadable)
 
     def unreadable_in(self, part: str) -> Unreadable:
-        """The pictures of a part that have been found to be unreadable, and why."""
+        """The images of a part that have been found to be unreadable, and why."""
         return {name: self.unreadable[name] for name in self.names[part] if name in self.unreadable}
 
     def leave_out(self, part: str) -> None:
@@ -132,7 +132,7 @@ class ImageData(L.LightningDataModule):
         checked(pictures, self._ready().channels, eval_transform(self._ready()).detail, self.unreadable, most=None)
 
     def names_of(self, epoch: int, batch_idx: int) -> list[str]:
-        """What tells the pictures of this process's training batch from others: paths below the root, or positions."""
+        """What tells the images of this process's training batch from others: paths below the root, or positions."""
         sampler = EpochSampler(len(self.parts["train"]), self.seed, shuffle=True)
         sampler.set_epoch(epoch)
         items = list(sampler)[batch_idx * self.batch_size :][: self.batch_size]
@@ -145,11 +145,11 @@ class ImageData(L.LightningDataModule):
         return self._train_loader(EpochSampler(len(self.parts["train"]), self.seed, shuffle=True))
 
     def view_dataloader(self, part: str, view: int | None) -> DataLoader[Any]:
-        """The pictures in order, as epoch ``view`` shows them in training; ``None`` as an evaluation does."""
+        """The images in order, as epoch ``view`` shows them in training; ``None`` as an evaluation does."""
         return self.eval_dataloader(part) if view is None else self._train_loader(OneView(len(self.parts[part]), self.seed, view))
 
     def eval_dataloader(self, part: str) -> DataLoader[Any]:
-        """One view of each picture, in order."""
+        """One view of each image, in order."""
         if part not in self.parts:
             raise UserError(f"the data has no {part} part; it has {', '.join(self.parts)}.")
         return self._eval_loader(self.parts[part])
@@ -179,7 +179,7 @@ class ImageData(L.LightningDataModule):
         return self._eval_loader(train.subset([index for _, index in sorted(turns)]))
 
     def reference_batches(self, folder: Path, most: int) -> list[Batch]:
-        """Up to ``most`` pictures below a folder, evenly spread over it, prepared as for evaluation; their targets mean nothing.
+        """Up to ``most`` images below a folder, evenly spread over it, prepared as for evaluation; their targets mean nothing.
 
         Raises:
             UserError: there are none that can be read.
@@ -190,7 +190,7 @@ class ImageData(L.LightningDataModule):
         loader = self._eval_loader(Pictures([self.parts["train"].labels[0]] * len(paths), [str(p) for p in paths], paths), unreadable)
         batches = [self.on_after_batch_transfer(batch, 0) for batch in loader]
         if unreadable:
-            said = f"lora.reference={folder}: {len(unreadable)} of {len(paths)} pictures cannot be read, {next(iter(unreadable))} for one"
+            said = f"lora.reference={folder}: {len(unreadable)} of {len(paths)} images cannot be read, {next(iter(unreadable))} for one"
             if not batches:
                 raise UserError(f"{said}.")
             print(f"{said}; they are left out.", file=sys.stderr)
@@ -221,8 +221,8 @@ class ImageData(L.LightningDataModule):
         unreadable: Unreadable | None = None,
     ) -> DataLoader[Any]:
         channels, workers = self._ready().channels, self._workers(pictures)
-        overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning then puts a sampler of pictures in
-        # Pillow resizes transparent pictures in a way of its own.
+        overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning then puts a sampler of images in
+        # Pillow resizes transparent images in a way of its own.
         if pictures.in_memory and batched is not None and channels != 4 and not overfits:
             return self._batches(MemoryPictures(pictures, self.task.tensor(pictures.labels), batched, channels), sampler)
         batch_size = self.batch_size

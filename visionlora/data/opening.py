@@ -1,4 +1,4 @@
-"""Opening one picture file: which formats, how many pixels, what becomes of unusual ones, and when a file counts as unreadable."""
+"""Opening one image file: which formats, how many pixels, what becomes of unusual ones, and when a file counts as unreadable."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from visionlora.data.jpeg import ends_early
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Number of channels -> PIL's mode."""
 MOST_PIXELS = 89_478_485
-"""Pixels of the largest picture that is decoded: from here on Pillow, too, warns of a decompression bomb."""
+"""Pixels of the largest image that is decoded: from here on Pillow, too, warns of a decompression bomb."""
 LONGEST_SIDE = 2**20
 """Pixels: Pillow keeps account of every row, so that many short ones cost far more than their pixels."""
 NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC", "SPIDER"}
-"""Formats that Pillow knows but that run another program (EPS), need one, or are no pictures."""
+"""Formats that Pillow knows but that run another program (EPS), need one, or are no images."""
 _PASSING = {
     getattr(errno, name, None)
     for name in ("EIO", "ESTALE", "EMFILE", "ENFILE", "ENOMEM", "ETIMEDOUT", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN", "EAGAIN")
 }
-"""Errors of the disk or the machine that may be gone at the next try: no reason to leave a picture out."""
+"""Errors of the disk or the machine that may be gone at the next try: no reason to leave an image out."""
 _WHITE_IS_ZERO = 262, 0  # of TIFF: the tag PhotometricInterpretation
 
 
 class UnreadableError(UserError):
-    """A picture cannot be read, and will not be at the next try either: it may be left out; ``why`` is the reason alone."""
+    """An image cannot be read, and will not be at the next try either: it may be left out; ``why`` is the reason alone."""
 
     def __init__(self, why: str, path: Path | None = None) -> None:
-        super().__init__(why if path is None else f"cannot read the picture {path}: {why}; mend or remove the file.")
+        super().__init__(why if path is None else f"cannot read the image {path}: {why}; mend or remove the file.")
         self.why = why
 
 
 @cache
 def extensions() -> frozenset[str]:
-    """Endings, in lower case and with their dot, of the files that are taken for pictures."""
+    """Endings, in lower case and with their dot, of the files that are taken for images."""
     known = Image.registered_extensions()
     return frozenset(ending for ending, name in known.items() if name not in NOT_READ and (name in Image.OPEN or name == "MPO"))
 
 
 def open_picture(path: Path, channels: int, detail: int | None = None) -> Image.Image:
-    """The picture in a file, upright (EXIF), with ``channels`` channels; of several frames or pages the first.
+    """The image in a file, upright (EXIF), with ``channels`` channels; of several frames or pages the first.
 
     Args:
         path: of the file.
@@ -58,7 +58,7 @@ def open_picture(path: Path, channels: int, detail: int | None = None) -> Image.
             as fast (Pillow's draft mode), as long as both its sides keep so many.
 
     Raises:
-        UnreadableError: it cannot be read as a picture; the message names the file.
+        UnreadableError: it cannot be read as an image; the message names the file.
         UserError: the disk or the memory failed.
     """
     try:
@@ -67,26 +67,26 @@ def open_picture(path: Path, channels: int, detail: int | None = None) -> Image.
         with path.open("rb") as file:
             return _opened(file, path.suffix.lower(), channels, detail)
     except MemoryError:
-        raise UserError(f"cannot read the picture {path}: there is not enough memory.") from None
+        raise UserError(f"cannot read the image {path}: there is not enough memory.") from None
     except Exception as error:  # decoders raise whatever they meet in a damaged file
         if isinstance(error, OSError) and error.errno in _PASSING and error.errno is not None:
-            raise UserError(f"cannot read the picture {path}: {disk_trouble(error) or error}") from None
+            raise UserError(f"cannot read the image {path}: {disk_trouble(error) or error}") from None
         raise UnreadableError(_reason(error), path) from None
 
 
 def decode_picture(content: bytes, channels: int, detail: int | None = None) -> Image.Image:
-    """The picture in the bytes of a file, as ``open_picture`` has it.
+    """The image in the bytes of a file, as ``open_picture`` has it.
 
     Raises:
-        UnreadableError: it cannot be read as a picture.
+        UnreadableError: it cannot be read as an image.
         UserError: the memory failed.
     """
     try:
         return _opened(io.BytesIO(content), "", channels, detail)
     except MemoryError:
-        raise UserError("cannot read the picture: there is not enough memory.") from None
+        raise UserError("cannot read the image: there is not enough memory.") from None
     except Exception as error:  # decoders raise whatever they meet in damaged bytes
-        raise UnreadableError(f"cannot read the picture: {_reason(error)}.") from None
+        raise UnreadableError(f"cannot read the image: {_reason(error)}.") from None
 
 
 def _opened(file: BinaryIO, ending: str, channels: int, detail: int | None) -> Image.Image:
@@ -100,7 +100,7 @@ def _opened(file: BinaryIO, ending: str, channels: int, detail: int | None) -> I
                 raise UnreadableError(f"it has {image.width} × {image.height} pixels, more than {most}; make it smaller, or cut it up")
             image.load()
             if image.format in ("JPEG", "MPO") and ends_early(file, image):
-                raise UnreadableError("its data end before the picture does")
+                raise UnreadableError("its data end before the image does")
             if image.format == "PNG":  # what comes behind the pixels, such as EXIF's orientation, is passed over when it is damaged
                 file.seek(0)
                 with Image.open(file, formats=["PNG"]) as again:
@@ -128,7 +128,7 @@ def to_mode(image: Image.Image, channels: int, opened: Image.Image | None = None
 
 
 def _eight_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
-    """A picture of 16 bits a pixel scaled to 8 by the range of the type: PIL would clip it at 255."""
+    """An image of 16 bits a pixel scaled to 8 by the range of the type: PIL would clip it at 255."""
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and opened.format in ("PNG", "PPM"))
     if sixteen:
         levels = (np.asarray(image).clip(0, 0xFFFF) >> 8).astype(np.uint8)
@@ -151,7 +151,7 @@ def _formats(ending: str) -> tuple[str, ...]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "no picture format was recognised"
+        return "no image format was recognised"
     if isinstance(error, Image.DecompressionBombError):
         return "it has more than twice the pixels that Pillow takes for safe"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

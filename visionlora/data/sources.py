@@ -28,7 +28,7 @@ def load_source(config: DataConfig) -> Source:
     """The source ``config.name``.
 
     Raises:
-        UserError: nothing there, a class without pictures, no network.
+        UserError: nothing there, a class without images, no network.
     """
     source = SOURCES[config.name](config)
     if not isinstance(source, Source) or "train" not in source.parts:
@@ -88,7 +88,7 @@ def class_folders(root: Path, name: str) -> Source:
     """Read class folders; the classes are the sorted folder names, the same in every part.
 
     Raises:
-        UserError: no folder, no pictures, a class without pictures, or parts with different classes.
+        UserError: no folder, no images, a class without images, or parts with different classes.
     """
     folders = part_folders(root, name)
     classes = class_names(folders["train"])
@@ -102,12 +102,12 @@ def class_folders(root: Path, name: str) -> Source:
         with_pictures = set(labels)
         bare = [c for i, c in enumerate(classes) if i not in with_pictures]
         if bare:
-            what = "has no pictures" if samples else f"and every other class of {folder} have no pictures"
+            what = "has no images" if samples else f"and every other class of {folder} have no images"
             raise UserError(f"the class folder {folder / bare[0]} {what} that can be read{f' ({is_picture} are none)' * bool(is_picture)}.")
         paths = [Path(path) for path, _ in samples]
         parts[part] = Pictures(labels, [path.relative_to(root).as_posix() for path in paths], paths)
     is_picture.tell(f"data.root={root}")
     if "test" not in parts and "val" in parts:
-        # The one held-out folder gives the final figure; the checkpoint is chosen on pictures split off train.
+        # The one held-out folder gives the final figure; the checkpoint is chosen on images split off train.
         parts["test"] = parts.pop("val")
     return Source(classes, parts)

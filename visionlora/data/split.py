@@ -22,7 +22,7 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
     Where the task's labels make groups (classes), every part has its share of each.
 
     Returns:
-        The parts, and the names of the pictures in each part that a split made.
+        The parts, and the names of the images in each part that a split made.
 
     Raises:
         UserError: a group is too small to be split, or there are none to count ``data.per_class`` by.
@@ -40,7 +40,7 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
             group, count = min(Counter(groups).items(), key=lambda item: item[1]) if groups else (None, len(train))
             few = f" so that every class is in both: class {task.in_words(group)!r} has {count}" if groups else ""
             raise UserError(
-                f"cannot split {share:.0%} off {len(train)} pictures for {part}{few}; add pictures, or change data.{part}_fraction (0 for"
+                f"cannot split {share:.0%} off {len(train)} images for {part}{few}; add images, or change data.{part}_fraction (0 for"
                 " none)."
             ) from None
         parts["train"], parts[part] = train.subset(sorted(kept)), train.subset(sorted(held_out))
@@ -52,7 +52,7 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
 
 
 def _few(train: Pictures, config: DataConfig, task: Task) -> Pictures:
-    """``data.per_class`` pictures of each group, drawn by ``data.split_seed``."""
+    """``data.per_class`` images of each group, drawn by ``data.split_seed``."""
     assert config.per_class is not None
     groups = task.groups(train.labels)
     if groups is None:
@@ -66,7 +66,7 @@ def _few(train: Pictures, config: DataConfig, task: Task) -> Pictures:
             kept.append(index)
     for group in sorted(set(groups)):
         if taken[group] < config.per_class:
-            raise UserError(f"data.per_class={config.per_class}: class {task.in_words(group)!r} has {taken[group]} training pictures.")
+            raise UserError(f"data.per_class={config.per_class}: class {task.in_words(group)!r} has {taken[group]} training images.")
     return train.subset(sorted(kept))
 
 
@@ -74,7 +74,7 @@ def recorded(source: Source, record: Mapping[str, list[str]]) -> dict[str, Pictu
     """The parts of ``source`` as a run's record has them, whatever has been added to the folder since.
 
     Raises:
-        UserError: a picture of the record is not there any more.
+        UserError: an image of the record is not there any more.
     """
     parts, pool = dict(source.parts), source.parts["train"]
     where = {name: i for i, name in enumerate(pool.names)}

@@ -1,4 +1,4 @@
-"""From an opened picture to uint8 ``(C, H, W)``; conversion to floats and normalisation happen in batches, on the device."""
+"""From an opened image to uint8 ``(C, H, W)``; conversion to floats and normalisation happen in batches, on the device."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Transform:
 
 
 BatchTransform = Callable[[Tensor, Sequence[int]], Tensor]
-"""From uint8 ``(N, C, H, W)`` and a seed a picture to uint8 ``(N, C, H', W')``: as by ``Transform`` with these seeds, up to rounding."""
+"""From uint8 ``(N, C, H, W)`` and a seed an image to uint8 ``(N, C, H', W')``: as by ``Transform`` with these seeds, up to rounding."""
 OVERSAMPLED = 2
 """Pixels decoded for each pixel of the view, a side, at least: the last halving is left to the better filter of the resize."""
 
 
 def for_data(preprocessing: Preprocessing, config: DataConfig) -> Preprocessing:
-    """The backbone's preprocessing at the size of the run; without random crops in training, the whole picture is used."""
+    """The backbone's preprocessing at the size of the run; without random crops in training, the whole image is used."""
     size = config.image_size or preprocessing.image_size
     return replace(preprocessing, image_size=size, crop_mode="squash" if config.crop_scale is None else "center")
 
@@ -50,7 +50,7 @@ def for_data(preprocessing: Preprocessing, config: DataConfig) -> Preprocessing:
 def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transform:
     """Random views, as ``config`` says."""
     if preprocessing.channels not in MODES:
-        raise UserError(f"model.in_chans={preprocessing.channels}: pictures are read with 1, 3 or 4 channels.")
+        raise UserError(f"model.in_chans={preprocessing.channels}: images are read with 1, 3 or 4 channels.")
     if preprocessing.channels == 4 and (config.randaugment or config.color_jitter):
         raise UserError("data.randaugment and data.color_jitter change colours of 1 or 3 channels, not of model.in_chans=4.")
     size, how = (preprocessing.image_size,) * 2, InterpolationMode(preprocessing.interpolation)
@@ -75,7 +75,7 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """The one view of evaluation and prediction: the whole picture squashed, or its resized centre."""
+    """The one view of evaluation and prediction: the whole image squashed, or its resized centre."""
     detail = math.ceil(OVERSAMPLED * preprocessing.image_size / preprocessing.crop_pct)
     return Transform(v2.Compose([_eval_steps(preprocessing), v2.PILToTensor()]), detail)
 

@@ -1,4 +1,4 @@
-"""Views of a whole picture, resized; what is made on the way stays small, however long and narrow the picture is."""
+"""Views of a whole image, resized; what is made on the way stays small, however long and narrow the image is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as F
 MOST_BETWEEN = 2**22
 """Pixels that Pillow may make between the two passes of a resize: across first, then down."""
 LONGEST = 16
-"""Times as long as wide that a picture is resized whole; of a longer one only what the view shows."""
+"""Times as long as wide that an image is resized whole; of a longer one only what the view shows."""
 _PILLOWS = {
     InterpolationMode.NEAREST: Image.Resampling.NEAREST,
     InterpolationMode.BILINEAR: Image.Resampling.BILINEAR,
@@ -22,7 +22,7 @@ _PILLOWS = {
 
 
 class WholeView(torch.nn.Module):
-    """The whole picture squashed to ``size × size`` pixels: a PIL image, or a batch ``(N, C, H, W)``."""
+    """The whole image squashed to ``size × size`` pixels: a PIL image, or a batch ``(N, C, H, W)``."""
 
     def __init__(self, size: int, interpolation: InterpolationMode) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class WholeView(torch.nn.Module):
 
 
 class CentreView(torch.nn.Module):
-    """The ``size × size`` pixels in the middle of the picture whose shorter side is ``resized``: of a PIL image, or a batch."""
+    """The ``size × size`` pixels in the middle of the image whose shorter side is ``resized``: of a PIL image, or a batch."""
 
     def __init__(self, size: int, resized: int, interpolation: InterpolationMode) -> None:
         super().__init__()

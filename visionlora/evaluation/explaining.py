@@ -25,16 +25,16 @@ DETAIL = 6
 
 
 def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto", labels: Sequence[str | None] = ()) -> tuple[Figure, str]:
-    """A sheet of pictures, each beside the same with what the prediction depends on in colour; and the method taken.
+    """A sheet of images, each beside the same with what the prediction depends on in colour; and the method taken.
 
     Args:
         predictor: of a run.
-        paths: of pictures; unreadable ones are left out.
+        paths: of images; unreadable ones are left out.
         method: ``gradcam``, ``rollout``, or ``auto``: rollout where there is attention to be had, else Grad-CAM.
         labels: what is true of each image in words, ``None`` where it is not known.
 
     Raises:
-        UserError: a package is missing, the model has nothing of the kind, or no picture can be read.
+        UserError: a package is missing, the model has nothing of the kind, or no image can be read.
     """
     names, prepared = [], []
     for path, true in itertools.zip_longest(paths, labels):
@@ -44,7 +44,7 @@ def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto", l
         except UserError as error:
             print(printable(f"left out: {error}"))
     if not prepared:
-        raise UserError("none of the pictures can be read.")
+        raise UserError("none of the images can be read.")
     batch = torch.stack(prepared)
     images = normalize(batch, predictor.preprocessing)
     if method == "auto":
@@ -68,7 +68,7 @@ def gradcam(model: nn.Module, images: Tensor) -> np.ndarray:
         raise UserError('Grad-CAM is drawn by the package grad-cam; install it with: pip install "visionlora[explain]"') from None
     layer = last_feature_map(model, images[:1])
     if layer is None:
-        raise UserError("this model has no feature map that a picture could be coloured by; try method=rollout.")
+        raise UserError("this model has no feature map that an image could be coloured by; try method=rollout.")
     with GradCAM(model=model, target_layers=[layer]) as cam:
         return np.asarray(cam(input_tensor=images.clone().requires_grad_(True), targets=None))
 
@@ -84,7 +84,7 @@ def rollout(model: nn.Module, images: Tensor) -> np.ndarray:
     """
     found = _attention(model, images)
     if found is None:
-        raise UserError("method=rollout is for transformers whose blocks all attend over the whole picture; try method=gradcam.")
+        raise UserError("method=rollout is for transformers whose blocks all attend over the whole image; try method=gradcam.")
     tokens = found[0].shape[-1]
     joint = torch.eye(tokens).expand(len(images), -1, -1)
     for weights in found:  # (N, heads, tokens, tokens)
@@ -133,8 +133,8 @@ def _attention(model: nn.Module, images: Tensor) -> list[Tensor] | None:
 def last_feature_map(model: nn.Module, image: Tensor) -> nn.Module | None:
     """The module whose output ``(N, C, h, w)`` comes last of those with ``DETAIL`` pixels a side, or else of those with more than one.
 
-    A map has the picture's proportions: channels that come last, heads and tokens are none.
-    On small pictures the very last map is of three pixels a side or fewer, which shows next to nothing.
+    A map has the image's proportions: channels that come last, heads and tokens are none.
+    On small images the very last map is of three pixels a side or fewer, which shows next to nothing.
     """
     last: dict[bool, nn.Module] = {}
     height, width = image.shape[-2:]

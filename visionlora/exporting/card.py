@@ -16,12 +16,12 @@ from visionlora.tasks.task import Task
 
 
 def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:
-    """Metadata block, how to use it, how pictures are prepared, results, data, the backbone's weights and their licence, limits.
+    """Metadata block, how to use it, how images are prepared, results, data, the backbone's weights and their licence, limits.
 
     Args:
         facts: of the model.
         format_: of the export.
-        code: Python that classifies a picture with it.
+        code: Python that classifies an image with it.
         run: a finished run, for its results and data; ``None`` for a model that was trained elsewhere.
     """
     weights, licence = _weights(facts)
@@ -36,7 +36,7 @@ def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:
         "## How to use",
         f"In this folder, with a picture of yours as `{PICTURE}`:" if PICTURE in code else "In this folder:",
         f"```python\n{code}\n```",
-        "## Preparing a picture",
+        "## Preparing an image",
         _prepared(facts),
         *(["## Data and training", _data(run)] if run is not None else []),
         "## Weights it started from",
@@ -83,13 +83,13 @@ def _prepared(facts: Facts) -> str:
     channels, height, width = facts.shape
     rows = [("input size", f"{channels} × {height} × {width}: channels, height, width")]
     if (prepared := facts.preprocessing) is None:
-        after = f"How pictures were prepared for it is not recorded. `{PREPROCESSING}` has what is known."
+        after = f"How images were prepared for it is not recorded. `{PREPROCESSING}` has what is known."
     else:
         whole = prepared.crop_mode == "squash"
-        how = "the whole picture, whatever its shape" if whole else "the middle of the picture, resized by its shorter side"
+        how = "the whole image, whatever its shape" if whole else "the middle of the image, resized by its shorter side"
         rows += [
             ("view", f"`{prepared.crop_mode}`: {how}"),
-            ("crop_pct", f"{prepared.crop_pct:g}: share of a side of the resized picture that is kept"),
+            ("crop_pct", f"{prepared.crop_pct:g}: share of a side of the resized image that is kept"),
             ("interpolation", prepared.interpolation),
             ("mean", ", ".join(map(str, prepared.mean))),
             ("std", ", ".join(map(str, prepared.std))),

@@ -62,7 +62,7 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
 
     Args:
         run: a finished run; it is not touched beside that folder.
-        config: pictures to calibrate on, shares to prune.
+        config: images to calibrate on, shares to prune.
 
     Raises:
         UserError: the data or onnxruntime is not there.
@@ -119,7 +119,7 @@ def _prunable(name: str, module: nn.Module, head: tuple[str, ...]) -> bool:
 
 
 def _quantized(model: Path, data: ImageData, number: int, target: Path) -> Path:
-    """Static, per channel, weights and activations in 8 bits, ranges from training pictures."""
+    """Static, per channel, weights and activations in 8 bits, ranges from training images."""
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

@@ -23,7 +23,7 @@ from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import Predictor, load
 
 PICTURES = 16
-"""Pictures that an export is compared on."""
+"""Images that an export is compared on."""
 
 
 @process_as_before()
@@ -51,13 +51,13 @@ def export(run: RunFolder, formats: Sequence[str], output: Path | None, overwrit
 
 
 def pictures(run: RunFolder, predictor: Predictor, number: int = PICTURES) -> tuple[Tensor, str]:
-    """Prepared pictures of the run's test part, ``(N, C, H, W)``, and what they are; noise where the data is gone.
+    """Prepared images of the run's test part, ``(N, C, H, W)``, and what they are; noise where the data is gone.
 
     Raises:
         UserError: what the run says of its data is damaged.
     """
     prepared, record = predictor.preprocessing, run.read_split()
-    run.read_section("data")  # damage is an error, pictures that are elsewhere are none
+    run.read_section("data")  # damage is an error, images that are elsewhere are none
     try:
         data = ImageData(data_config(run), record=record)
         part = data.parts.get("test", data.parts["train"])
@@ -67,11 +67,11 @@ def pictures(run: RunFolder, predictor: Predictor, number: int = PICTURES) -> tu
             with contextlib.suppress(UnreadableError):
                 opened.append(predictor.prepare(part.open(i, prepared.channels)))
         if not opened:
-            raise UserError("none of the pictures can be read")
+            raise UserError("none of the images can be read")
         batch = torch.stack(opened)
-        what = f"{len(batch)} pictures of the run's data"
+        what = f"{len(batch)} images of the run's data"
     except UserError:
         shape = (number, prepared.channels, prepared.image_size, prepared.image_size)
         batch = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        what = f"{number} pictures of noise (the run's data is not there)"
+        what = f"{number} images of noise (the run's data is not there)"
     return normalize(batch, prepared), what

@@ -24,9 +24,9 @@ class Facts:
     Args:
         name: ``timm/resnet18``, or the class of a module from elsewhere.
         num_classes: number of outputs.
-        shape: of one prepared picture, ``(C, H, W)``.
+        shape: of one prepared image, ``(C, H, W)``.
         classes: names in the order of the outputs; empty where nobody has told them.
-        preprocessing: how a picture is prepared; ``None`` where nobody has told it.
+        preprocessing: how an image is prepared; ``None`` where nobody has told it.
         spec: how timm or torchvision builds the model; ``None`` for a module from elsewhere.
         task: what the outputs are for.
         fingerprint: of the weights that training started from; empty where it is not known.
@@ -50,12 +50,12 @@ class Facts:
 
 
 def as_used(prepared: Preprocessing) -> Preprocessing:
-    """``prepared`` with the ``crop_pct`` that is really used: a squashed picture is kept whole."""
+    """``prepared`` with the ``crop_pct`` that is really used: a squashed image is kept whole."""
     return replace(prepared, crop_pct=1.0) if prepared.crop_mode == "squash" else prepared
 
 
 def preprocessing(facts: Facts) -> dict[str, Any]:
-    """What travels with every export: how to prepare a picture, and what the outputs are called."""
+    """What travels with every export: how to prepare an image, and what the outputs are called."""
     known = {} if facts.preprocessing is None else asdict(facts.preprocessing)
     return dict(zip(OTHER_KEYS, (facts.name, list(facts.classes), list(facts.shape)), strict=True)) | known
 

@@ -43,7 +43,7 @@ class Format(NamedTuple):
 
     ``refuse(facts)`` raises ``UserError`` where it is known beforehand that the model cannot be written; ``write(model, facts, folder)``
     writes it, and ``read(folder, facts, model)`` gives the logits, where ``model`` is for a module from elsewhere: nothing but its own
-    code can build it. ``how`` is the Python that classifies a picture with the export. ``packages`` are those beside torch, timm and
+    code can build it. ``how`` is the Python that classifies an image with the export. ``packages`` are those beside torch, timm and
     torchvision that the format needs. ``any_module`` says that it holds the computation too, and so takes modules that nobody can build.
     """
 
@@ -73,7 +73,7 @@ def _plain_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _blank(facts: Facts) -> Tensor:
-    """What a model is traced with: two pictures of nothing, because a file that is handed on holds nobody's."""
+    """What a model is traced with: two images of nothing, because a file that is handed on holds nobody's."""
     return torch.zeros((2, *facts.shape))
 
 

@@ -46,7 +46,7 @@ def export(
         model = vl.create_backbone("timm/resnet18", num_classes=2, pretrained=False)
         vl.inject(model, vl.LoraConfig(r=4))
         ...  # your loop
-        images = torch.randn(2, 3, 224, 224)  # better some of your pictures, prepared as for training
+        images = torch.randn(2, 3, 224, 224)  # better some of your images, prepared as for training
         (written,) = vl.export(model, images, "onnx", folder="out", classes=["cat", "dog"])
         print(written.folder)  # out/onnx, with model.onnx, preprocessing.json and README.md
 
@@ -59,7 +59,7 @@ def export(
             these libraries can build by name.
         folder: gets one folder a format; made when missing.
         classes: names in the order of the logits; by default those that ``model.backbone_info`` knows.
-        preprocessing: how a picture is prepared, as a mapping with the keys of ``preprocessing.json``; by default as
+        preprocessing: how an image is prepared, as a mapping with the keys of ``preprocessing.json``; by default as
             ``model.backbone_info`` or timm knows it, at the size of ``example``.
         overwrite: replace an export that is there.
 
@@ -80,7 +80,7 @@ def export(
         logits = _logits(own, images)
         facts = _facts(model, images, logits, classes, preprocessing)
         try:
-            return write(own, facts, formats, target, Compared(images, logits, f"{len(images)} pictures of the example"), None)
+            return write(own, facts, formats, target, Compared(images, logits, f"{len(images)} images of the example"), None)
         except OSError as error:
             if sentence := disk_trouble(error):
                 raise UserError(sentence) from error
@@ -111,7 +111,7 @@ def _copy(model: nn.Module) -> nn.Module:
 def _images(example: Tensor) -> Tensor:
     if not isinstance(example, Tensor) or example.ndim != 4 or not example.is_floating_point() or not example.numel():
         found = f"{example.dtype} {tuple(example.shape)}" if isinstance(example, Tensor) else f"a {type(example).__name__}"
-        raise UserError(f"example is a batch of prepared pictures, floating-point numbers (N, C, H, W); this one is {found}.")
+        raise UserError(f"example is a batch of prepared images, floating-point numbers (N, C, H, W); this one is {found}.")
     return example.detach().to("cpu", torch.float32, copy=True)
 
 
@@ -150,7 +150,7 @@ def _names(classes: Sequence[str], number: int) -> list[str]:
 
 
 def _at_size(info: BackboneInfo | None, shape: tuple[int, int, int]) -> Preprocessing | None:
-    """The backbone's preprocessing for pictures as they are in the example; ``None`` where it does not know such."""
+    """The backbone's preprocessing for images as they are in the example; ``None`` where it does not know such."""
     if info is None or info.preprocessing.channels != shape[0] or shape[1] != shape[2]:
         return None
     return as_used(replace(info.preprocessing, image_size=shape[1]))
@@ -167,7 +167,7 @@ def _prepared(given: Preprocessing | Mapping[str, Any], shape: tuple[int, int, i
         raise UserError(f"{error}; see preprocessing.json of any export.") from None
     for key, fits in preprocessing_fits(prepared, shape[0]).items():
         if not fits:
-            raise UserError(f"preprocessing.{key} is out of range or does not fit the example, which is {shape} for each picture.")
+            raise UserError(f"preprocessing.{key} is out of range or does not fit the example, which is {shape} for each image.")
     if (prepared.image_size, prepared.image_size) != shape[1:]:
-        raise UserError(f"preprocessing.image_size={prepared.image_size} makes other pictures than the example has, which is {shape} each.")
+        raise UserError(f"preprocessing.image_size={prepared.image_size} makes other images than the example has, which is {shape} each.")
     return as_used(prepared)

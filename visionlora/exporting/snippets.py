@@ -1,4 +1,4 @@
-"""The Python of a model card: from the exported file and a picture to the name of its class, with nothing left to fill in."""
+"""The Python of a model card: from the exported file and an image to the name of its class, with nothing left to fill in."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _prepared(facts: Facts) -> list[str]:
     """Code that turns an image file into float32 ``(1, C, H, W)``, as the evaluation does it."""
     prepared = facts.preprocessing
     if prepared is None or not _opens_pictures(facts):
-        return [f"images = np.zeros({(1, *facts.shape)}, np.float32)  # put pictures here, prepared as they were for training"]
+        return [f"images = np.zeros({(1, *facts.shape)}, np.float32)  # put images here, prepared as they were for training"]
     size, channels = prepared.image_size, prepared.channels
     return [
         f'image = ImageOps.exif_transpose(Image.open("{PICTURE}")).convert("{MODES[channels]}")',

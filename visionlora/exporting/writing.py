@@ -37,7 +37,7 @@ class Exported(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What an export has to agree with: prepared pictures ``(N, C, H, W)``, the model's logits for them, and what the pictures are."""
+    """What an export has to agree with: prepared images ``(N, C, H, W)``, the model's logits for them, and what the images are."""
 
     images: Tensor
     logits: Tensor

@@ -55,8 +55,8 @@ class LoraConfig:
         budget: parameters for all adapters, a number or a share of the model's (``1%``), turned into ranks by ``allocate``
             instead of ``r``; ``None``: every layer gets ``r``.
         allocate: ``uniform`` (one rank for all), ``structure``, ``importance`` or ``shift``; see ``lora/budget.py``.
-        allocate_batches: batches of training pictures that ``importance`` and ``shift`` look at.
-        reference: folder of pictures like those of the pretraining, for ``shift`` on a model without batch-norm.
+        allocate_batches: batches of training images that ``importance`` and ``shift`` look at.
+        reference: folder of images like those of the pretraining, for ``shift`` on a model without batch-norm.
         adaptive: schedule of ``method: adalora``.
         train_head: train the classifier, and save it whole.
         train_norm: train scale and shift of the norms as well.

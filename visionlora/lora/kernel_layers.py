@@ -72,7 +72,7 @@ class _SamePadding(_Conv2d):
 
 
 def pad_same(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Pad pictures with zeros as TensorFlow does, so that the output has ``⌈size / stride⌉`` pixels a side.
+    """Pad images with zeros as TensorFlow does, so that the output has ``⌈size / stride⌉`` pixels a side.
 
     Args:
         x: ``(N, C, H, W)``.

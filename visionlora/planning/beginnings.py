@@ -52,8 +52,8 @@ class TrainingBeginning:
         self.validations = self.epochs // validate_every * checks if total(trainer.num_val_batches) else 0
         self.warm_up = WARM_UP + 2 * int(getattr(trainer.train_dataloader, "num_workers", 0))
         self.began = self.since = time.perf_counter()
-        self.seen = self.epochs_seen = 0  # pictures, epochs
-        self.timed: list[tuple[float, int]] = []  # seconds, pictures
+        self.seen = self.epochs_seen = 0  # images, epochs
+        self.timed: list[tuple[float, int]] = []  # seconds, images
         self.first_waits: list[float] = []  # for the first batch of an epoch
         self.ends: list[float] = []  # of an epoch, beside its validation: checkpoints, logs
         self.validated_in: list[tuple[float, float]] = []  # seconds of a validation, and what of it was left out

@@ -57,7 +57,7 @@ def plan(config: TrainConfig) -> Plan:
     Where memory does not suffice, the batch size is halved until it does.
 
     Raises:
-        UserError: as ``training.run``; not even one picture fits; or the run is to be one of several processes, or a resumed one.
+        UserError: as ``training.run``; not even one image fits; or the run is to be one of several processes, or a resumed one.
     """
     if config.ckpt_path is not None:
         raise UserError("ckpt_path: a plan is for a whole run, from its start; leave it out.")

@@ -34,7 +34,7 @@ def print_plan(plan: Plan) -> None:
 
 def _work(plan: Plan) -> list[tuple[str, str]]:
     found = plan.figures
-    at_once = f", {found['pictures_at_once']} pictures at a time" if found["pictures_at_once"] else ""
+    at_once = f", {found['pictures_at_once']} images at a time" if found["pictures_at_once"] else ""
     return [
         ("parameters", f"{found['params/trainable']:,} of {found['params/total']:,} trained"),
         ("batches", f"{found['batches']:,} of {found['batch_size']} an epoch{at_once}; {found['epochs']} epochs, {found['steps']:,} steps"),

@@ -25,7 +25,7 @@ OWN = ("configuration", "n", "p")
 """Columns that are no key of the config or of ``results.json``."""
 SIGNIFICANT = 0.05
 COSTS = {"params/trainable": "parameters", "seconds/fit": "seconds", "memory/peak_mib": "memory"}
-"""Figures that accuracy is drawn against, and their pictures' names."""
+"""Costs that the measure is drawn against, and the names of these plots."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def named(ranked: Sequence[Configuration], words: str) -> Configuration:
 
 
 def write_paper(table: PaperTable, folder: Path) -> None:
-    """Write ``table.csv``, ``table.md``, ``table.tex`` and pictures into the folder: one for each cost and each number that varies."""
+    """Write ``table.csv``, ``table.md``, ``table.tex`` and plots into the folder: one for each cost and each number that varies."""
     write_rows(inside(folder, "table.csv"), table.rows())
     replace_file(inside(folder, "table.md"), table.markdown().encode())
     replace_file(inside(folder, "table.tex"), table.latex().encode())

@@ -1,4 +1,4 @@
-"""Pictures of many runs, and of where one changed the network; with matplotlib, for papers, notebooks and pages without scripts."""
+"""Plots of many runs, and of where one changed the network; with matplotlib, for papers, notebooks and pages without scripts."""
 
 from __future__ import annotations
 

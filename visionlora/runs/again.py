@@ -18,7 +18,7 @@ def repeated_run(config: TrainConfig) -> RunFolder | None:
 
 
 def what_is_not_as_it_was(config: TrainConfig, now: Mapping[str, Any]) -> None:
-    """Say in one line in what versions, machine, base or pictures differ from those of the run that is run again, if in anything.
+    """Say in one line in what versions, machine, base or images differ from those of the run that is run again, if in anything.
 
     Args:
         config: of the run that begins.
@@ -28,7 +28,7 @@ def what_is_not_as_it_was(config: TrainConfig, now: Mapping[str, Any]) -> None:
         return
     run = RunFolder(config.again)
     then = run.read_results()
-    if not same_run(config, run):  # another base or other pictures may be asked for
+    if not same_run(config, run):  # another base or other images may be asked for
         then = {key: value for key, value in then.items() if not key.startswith("fingerprint/")}
     if not any(map(is_provenance, then)):
         print(f"again={config.again}: it does not say with which versions and on what machine it ran.")

@@ -1,4 +1,4 @@
-"""``bad_files.csv``: the pictures that a run could not read and left out; too many of them end it."""
+"""``bad_files.csv``: the images that a run could not read and left out; too many of them end it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BadFiles(Callback):
     Args:
         run: where ``bad_files.csv`` goes.
         data: notes what it cannot read.
-        most: share of all pictures that may be left out.
+        most: share of all images that may be left out.
     """
 
     def __init__(self, run: RunFolder, data: ImageData, most: float) -> None:
@@ -50,7 +50,7 @@ class BadFiles(Callback):
         """End the run if too much is unreadable.
 
         Raises:
-            UserError: more than ``data.max_bad`` of all pictures, or a whole part, cannot be read.
+            UserError: more than ``data.max_bad`` of all images, or a whole part, cannot be read.
         """
         found = self.data.unreadable
         gone = [part for part in self.data.names if not self.data.readable(part).labels]
@@ -60,7 +60,7 @@ class BadFiles(Callback):
         why = f"none of the {gone[0]} part is left" if gone else f"data.max_bad={self.most:g} allows {int(self.most * self.total)}"
         cure = "Mend or remove them" + ("" if gone else ", or set data.max_bad higher to go on without them")
         raise UserError(
-            f"{len(found)} of {self.total} pictures cannot be read, and {why}: {left_out(found)}. All are in {self.run.bad_files}. {cure}."
+            f"{len(found)} of {self.total} images cannot be read, and {why}: {left_out(found)}. All are in {self.run.bad_files}. {cure}."
         )
 
     def settle(self) -> None:
@@ -74,7 +74,7 @@ class BadFiles(Callback):
         self.look()
         self._write()
         if first and self._written > 0 and not process_rank():
-            said = f"{self._written} of {self.total} pictures cannot be read and are left out; {self.run.bad_files} names them."
+            said = f"{self._written} of {self.total} images cannot be read and are left out; {self.run.bad_files} names them."
             print(said, file=sys.stderr)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:

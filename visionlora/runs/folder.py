@@ -187,7 +187,7 @@ class RunFolder:
         return values, re.findall(r"\w+\.\w+", text.partition("\n")[0]) if text.startswith(_BESIDE) else []
 
     def read_split(self) -> dict[str, list[str]] | None:
-        """Which pictures the run split off, or ``None``."""
+        """Which images the run split off, or ``None``."""
         split = read_json(self.split) if _there(self.split) else None
         for part, names in (split or {}).items():
             if part not in ("train", "val", "test") or not isinstance(names, list) or not all(isinstance(name, str) for name in names):

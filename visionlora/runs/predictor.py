@@ -59,10 +59,10 @@ class Predictor:
         return self.info.preprocessing
 
     def prepare(self, picture: Picture) -> Tensor:
-        """One picture as uint8 ``(C, H, W)``.
+        """One image as uint8 ``(C, H, W)``.
 
         Raises:
-            UserError: a file that is not a picture, or an array or tensor that is not uint8.
+            UserError: a file that is not an image, or an array or tensor that is not uint8.
         """
         channels = self.preprocessing.channels
         if isinstance(picture, str | Path):
@@ -89,7 +89,7 @@ class Predictor:
         """Predict for images, one or many: paths, bytes of an image file, binary files open for reading, PIL images, uint8 arrays
         ``(H, W)`` or ``(H, W, C)``, uint8 tensors ``(C, H, W)``.
 
-        A tensor ``(N, C, H, W)`` is N pictures. A picture that cannot be read becomes a prediction with its ``error``; the others are not
+        A tensor ``(N, C, H, W)`` is N images. An image that cannot be read becomes a prediction with its ``error``; the others are not
         affected. ``num_workers`` processes open the files.
         """
         return list(self.stream(as_many(pictures), topk, batch_size, num_workers))
@@ -113,7 +113,7 @@ class Predictor:
 def batches(
     predictor: Predictor, pictures: Sequence[Picture], batch_size: int, num_workers: int = 0
 ) -> Iterator[tuple[list[str], list[Tensor | str]]]:
-    """Names and prepared pictures, a batch at a time; what cannot be read is its error instead."""
+    """Names and prepared images, a batch at a time; what cannot be read is its error instead."""
     prepared = _Prepared(predictor, pictures)
     yield from DataLoader(
         prepared,
@@ -147,7 +147,7 @@ def _unzipped(items: list[tuple[str, Tensor | str]]) -> tuple[list[str], list[Te
 
 
 def as_many(pictures: Picture | Sequence[Picture]) -> Sequence[Picture]:
-    """One picture, a batch or a sequence as a sequence."""
+    """One image, a batch or a sequence as a sequence."""
     if isinstance(pictures, Tensor | np.ndarray):
         return list(pictures) if pictures.ndim == 4 else [pictures]
     if isinstance(pictures, str | Path | bytes | Image.Image | OpenFile):
@@ -156,7 +156,7 @@ def as_many(pictures: Picture | Sequence[Picture]) -> Sequence[Picture]:
 
 
 def as_image(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
-    """A picture in memory as PIL's.
+    """An image in memory as PIL's.
 
     Raises:
         UserError: an array or tensor of another type or shape than uint8 ``(H, W)``, ``(H, W, C)``; for tensors ``(C, H, W)``.
@@ -169,7 +169,7 @@ def as_image(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
     array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
         found = f"{picture.dtype} {tuple(picture.shape)}"
-        raise UserError(f"a picture in memory is uint8 (H, W) or (H, W, C), a tensor (C, H, W); this one is {found}.")
+        raise UserError(f"an image in memory is uint8 (H, W) or (H, W, C), a tensor (C, H, W); this one is {found}.")
     return Image.fromarray(np.ascontiguousarray(array))
 
 

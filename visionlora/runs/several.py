@@ -1,4 +1,4 @@
-"""Several runs at once: those on one backbone share it, and each picture is prepared once."""
+"""Several runs at once: those on one backbone share it, and each image is prepared once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def shared(runs: Sequence[str]) -> dict[str, Predictor]:
         if (other.info.spec.full_name, other.info.fingerprint) != (first.info.spec.full_name, first.info.fingerprint):
             raise UserError(f"{run} is on another backbone than {runs[0]} ({other.info.spec.full_name}); predict with each by itself.")
         if other.preprocessing != first.preprocessing:
-            raise UserError(f"{run} prepares its pictures otherwise than {runs[0]}; predict with each by itself.")
+            raise UserError(f"{run} prepares its images otherwise than {runs[0]}; predict with each by itself.")
         infos[run] = other.info
         del other
     for number, run in enumerate(runs):

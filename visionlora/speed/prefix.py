@@ -1,4 +1,4 @@
-"""The frozen front of a model: what comes before the first trained parameter, run once a picture instead of once an epoch.
+"""The frozen front of a model: what comes before the first trained parameter, run once an image instead of once an epoch.
 
 Where to cut is found by watching a forward pass, and proved by another one: with everything before the cut left out and the features
 put in at the cut, the logits must be the same. So a model that reads an early layer again later on is cut earlier, or not at all.
@@ -170,7 +170,7 @@ def _stand_in(outputs: list[Any], features: Tensor, last: bool) -> Callable[...,
 
 
 def _like(value: Any, features: Tensor) -> Any:
-    """Zeros of the shape of ``value`` that take no memory, for as many pictures as there are features and on their device."""
+    """Zeros of the shape of ``value`` that take no memory, for as many images as there are features and on their device."""
     if not isinstance(value, Tensor):
         return value
     zero = torch.zeros(1, dtype=value.dtype, device=features.device)

@@ -1,4 +1,4 @@
-"""Ranks from data: what the training pictures say about where an update is worth its parameters."""
+"""Ranks from data: what the training images say about where an update is worth its parameters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from visionlora.tasks.task import Loss
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Moments = tuple[Tensor, Tensor]
-"""Mean and variance of each channel, over pictures and positions."""
+"""Mean and variance of each channel, over images and positions."""
 
 
 def allocate(
@@ -41,7 +41,7 @@ def allocate(
         model: plain, before ``inject``; it is as before afterwards.
         config: ``targets`` says which layers may have a rank at all.
         batches: ``(images, labels)`` of the new data as the model wants them, for ``importance`` and ``shift``.
-        reference: the same of pictures like the pretraining's, for ``shift`` on a model without batch-norm; labels do not matter.
+        reference: the same of images like the pretraining's, for ``shift`` on a model without batch-norm; labels do not matter.
         loss: whose gradient ``importance`` looks at; by default that of a classifier.
 
     Raises:
@@ -52,7 +52,7 @@ def allocate(
     if config.budget is None:
         raise UserError("lora.budget is not set: there is nothing to share out.")
     if config.allocate in ("importance", "shift") and not batches:
-        raise UserError(f"lora.allocate={config.allocate} looks at training pictures; give batches of them.")
+        raise UserError(f"lora.allocate={config.allocate} looks at training images; give batches of them.")
     if any(True for _ in lora_layers(model)) or is_merged(model):
         raise UserError("allocate wants the plain model; call remove first.")
     head = find_head(model)
@@ -151,7 +151,7 @@ def distribution_shifts(model: nn.Module, slots: list[Slot], batches: Batches, r
     reference = list(reference)
     if not reference:
         raise UserError(
-            "lora.allocate=shift: this model has no batch-norm that remembers its pretraining; name a folder of pictures like those"
+            "lora.allocate=shift: this model has no batch-norm that remembers its pretraining; name a folder of images like those"
             " with lora.reference=DIR, or take lora.allocate=importance."
         )
     modules = {slot.module_name: slot.module for slot in slots}

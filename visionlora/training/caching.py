@@ -1,4 +1,4 @@
-"""Run the frozen front of the model once a picture, and train the rest on what it gives."""
+"""Run the frozen front of the model once an image, and train the rest on what it gives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from visionlora.runs.config import TrainConfig
 from visionlora.speed.prefix import Front
 
 MOST_VIEWS = 4
-"""Of a picture, by default; each costs a forward pass of the front, and room."""
+"""Of an image, by default; each costs a forward pass of the front, and room."""
 
 SHARE = 0.25
 """Of the free memory, or of the free space on the disk, that ``data.cache=auto`` takes at most."""
@@ -60,7 +60,7 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
         console.print(f"data.cache=auto is off: {error}.", highlight=False)
         yield None
         return
-    what = f"{len(data.parts['train']):,} training pictures{f' in {views} views' if views > 1 else ''}"
+    what = f"{len(data.parts['train']):,} training images{f' in {views} views' if views > 1 else ''}"
     console.print(f"data.cache: {what}, run up to {front.name} once, {size / 2**20:,.0f} MiB {_WHERE[where]}.", highlight=False)
     with tempfile.TemporaryDirectory(prefix="visionlora-") as folder:
         filled: dict[str, CachedFeatures] = {}
@@ -71,9 +71,9 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
             for view in range(shown):
                 collector = Collector(front, bank[view])
                 trainer.predict(collector, ViewData(data, part, view if part == "train" else None), return_predictions=False)
-                data.leave_out(part)  # every picture has been opened by now
+                data.leave_out(part)  # every image has been opened by now
                 if collector.done != len(data.parts[part]):
-                    raise UserError(f"pictures of the {part} part changed while they were read: some could be read at times; start again.")
+                    raise UserError(f"images of the {part} part changed while they were read: some could be read at times; start again.")
             filled[part] = CachedFeatures(bank[:, : len(data.parts[part])], data.task.tensor(data.parts[part].labels))
         data.cached = filled  # all parts at once: from now on every batch is of features
         try:
@@ -83,7 +83,7 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
 
 
 class Collector(L.LightningModule):
-    """Writes the features of pictures that come in order into ``bank (N, ...)``."""
+    """Writes the features of images that come in order into ``bank (N, ...)``."""
 
     def __init__(self, front: Front, bank: Tensor) -> None:
         super().__init__()
@@ -105,11 +105,11 @@ def _front(config: TrainConfig, trainer: L.Trainer, model: nn.Module) -> Front:
     if config.model.checkpointing == "blocks":
         raise UserError("model.checkpointing=blocks computes blocks again from their inputs")
     if not all_predicted(trainer):
-        raise UserError("trainer.limit_predict_batches or trainer.fast_dev_run leaves pictures out")
+        raise UserError("trainer.limit_predict_batches or trainer.fast_dev_run leaves images out")
     if trainer.world_size > 1:
         raise UserError("several processes would each need all of it")
     if getattr(trainer, "overfit_batches", 0):
-        raise UserError("trainer.overfit_batches takes pictures of its own")
+        raise UserError("trainer.overfit_batches takes images of its own")
     return Front(model, example_batch(model))
 
 
@@ -126,7 +126,7 @@ def _augments(data: DataConfig) -> bool:
 
 
 def _one_image(front: Front, trainer: L.Trainer, model: nn.Module) -> tuple[torch.Size, torch.dtype]:
-    """Shape and type of one picture's features, at the precision of the run."""
+    """Shape and type of one image's features, at the precision of the run."""
     bank: list[Tensor] = []
 
     class OneImage(L.LightningModule):

@@ -19,7 +19,7 @@ from visionlora.training.tables import print_profile
 
 
 class Stopwatch(Callback):
-    """Seconds of ``fit`` and of its training batches alone, and the pictures in those (of all processes); a resume goes on counting."""
+    """Seconds of ``fit`` and of its training batches alone, and the images in those (of all processes); a resume goes on counting."""
 
     def __init__(self) -> None:
         self.fit_seconds = self.train_seconds = self.wait_seconds = 0.0

@@ -64,7 +64,7 @@ def find(config: TrainConfig, adapted: Adapted, data: ImageData, run_folder: Run
     if config.trainer.get("batch_size") == "auto":
         size = _batch_size(config, adapted, data)
         config, found["found/batch_size"] = replace(config, data=replace(config.data, batch_size=size)), size
-        print(f"trainer.batch_size=auto: {size} pictures a batch.")
+        print(f"trainer.batch_size=auto: {size} images a batch.")
     if config.trainer.get("lr_find"):
         rate = _learning_rate(config, adapted, data, run_folder)
         config, found["found/lr"] = replace(config, optim=replace(config.optim, lr=rate)), rate
@@ -112,7 +112,7 @@ def _learning_rate(config: TrainConfig, adapted: Adapted, data: ImageData, run_f
     curve.results["loss"] = [loss * (1 - BETA ** (i + 2)) / (1 - BETA ** (i + 1)) for i, loss in enumerate(curve.results["loss"])]
     rate = _steepest(curve.results["lr"], curve.results["loss"])
     if rate is None:
-        raise UserError("trainer.lr_find=true found no learning rate that lowers the loss; give optim.lr, or more pictures.")
+        raise UserError("trainer.lr_find=true found no learning rate that lowers the loss; give optim.lr, or more images.")
     save(
         rate_finder(curve.results["lr"], curve.results["loss"], rate, data.task.loss_words), inside(run_folder.path, run_folder.rates.name)
     )

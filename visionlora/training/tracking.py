@@ -1,4 +1,4 @@
-"""What goes to trackers beside Lightning's metrics: settings at the start; figures, pictures and the adapter at the end."""
+"""What goes to trackers beside Lightning's metrics: settings at the start; metrics, plots and the adapter at the end."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def closing(loggers: Sequence[Logger]) -> Iterator[None]:
 
 
 def end(loggers: Sequence[Logger], run: RunFolder, results: Mapping[str, Any], step: int) -> None:
-    """Log the figures of ``results.json``, the run's pictures, and the adapter as an artifact (TensorBoard has none: where it is)."""
+    """Log the metrics of ``results.json``, the run's plots, and the adapter as an artifact (TensorBoard has none: where it is)."""
     figures = {key: float(value) for key, value in results.items() if is_number(value) and not is_provenance(key)}
     pictures = sorted(run.path.glob("*.png"))
     for logger in loggers:

@@ -79,7 +79,7 @@ def build_trainer(
             logger=loggers,
             plugins=[RunCheckpoints(run_folder, log)],
             default_root_dir=run_folder.path,
-            use_distributed_sampler=False,  # EpochSampler shares out the pictures itself
+            use_distributed_sampler=False,  # EpochSampler shares out the images itself
             num_sanity_val_steps=0,
             enable_model_summary=False,
         )

@@ -215,7 +215,7 @@ def test_what_comes_out_may_be_changed_in_place(name: str, adapted: bool, monkey
 
 @pytest.mark.parametrize("method", ["adapted", "trained"])
 def test_a_strided_pointwise_stem_does_not_break_the_heap(method: str) -> None:
-    """Its weight's gradient in float32, of three channels and large pictures, kills torch's own conv on many CPUs."""
+    """Its weight's gradient in float32, of three channels and large images, kills torch's own conv on many CPUs."""
     code = f"""if True:
         import torch, visionlora as vl
         from torch import nn

@@ -14,7 +14,7 @@ class Geometry(ABC):
     """How a kind of layer multiplies its input by its weight, and what the gradients of that product are.
 
     In all methods ``x`` is the layer's input, ``y`` its output and ``grad`` the gradient of the output, in the layer's own shapes:
-    ``(..., in)`` and ``(..., out)`` for tokens, ``(N, in, H, W)`` and ``(N, out, H', W')`` for pictures. *Rows* are a matrix ``(P, c)``
+    ``(..., in)`` and ``(..., out)`` for tokens, ``(N, in, H, W)`` and ``(N, out, H', W')`` for images. *Rows* are a matrix ``(P, c)``
     with a row of channels for each of the ``P`` positions of the output. ``u (out, r)`` and ``v (r, columns)`` are the factors.
 
     Args:

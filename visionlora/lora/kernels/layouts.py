@@ -22,12 +22,12 @@ ROWS_OF_A_PART = 1024
 
 
 def pixel_rows(pictures: Tensor) -> Tensor:
-    """``(N, C, H, W)`` as ``(N · H · W, C)``; it is a view where the pictures are channels_last."""
+    """``(N, C, H, W)`` as ``(N · H · W, C)``; it is a view where the images are channels_last."""
     return pictures.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def as_pictures(rows: Tensor, like: Tensor) -> Tensor:
-    """``(N · H · W, C)`` as channels_last pictures ``(N, C, H, W)``, with ``N``, ``H`` and ``W`` of the pictures ``like``."""
+    """``(N · H · W, C)`` as channels_last images ``(N, C, H, W)``, with ``N``, ``H`` and ``W`` of the images ``like``."""
     n, _, height, width = like.shape
     return rows.view(n, height, width, -1).permute(0, 3, 1, 2)
 

@@ -1,4 +1,4 @@
-"""A conv of one pixel on channels_last pictures: a linear layer of their pixels."""
+"""A conv of one pixel on channels_last images: a linear layer of their pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Pointwise(Linear):
         return x.numel() // x.shape[1]
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        # The rows are written into pictures that are no view, so that the layer after this one may change them in place.
+        # The rows are written into images that are no view, so that the layer after this one may change them in place.
         (n, _, height, width), matrix = x.shape, weight.flatten(1)
         y = torch.empty((n, len(matrix), height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         if bias is None:
