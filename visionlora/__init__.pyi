@@ -11,6 +11,7 @@ from .common.errors import UserError as UserError
 from .data.config import SOURCES as SOURCES
 from .data.config import TRANSFORMS as TRANSFORMS
 from .data.config import DataConfig as DataConfig
+from .data.images import Images as Images
 from .data.images import Pictures as Pictures
 from .data.module import ImageData as ImageData
 from .data.sources import Source as Source

@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 
 from visionlora.backbone.info import Preprocessing
-from visionlora.data.batches import EpochBatches, MemoryPictures
+from visionlora.data.batches import EpochBatches, MemoryImages
 from visionlora.data.config import DataConfig
-from visionlora.data.images import Pictures, into_memory
-from visionlora.data.loading import EpochSampler, OneView, TransformedPictures
+from visionlora.data.images import Images, into_memory
+from visionlora.data.loading import EpochSampler, OneView, TransformedImages
 from visionlora.data.module import ImageData
 from visionlora.data.transforms import eval_batch_transform, eval_transform, train_batch_transform, train_transform
 
 WANTED = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3, image_size=24, interpolation="bicubic")
 
 
-def pictures(*shape: int) -> Pictures:
-    return Pictures.of_arrays(np.random.default_rng(0).integers(0, 256, (10, *shape)).astype(np.uint8), [0, 1] * 5)
+def pictures(*shape: int) -> Images:
+    return Images.of_arrays(np.random.default_rng(0).integers(0, 256, (10, *shape)).astype(np.uint8), [0, 1] * 5)
 
 
 def near(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -43,8 +43,8 @@ def test_the_same_pixels_as_one_by_one(channels: int, shape: tuple[int, ...], in
     held = pictures(*shape)
     items = [(index, 1000 + index) for index in (3, 1, 4, 9, 2, 6)]
     for each, whole in ((train_transform(prepared, config), batched), (eval_transform(prepared), eval_batch_transform(prepared))):
-        singly = TransformedPictures(held, each, channels, torch.tensor)
-        images, labels = MemoryPictures(held, torch.tensor(held.labels), whole, channels)[0, items]
+        singly = TransformedImages(held, each, channels, torch.tensor)
+        images, labels = MemoryImages(held, torch.tensor(held.labels), whole, channels)[0, items]
         assert near(images, torch.stack([singly[item][0] for item in items]))
         assert labels.tolist() == [singly[item][1] for item in items]
 
@@ -81,7 +81,7 @@ def test_small_files_of_one_size_are_read_once(tmp_path: Path) -> None:
     for number in range(4):
         Image.fromarray(np.full((20, 24, 3), 50 * number, np.uint8)).save(tmp_path / f"{number}.png")
     paths = sorted(tmp_path.glob("*.png"))
-    files = Pictures([0, 1, 0, 1], [p.name for p in paths], paths)
+    files = Images([0, 1, 0, 1], [p.name for p in paths], paths)
     held = into_memory(files, 3, {})
     assert held.in_memory
     assert held.paths == files.paths  # whoever shows an image says which file it is
@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_not_in_memory(bad: tuple[int, ...], tmp_path: Pa
         if number in bad:
             path.write_bytes(path.read_bytes()[:-30])
     unreadable: dict[str, str] = {}
-    held = into_memory(Pictures([0, 1, 2, 3], list("abcd"), paths), 3, unreadable)
+    held = into_memory(Images([0, 1, 2, 3], list("abcd"), paths), 3, unreadable)
     assert sorted(unreadable) == ["abcd"[i] for i in bad if len(bad) < 4]  # else they are found when their turn comes
     if len(bad) < 4:
         good = [i for i in range(4) if i not in bad]

@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin
 
 from visionlora import UserError
 from visionlora.data import opening
-from visionlora.data.opening import UnreadableError, open_picture, to_mode
+from visionlora.data.opening import UnreadableError, open_image, to_mode
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOUR = (200, 100, 50)
@@ -28,7 +28,7 @@ def saved(image: Image.Image, path: Path, **options: object) -> Path:
 
 
 def pixels(path: Path, channels: int = 3) -> np.ndarray:
-    return np.asarray(open_picture(path, channels)).astype(int)
+    return np.asarray(open_image(path, channels)).astype(int)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -98,7 +98,7 @@ def test_sixteen_bits_of_other_byte_order_or_sense(tmp_path: Path) -> None:
 def test_thirty_two_bits_are_refused_with_what_to_do(mode: str, what: str, tmp_path: Path) -> None:
     image = Image.fromarray(RAMP).convert(mode)
     with pytest.raises(UnreadableError, match=f"a.tiff: its pixels are {what}.*convert it to 8 or 16 bits"):
-        open_picture(saved(image, tmp_path / "a.tiff"), 3)
+        open_image(saved(image, tmp_path / "a.tiff"), 3)
     with pytest.raises(UnreadableError, match=what):
         to_mode(image, 3)
 
@@ -148,7 +148,7 @@ def png_of(width: int, height: int) -> bytes:
 def test_too_many_pixels_are_not_decoded(size: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png_of(*size))
     with pytest.raises(UnreadableError, match=r"a\.png: it has .*pixels"):
-        open_picture(tmp_path / "a.png", 3)
+        open_image(tmp_path / "a.png", 3)
 
 
 def test_the_limit_is_for_what_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +156,8 @@ def test_the_limit_is_for_what_is_decoded(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(opening, "MOST_PIXELS", 200 * 200)
     saved(Image.new("RGB", (800, 800), COLOUR), tmp_path / "a.jpg")
     with pytest.raises(UnreadableError, match="it has 800 × 800 pixels, more than 40,000"):
-        open_picture(tmp_path / "a.jpg", 3)
-    assert open_picture(tmp_path / "a.jpg", 3, 150).size == (200, 200)
+        open_image(tmp_path / "a.jpg", 3)
+    assert open_image(tmp_path / "a.jpg", 3, 150).size == (200, 200)
 
 
 def test_a_jpeg_that_ends_early_is_not_filled_up_with_grey(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_jpeg_that_ends_early_is_not_filled_up_with_grey(tmp_path: Path) -> No
                 path.write_bytes(content[: int(part * len(content))] + end)
                 for detail in (None, 60):
                     with pytest.raises(UnreadableError, match=r"end before the image|truncated|broken"):
-                        open_picture(path, 3, detail)
+                        open_image(path, 3, detail)
         path.write_bytes(content + b"what a camera adds")
         assert (pixels(path) == wanted).all()
 
@@ -185,13 +185,13 @@ def test_a_grey_corner_is_no_damage(options: dict[str, object], tmp_path: Path) 
             grey[: size[0] // 2] = random.integers(0, 256, grey[: size[0] // 2].shape)
             path = saved(Image.fromarray(grey), tmp_path / "a.jpg", **options)
             for detail in (None, 8):
-                open_picture(path, 3, detail)
+                open_image(path, 3, detail)
 
 
 def test_no_program_is_run_for_a_picture(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
     with pytest.raises(UnreadableError, match="no image format was recognised"):
-        open_picture(tmp_path / "a.png", 3)
+        open_image(tmp_path / "a.png", 3)
     assert not {".eps", ".ps", ".wmf", ".h5"} & opening.extensions()
     assert {".jpg", ".gif", ".jfif", ".jp2", ".avif", ".webp", ".tga"} <= opening.extensions()
 
@@ -204,7 +204,7 @@ def test_a_wrong_ending_does_not_matter_unless_it_is_all_there_is(tmp_path: Path
     assert (pixels(tmp_path / "a.tga")[0, 0] == COLOUR).all()
     (tmp_path / "a.tga").rename(tmp_path / "a.bmp")  # nothing in it says that it is an image
     with pytest.raises(UnreadableError, match="no image format"):
-        open_picture(tmp_path / "a.bmp", 3)
+        open_image(tmp_path / "a.bmp", 3)
 
 
 def no_file(path: Path) -> None:
@@ -225,7 +225,7 @@ KINDS: dict[str, Callable[[Path], object]] = {
 def test_unreadable_files_are_named(kind: str, tmp_path: Path) -> None:
     KINDS[kind](tmp_path / "a.jpg")
     with pytest.raises(UnreadableError, match=r"cannot read the image .*a\.jpg: .*; mend or remove the file"):
-        open_picture(tmp_path / "a.jpg", 3)
+        open_image(tmp_path / "a.jpg", 3)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_trouble_of_the_machine_is_no_fault_of_the_picture(error: Exception, tmp
 
     monkeypatch.setattr(Image, "open", fails)
     with pytest.raises(UserError) as told:
-        open_picture(tmp_path / "a.png", 3)
+        open_image(tmp_path / "a.png", 3)
     assert not isinstance(told.value, UnreadableError)
     assert "a.png" in str(told.value)
 
@@ -256,7 +256,7 @@ def test_whatever_a_decoder_raises_is_a_sentence(raised: Exception, tmp_path: Pa
 
     monkeypatch.setattr(Image, "open", fails)
     with pytest.raises(UnreadableError, match=r"a\.png: .+; mend"):
-        open_picture(tmp_path / "a.png", 3)
+        open_image(tmp_path / "a.png", 3)
 
 
 def test_a_picture_in_memory_keeps_its_values() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from visionlora.backbone.info import Preprocessing
 from visionlora.data.config import DataConfig
-from visionlora.data.opening import open_picture
+from visionlora.data.opening import open_image
 from visionlora.data.transforms import eval_transform, train_transform
 
 WANTED = Preprocessing(image_size=64, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic", crop_pct=0.875)
@@ -28,7 +28,7 @@ def photograph(tmp_path: Path) -> Path:
 
 def test_a_large_jpeg_is_decoded_to_what_the_view_can_show(photograph: Path) -> None:
     evaluate = eval_transform(WANTED)
-    whole, drafted = open_picture(photograph, 3), open_picture(photograph, 3, evaluate.detail)
+    whole, drafted = open_image(photograph, 3), open_image(photograph, 3, evaluate.detail)
     assert whole.size == (1200, 1600)
     assert drafted.size == (150, 200)  # 147 suffice
     difference = (evaluate(whole).int() - evaluate(drafted).int()).abs()
@@ -44,4 +44,4 @@ def test_the_smallest_crop_keeps_its_pixels(scale: tuple[float, float] | None, d
 
 def test_other_formats_are_read_whole(tmp_path: Path) -> None:
     Image.new("L", (800, 600), 7).save(tmp_path / "a.png")
-    assert open_picture(tmp_path / "a.png", 3, 64).size == (800, 600)
+    assert open_image(tmp_path / "a.png", 3, 64).size == (800, 600)

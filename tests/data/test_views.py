@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode, v2
 from visionlora.backbone.info import Preprocessing
 from visionlora.data import views
 from visionlora.data.config import DataConfig
-from visionlora.data.opening import open_picture
+from visionlora.data.opening import open_image
 from visionlora.data.transforms import Transform, eval_transform, train_transform
 from visionlora.data.views import CentreView, WholeView
 
@@ -83,7 +83,7 @@ def _peak(path: Path, transform: Transform, result: multiprocessing.Queue[tuple[
     torch.set_num_threads(1)
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
-    shape = tuple(transform(open_picture(path, 3, transform.detail)).shape)
+    shape = tuple(transform(open_image(path, 3, transform.detail)).shape)
     result.put((shape, _resident("VmHWM") - before))
 
 

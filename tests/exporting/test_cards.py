@@ -17,7 +17,7 @@ from exporting.snippets import agree, answer, blocks, photo, run_block
 from timm.data import create_transform, resolve_data_config
 
 import visionlora as vl
-from visionlora.data.opening import open_picture
+from visionlora.data.opening import open_image
 from visionlora.data.transforms import normalize
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def test_timm_prepares_the_same_view(tmp_path: Path) -> None:
     picture = photo(tmp_path / "image.jpg", size=(60, 50))
     predictor = vl.load(run)
     wanted = normalize(predictor.prepare(picture)[None], predictor.preprocessing)[0]
-    assert torch.allclose(transform(open_picture(picture, 3)), wanted, atol=0.02)
+    assert torch.allclose(transform(open_image(picture, 3)), wanted, atol=0.02)
 
 
 @pytest.mark.skipif(not ONNX, reason="needs the extra onnx")

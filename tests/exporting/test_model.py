@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import visionlora as vl
-from visionlora.data.opening import open_picture
+from visionlora.data.opening import open_image
 from visionlora.data.transforms import eval_transform, normalize
 
 EXAMPLE = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -218,7 +218,7 @@ def test_the_code_of_the_card(given: dict[str, Any], tmp_path: Path) -> None:
     prepared = Preprocessing(**given)
     for one in vl.export(model, EXAMPLE, (*TRACED, "state_dict", "timm"), folder=tmp_path, classes=names, preprocessing=prepared):
         picture = photo(one.folder / "image.jpg")
-        images = normalize(eval_transform(prepared)(open_picture(picture, 3))[None], prepared)
+        images = normalize(eval_transform(prepared)(open_image(picture, 3))[None], prepared)
         found = logits_of(model, images).softmax(-1)[0]
         (code,) = blocks(one.folder / "README.md")
         assert agree(run_block(code, one.folder), f"{names[int(found.argmax())]} {float(found.max()):.4f}")

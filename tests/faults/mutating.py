@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from visionlora.backbone.info import Preprocessing
-from visionlora.data.opening import UnreadableError, open_picture
+from visionlora.data.opening import UnreadableError, open_image
 from visionlora.data.transforms import eval_transform
 
 SECONDS = 5
@@ -164,7 +164,7 @@ def _read_all(numbers: range, folder: Path, notes: Path) -> None:
     files, whole = originals(), {}
     for name, content in files.items():
         (folder / "whole").write_bytes(content)
-        whole[name] = open_picture(folder / "whole", 3)
+        whole[name] = open_image(folder / "whole", 3)
     path = folder / "damaged"
     with notes.open("a") as ledger:
         for number in numbers:
@@ -172,7 +172,7 @@ def _read_all(numbers: range, folder: Path, notes: Path) -> None:
             path.write_bytes(MUTATIONS[mutation](files[name], random.Random(number)))
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
-                image = open_picture(path, 3, 96)
+                image = open_image(path, 3, 96)
                 for view in _VIEWS:
                     assert view(image).shape == (3, 96, 96)
                 same = image.size == whole[name].size and image.tobytes() == whole[name].tobytes()

@@ -16,7 +16,7 @@ from conftest import command, results, unsealed_config
 
 import visionlora
 from visionlora.common.versions import commit
-from visionlora.data.images import Pictures
+from visionlora.data.images import Images
 from visionlora.runs.provenance import differences, fingerprints, is_provenance, provenance
 
 
@@ -80,7 +80,7 @@ def test_only_what_figures_depend_on_is_a_difference() -> None:
 
 def test_other_pictures_have_another_fingerprint() -> None:
     def of(names: list[str], labels: list[int]) -> Mapping[str, str]:
-        return fingerprints("base", {"train": Pictures(labels, names)})
+        return fingerprints("base", {"train": Images(labels, names)})
 
     same = of(["a", "b"], [0, 1])
     assert same == of(["b", "a"], [1, 0])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from visionlora.data.images import Pictures
+from visionlora.data.images import Images
 from visionlora.data.loading import EpochSampler
 from visionlora.data.opening import to_mode
 from visionlora.data.transforms import BatchTransform
@@ -43,10 +43,10 @@ class EpochBatches(Sampler[Asked]):
         return whole + (rest > 0 and not alone)
 
 
-class MemoryPictures(Dataset[tuple[Tensor, Tensor]]):
+class MemoryImages(Dataset[tuple[Tensor, Tensor]]):
     """Images of one size in memory as uint8, transformed in batches: ``(uint8 (N, C, H, W), targets (N, ...))``."""
 
-    def __init__(self, pictures: Pictures, targets: Tensor, transform: BatchTransform, channels: int) -> None:
+    def __init__(self, pictures: Images, targets: Tensor, transform: BatchTransform, channels: int) -> None:
         assert pictures.arrays is not None
         self.transform, self.targets = transform, targets
         self.images = _as_tensor(pictures, channels)
@@ -77,7 +77,7 @@ class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
         return self.views[epoch % len(self.views)][indices], self.targets[indices]
 
 
-def _as_tensor(pictures: Pictures, channels: int) -> Tensor:
+def _as_tensor(pictures: Images, channels: int) -> Tensor:
     """uint8 ``(N, C, H, W)``."""
     arrays = pictures.arrays
     assert arrays is not None

@@ -15,7 +15,7 @@ from PIL import Image
 
 from visionlora.common.errors import UserError
 from visionlora.common.processes import process_rank
-from visionlora.data.opening import UnreadableError, extensions, open_picture, to_mode
+from visionlora.data.opening import UnreadableError, extensions, open_image, to_mode
 
 Unreadable = dict[str, str]
 """Name of an image -> why it cannot be read."""
@@ -29,7 +29,7 @@ def left_out(unreadable: Mapping[str, str], most: int = 10) -> str:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Images with labels.
 
     Args:
@@ -62,14 +62,14 @@ class Pictures:
         return self.arrays is not None
 
     def open(self, index: int, channels: int, detail: int | None = None) -> Image.Image:
-        """Image ``index`` with ``channels`` channels (1, 3 or 4); ``detail`` as for ``open_picture``.
+        """Image ``index`` with ``channels`` channels (1, 3 or 4); ``detail`` as for ``open_image``.
 
         Raises:
             UnreadableError: the file cannot be read as an image.
         """
         if self.arrays is not None:
             return to_mode(Image.fromarray(self.arrays[index]), channels)
-        return open_picture(self.paths[index], channels, detail)
+        return open_image(self.paths[index], channels, detail)
 
     def without(self, unreadable: Unreadable) -> Self:
         """The images that are not among the unreadable ones."""
@@ -87,6 +87,8 @@ class Pictures:
         )
 
 
+Pictures = Images
+"""The name of earlier versions."""
 SMALL = 64
 """Pixels a side up to which files of one size are read once and kept in memory."""
 LONG = 8
@@ -97,7 +99,7 @@ CHECKED = 2**25
 """Bytes of files up to which all of them are decoded before a training, to find what cannot be read at once: a second or two."""
 
 
-def into_memory(pictures: Pictures, channels: int, unreadable: Unreadable) -> Pictures:
+def into_memory(pictures: Images, channels: int, unreadable: Unreadable) -> Images:
     """The same images in memory as uint8, where they are files of one small size; else as they are.
 
     What cannot be read is left out of those in memory, and noted in ``unreadable``.
@@ -125,7 +127,7 @@ def into_memory(pictures: Pictures, channels: int, unreadable: Unreadable) -> Pi
     return replace(pictures.subset(kept), arrays=arrays[: len(kept)])
 
 
-def checked(pictures: Pictures, channels: int, detail: int, unreadable: Unreadable, most: int | None = CHECKED) -> Pictures:
+def checked(pictures: Images, channels: int, detail: int, unreadable: Unreadable, most: int | None = CHECKED) -> Images:
     """The images without those that cannot be read, where their files have at most so many bytes; else as they are, unopened."""
     if pictures.in_memory:
         return pictures
@@ -139,7 +141,7 @@ def checked(pictures: Pictures, channels: int, detail: int, unreadable: Unreadab
     return pictures.without(unreadable)
 
 
-def _opened(pictures: Pictures, index: int, channels: int, detail: int | None, unreadable: Unreadable) -> Image.Image | None:
+def _opened(pictures: Images, index: int, channels: int, detail: int | None, unreadable: Unreadable) -> Image.Image | None:
     """The image, or ``None`` and a note."""
     try:
         return pictures.open(index, channels, detail)
@@ -170,7 +172,7 @@ class OtherFiles(Counter[str]):
             print(f"{where}: files that are no images, or of a format that is not read, are left out: {self}.", file=sys.stderr)
 
 
-def find_pictures(path: str | Path, key: str = "input") -> list[Path]:
+def find_images(path: str | Path, key: str = "input") -> list[Path]:
     """The image itself, or every image below a folder, sorted; a line says what else is there.
 
     Args:

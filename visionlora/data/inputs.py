@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visionlora.common.errors import UserError
-from visionlora.data.images import find_pictures
+from visionlora.data.images import find_images
 
 COLUMNS = ("path", "file", "filename", "image", "image_path")
 """Headings under which a CSV file may have its paths; else they are in its first column."""
@@ -29,7 +29,7 @@ def paths_of(inputs: Sequence[str]) -> list[Path]:
         elif Path(name).suffix.lower() == ".csv" and Path(name).is_file():
             found += _listed(Path(name))
         else:
-            found += find_pictures(name)
+            found += find_images(name)
     if not found:
         raise UserError(f"input={','.join(inputs)}: no image is named there.")
     return found

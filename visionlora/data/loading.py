@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from visionlora.data.images import Pictures, Unreadable
+from visionlora.data.images import Images, Unreadable
 from visionlora.data.opening import UnreadableError
 from visionlora.data.transforms import Transform
 
@@ -25,7 +25,7 @@ class LeftOut(NamedTuple):
     why: str
 
 
-class TransformedPictures(Dataset[tuple[Tensor, Any] | LeftOut]):
+class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut]):
     """``(uint8 (C, H, W), label)`` for an item ``(index, seed)`` of the sampler, or for an index alone (Lightning's own samplers).
 
     Args:
@@ -38,7 +38,7 @@ class TransformedPictures(Dataset[tuple[Tensor, Any] | LeftOut]):
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: Images,
         transform: Transform,
         channels: int,
         targets: Callable[[Sequence[Any]], Tensor],
@@ -81,7 +81,7 @@ class LateLoader(DataLoader[Any]):
 
 
 class FileLoader(LateLoader):
-    """Batches ``(images, labels)`` of a ``TransformedPictures``; what cannot be read is left out, noted, and replaced by nothing.
+    """Batches ``(images, labels)`` of a ``TransformedImages``; what cannot be read is left out, noted, and replaced by nothing.
 
     Which images are asked for together is settled before any is opened: whatever was left out before, in this process or in the one
     that a resumed run goes on from, the batches are the same. In training a batch of none is a batch all the same: every process makes as

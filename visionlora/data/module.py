@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from visionlora.backbone.info import Preprocessing, info_of
 from visionlora.common.errors import UserError
 from visionlora.common.processes import worker_ending
-from visionlora.data.batches import CachedFeatures, EpochBatches, MemoryPictures
+from visionlora.data.batches import CachedFeatures, EpochBatches, MemoryImages
 from visionlora.data.config import DataConfig
-from visionlora.data.images import Pictures, Unreadable, checked, find_pictures, into_memory
-from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedPictures
+from visionlora.data.images import Images, Unreadable, checked, find_images, into_memory
+from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedImages
 from visionlora.data.sources import load_source
 from visionlora.data.split import complete, recorded
 from visionlora.data.transforms import (
@@ -113,7 +113,7 @@ class ImageData(L.LightningDataModule):
             self.parts[part] = checked(held, channels, detail, self.unreadable) if check else held
         return self.preprocessing
 
-    def readable(self, part: str) -> Pictures:
+    def readable(self, part: str) -> Images:
         """The images of a part but those that have been found to be unreadable."""
         return self.parts[part].without(self.unreadable)
 
@@ -127,7 +127,7 @@ class ImageData(L.LightningDataModule):
         """
         self.parts[part] = self.readable(part)
 
-    def try_again(self, pictures: Pictures) -> None:
+    def try_again(self, pictures: Images) -> None:
         """Open these, and note which cannot be read."""
         checked(pictures, self._ready().channels, eval_transform(self._ready()).detail, self.unreadable, most=None)
 
@@ -184,10 +184,10 @@ class ImageData(L.LightningDataModule):
         Raises:
             UserError: there are none that can be read.
         """
-        paths = find_pictures(folder, "lora.reference")
+        paths = find_images(folder, "lora.reference")
         paths = paths[:: max(len(paths) // most, 1)][:most]
         unreadable: Unreadable = {}
-        loader = self._eval_loader(Pictures([self.parts["train"].labels[0]] * len(paths), [str(p) for p in paths], paths), unreadable)
+        loader = self._eval_loader(Images([self.parts["train"].labels[0]] * len(paths), [str(p) for p in paths], paths), unreadable)
         batches = [self.on_after_batch_transfer(batch, 0) for batch in loader]
         if unreadable:
             said = f"lora.reference={folder}: {len(unreadable)} of {len(paths)} images cannot be read, {next(iter(unreadable))} for one"
@@ -208,13 +208,13 @@ class ImageData(L.LightningDataModule):
     def _train_loader(self, sampler: EpochSampler) -> DataLoader[Any]:
         return self._loader(self.parts["train"], self._train_transform, self._train_batch_transform, sampler)
 
-    def _eval_loader(self, pictures: Pictures, unreadable: Unreadable | None = None) -> DataLoader[Any]:
+    def _eval_loader(self, pictures: Images, unreadable: Unreadable | None = None) -> DataLoader[Any]:
         ready, sampler = self._ready(), EpochSampler(len(pictures), self.seed, False)
         return self._loader(pictures, eval_transform(ready), eval_batch_transform(ready), sampler, unreadable)
 
     def _loader(
         self,
-        pictures: Pictures,
+        pictures: Images,
         each: Transform,
         batched: BatchTransform | None,
         sampler: EpochSampler,
@@ -224,9 +224,9 @@ class ImageData(L.LightningDataModule):
         overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning then puts a sampler of images in
         # Pillow resizes transparent images in a way of its own.
         if pictures.in_memory and batched is not None and channels != 4 and not overfits:
-            return self._batches(MemoryPictures(pictures, self.task.tensor(pictures.labels), batched, channels), sampler)
+            return self._batches(MemoryImages(pictures, self.task.tensor(pictures.labels), batched, channels), sampler)
         batch_size = self.batch_size
-        dataset = TransformedPictures(pictures, each, channels, self.task.tensor, self.unreadable if unreadable is None else unreadable)
+        dataset = TransformedImages(pictures, each, channels, self.task.tensor, self.unreadable if unreadable is None else unreadable)
         return FileLoader(
             dataset,
             batch_size=batch_size,
@@ -242,7 +242,7 @@ class ImageData(L.LightningDataModule):
     def _batches(self, dataset: Dataset[Any], sampler: EpochSampler) -> DataLoader[Any]:
         return LateLoader(dataset, sampler=EpochBatches(sampler, self.batch_size), batch_size=None, generator=torch.Generator())
 
-    def _workers(self, pictures: Pictures) -> int:
+    def _workers(self, pictures: Images) -> int:
         if self.config.num_workers is not None:
             return self.config.num_workers
         return 0 if pictures.in_memory else min(8, max(1, torch.get_num_threads() // 2))

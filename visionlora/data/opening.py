@@ -48,7 +48,7 @@ def extensions() -> frozenset[str]:
     return frozenset(ending for ending, name in known.items() if name not in NOT_READ and (name in Image.OPEN or name == "MPO"))
 
 
-def open_picture(path: Path, channels: int, detail: int | None = None) -> Image.Image:
+def open_image(path: Path, channels: int, detail: int | None = None) -> Image.Image:
     """The image in a file, upright (EXIF), with ``channels`` channels; of several frames or pages the first.
 
     Args:
@@ -74,8 +74,8 @@ def open_picture(path: Path, channels: int, detail: int | None = None) -> Image.
         raise UnreadableError(_reason(error), path) from None
 
 
-def decode_picture(content: bytes, channels: int, detail: int | None = None) -> Image.Image:
-    """The image in the bytes of a file, as ``open_picture`` has it.
+def decode_image(content: bytes, channels: int, detail: int | None = None) -> Image.Image:
+    """The image in the bytes of a file, as ``open_image`` has it.
 
     Raises:
         UnreadableError: it cannot be read as an image.

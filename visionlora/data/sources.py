@@ -13,7 +13,7 @@ from torchvision.datasets.folder import make_dataset
 from visionlora.common.errors import UserError
 from visionlora.data.config import SOURCES, DataConfig
 from visionlora.data.folders import class_names, part_folders
-from visionlora.data.images import OtherFiles, Pictures
+from visionlora.data.images import Images, OtherFiles
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Source:
     """What a source has: names of the model's outputs (the classes), and its parts (``train`` at least) before anything is split off."""
 
     classes: list[str]
-    parts: dict[str, Pictures]
+    parts: dict[str, Images]
 
 
 def load_source(config: DataConfig) -> Source:
@@ -42,7 +42,7 @@ def digits(config: DataConfig) -> Source:
 
     bunch = load_digits()
     return Source(
-        [str(n) for n in bunch.target_names], {"train": Pictures.of_arrays((bunch.images * 15.9375).astype(np.uint8), bunch.target)}
+        [str(n) for n in bunch.target_names], {"train": Images.of_arrays((bunch.images * 15.9375).astype(np.uint8), bunch.target)}
     )
 
 
@@ -55,7 +55,7 @@ def fake(config: DataConfig) -> Source:
     for part, size in (("train", config.num_images), ("test", max(config.num_images // 2, count))):
         labels = np.arange(size) % count
         noise = random.integers(-40, 40, (size, side, side, 3))
-        parts[part] = Pictures.of_arrays((colours[labels][:, None, None] + noise).astype(np.uint8), labels.tolist(), f"{part}/")
+        parts[part] = Images.of_arrays((colours[labels][:, None, None] + noise).astype(np.uint8), labels.tolist(), f"{part}/")
     return Source([f"class{n}" for n in range(count)], parts)
 
 
@@ -73,8 +73,8 @@ def cifar(config: DataConfig) -> Source:
             f" and they cannot be downloaded ({getattr(error, 'reason', error)}). Offline, put either there and give data.root=DIR."
         ) from None
     parts = {
-        "train": Pictures.of_arrays(train.data, train.targets, "train/"),
-        "test": Pictures.of_arrays(test.data, test.targets, "test/"),
+        "train": Images.of_arrays(train.data, train.targets, "train/"),
+        "test": Images.of_arrays(test.data, test.targets, "test/"),
     }
     return Source(list(train.classes), parts)
 
@@ -105,7 +105,7 @@ def class_folders(root: Path, name: str) -> Source:
             what = "has no images" if samples else f"and every other class of {folder} have no images"
             raise UserError(f"the class folder {folder / bare[0]} {what} that can be read{f' ({is_picture} are none)' * bool(is_picture)}.")
         paths = [Path(path) for path, _ in samples]
-        parts[part] = Pictures(labels, [path.relative_to(root).as_posix() for path in paths], paths)
+        parts[part] = Images(labels, [path.relative_to(root).as_posix() for path in paths], paths)
     is_picture.tell(f"data.root={root}")
     if "test" not in parts and "val" in parts:
         # The one held-out folder gives the final figure; the checkpoint is chosen on images split off train.

@@ -11,12 +11,12 @@ from sklearn.model_selection import train_test_split
 from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
 from visionlora.data.folders import PARTS
-from visionlora.data.images import Pictures
+from visionlora.data.images import Images
 from visionlora.data.sources import Source
 from visionlora.tasks.task import Task
 
 
-def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, Pictures], dict[str, list[str]]]:
+def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, Images], dict[str, list[str]]]:
     """The parts of ``source`` with ``test`` and ``val`` split off ``train`` where they are missing.
 
     Where the task's labels make groups (classes), every part has its share of each.
@@ -51,7 +51,7 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
     return {part: parts[part] for part in PARTS if part in parts}, record
 
 
-def _few(train: Pictures, config: DataConfig, task: Task) -> Pictures:
+def _few(train: Images, config: DataConfig, task: Task) -> Images:
     """``data.per_class`` images of each group, drawn by ``data.split_seed``."""
     assert config.per_class is not None
     groups = task.groups(train.labels)
@@ -70,7 +70,7 @@ def _few(train: Pictures, config: DataConfig, task: Task) -> Pictures:
     return train.subset(sorted(kept))
 
 
-def recorded(source: Source, record: Mapping[str, list[str]]) -> dict[str, Pictures]:
+def recorded(source: Source, record: Mapping[str, list[str]]) -> dict[str, Images]:
     """The parts of ``source`` as a run's record has them, whatever has been added to the folder since.
 
     Raises:

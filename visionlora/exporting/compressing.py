@@ -123,7 +123,7 @@ def _quantized(model: Path, data: ImageData, number: int, target: Path) -> Path:
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Pictures(CalibrationDataReader):
+    class Images(CalibrationDataReader):
         def __init__(self) -> None:
             loader = data.sample_dataloader(max(number // data.task.outputs, 1))
             self.batches = ({"images": data.on_after_batch_transfer(batch, 0)[0].numpy()} for batch in loader)
@@ -135,7 +135,7 @@ def _quantized(model: Path, data: ImageData, number: int, target: Path) -> Path:
     with redirect_stdout(StringIO()), hushed(""):
         quant_pre_process(model, prepared, skip_symbolic_shape=True)
         quantize_static(
-            prepared, target, Pictures(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
+            prepared, target, Images(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
         )  # fmt: skip
     return target

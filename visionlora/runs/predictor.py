@@ -17,7 +17,7 @@ from visionlora.backbone.info import BackboneInfo, Preprocessing
 from visionlora.common.errors import UserError
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.processes import worker_ending
-from visionlora.data.opening import decode_picture, open_picture, to_mode
+from visionlora.data.opening import decode_image, open_image, to_mode
 from visionlora.data.transforms import eval_transform, normalize
 from visionlora.lora.adapter_files import CARD, AdapterFiles
 from visionlora.model.saving import load_adapter, read_info
@@ -66,11 +66,11 @@ class Predictor:
         """
         channels = self.preprocessing.channels
         if isinstance(picture, str | Path):
-            return self.transform(open_picture(Path(picture), channels, self.transform.detail))
+            return self.transform(open_image(Path(picture), channels, self.transform.detail))
         if isinstance(picture, OpenFile):
-            return self.transform(decode_picture(picture.read(), channels, self.transform.detail))
+            return self.transform(decode_image(picture.read(), channels, self.transform.detail))
         if isinstance(picture, bytes):
-            return self.transform(decode_picture(picture, channels, self.transform.detail))
+            return self.transform(decode_image(picture, channels, self.transform.detail))
         return self.transform(to_mode(as_image(picture), channels))
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from visionlora.common.versions import commit, package_version
 
 if TYPE_CHECKING:
-    from visionlora.data.images import Pictures
+    from visionlora.data.images import Images
 
 PACKAGES = ("visionlora", "torch", "torchvision", "timm", "lightning")
 PREFIXES = ("versions/", "machine/", "determinism/", "fingerprint/")
@@ -45,7 +45,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def fingerprints(base: str, parts: Mapping[str, Pictures]) -> dict[str, str]:
+def fingerprints(base: str, parts: Mapping[str, Images]) -> dict[str, str]:
     """Fingerprints of the backbone's weights, and of the images by their names and classes in each part. The images are not opened."""
     digest = hashlib.sha256()
     for part in sorted(parts):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Images(Protocol):
+class PartImages(Protocol):
     """The images of a part of the data, opened one at a time."""
 
     @property
@@ -52,7 +52,7 @@ class Outcome:
     split: str
     outputs: Tensor
     targets: Tensor
-    images: Images
+    images: PartImages
     seconds: float = 0.0
     unreadable: Mapping[str, str] = field(default_factory=dict)
 

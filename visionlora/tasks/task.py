@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torchmetrics import Metric
 
-    from visionlora.tasks.outcome import Images, Outcome
+    from visionlora.tasks.outcome import Outcome, PartImages
 
 Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """``(outputs (N, ...), targets (N, ...)) -> `` one number, as ``torch.nn.functional.cross_entropy`` gives it."""
@@ -209,7 +209,7 @@ class Task:
         """What stands for an image that cannot be read."""
         raise NotImplementedError
 
-    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: Images, **more: Any) -> Outcome:
+    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: PartImages, **more: Any) -> Outcome:
         """The outputs for a part of the data as what ``evaluate`` shows; see ``Outcome`` for the arguments."""
         from visionlora.tasks.outcome import Outcome
 

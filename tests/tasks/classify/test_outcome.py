@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from visionlora.data.images import Pictures
+from visionlora.data.images import Images
 from visionlora.evaluation.writing import write_outcome
 from visionlora.tasks.classify.outcome import Classified, temperature_of
 from visionlora.tasks.classify.plots import confused, confusion, most_wrong
@@ -23,7 +23,7 @@ def made(n: int = 300, classes: int = 6, sharpness: float = 2.0, seed: int = 0) 
     logits = torch.randn(n, classes, generator=generator)
     logits[torch.arange(n), labels] += 1.5
     arrays = np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), np.uint8)
-    images = Pictures.of_arrays(arrays, labels.tolist())
+    images = Images.of_arrays(arrays, labels.tolist())
     found = make_task("classify", [f"c{i}" for i in range(classes)]).outcome("test", logits * sharpness, labels, images)
     assert isinstance(found, Classified)
     return found

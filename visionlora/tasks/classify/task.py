@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from visionlora.tasks.classify.baseline import ClassMeans
     from visionlora.tasks.classify.labels import Labels
     from visionlora.tasks.classify.outcome import Classified
-    from visionlora.tasks.outcome import Images
+    from visionlora.tasks.outcome import PartImages
 
 NAMED = 20
 """Classes that a card names."""
@@ -105,7 +105,7 @@ class Classify(Task):
     def unreadable(self, name: str, why: str) -> Prediction:
         return Prediction(name, error=why)
 
-    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: Images, **more: Any) -> Classified:
+    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: PartImages, **more: Any) -> Classified:
         from visionlora.tasks.classify.outcome import Classified
 
         return Classified(self, split, outputs, targets, images, **more)
