@@ -1,6 +1,6 @@
 """Accuracy on CIFAR-10 images: the tables of docs/accuracy.md and docs/methods.md.
 
-    python benchmarks/accuracy.py --root DIR                    LoRA against PEFT, full fine-tuning and a linear probe
+    python benchmarks/accuracy.py --root DIR                    LoRA against PEFT, full fine-tuning and the head alone
     python benchmarks/accuracy.py --root DIR --table methods    methods and rank allocations against each other
 
 DIR has class folders ``train/CLASS/*`` and ``test/CLASS/*``. Each table is one experiment, with the same data order, augmentation,
@@ -53,7 +53,7 @@ class Table:
 
 
 ROWS = {
-    "probe": Row("linear probe", ("lora=none",), (3e-3, 1e-2, 3e-2)),
+    "probe": Row("the head alone", ("lora=none",), (3e-3, 1e-2, 3e-2)),
     "lora_all": Row("LoRA r=8, every layer (visionlora)", (), (2e-3,)),  # at the rate of the next row
     "lora": Row("LoRA r=8, depthwise convs excluded (visionlora)", ("lora.targets=auto",), (1e-3, 2e-3, 4e-3)),
     "peft_train_bn": Row(

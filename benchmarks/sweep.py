@@ -1,4 +1,4 @@
-"""``docs/sweep.png``: accuracy against rank on CIFAR-10 images, with a probe, norms and full fine-tuning.
+"""``docs/sweep.png``: accuracy against rank on CIFAR-10 images, with the head alone, norms and full fine-tuning.
 
     python benchmarks/sweep.py --runs SWEEP    keep the figures of the finished runs in SWEEP in benchmarks/results/sweep.json, and draw
     python benchmarks/sweep.py                 draw what is kept

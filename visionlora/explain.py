@@ -53,7 +53,7 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     with torch.no_grad():
         try:
             moved = changes(predictor.model)
-        except UserError:  # a probe or full fine-tuning
+        except UserError:  # the head alone, or full fine-tuning
             moved = []
     if moved:
         written.append(inside(output, "changes.png"))

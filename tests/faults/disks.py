@@ -102,7 +102,7 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], *words: str) -> 
 def assert_nothing_half(folder: Path) -> None:
     """Every checkpoint below the folder is whole, and no file that was being written is left."""
     assert not [path for path in folder.rglob("*.ckpt") if damage(path)]
-    assert not [*folder.rglob(".*.part"), *folder.rglob("probe")]
+    assert not [*folder.rglob(".*.part"), *folder.rglob("trial")]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -202,7 +202,7 @@ def test_a_second_injection_has_a_head_of_its_own() -> None:
     assert torch.allclose(model(images), second, atol=1e-6)
 
 
-def test_a_linear_probe_is_a_task_too(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor], tmp_path: Path) -> None:
+def test_a_head_trained_alone_is_an_adapter_too(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor], tmp_path: Path) -> None:
     folders, wanted, images = tasks
     probe = plain(7)
     probe.load_state_dict({k: v for k, v in plain().state_dict().items() if not k.startswith("fc.")}, strict=False)

@@ -81,7 +81,7 @@ def test_accuracy_by_rank(seeds: int) -> None:
     assert axes.get_ylim()[1] <= 1.05
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     best = {c.method: str(c.summary("test/top1")) for c in reversed(found)}
-    assert set(words) == {f"linear probe: {best['none']}", f"full fine-tuning: {best['full']}", "LoRA"}
+    assert set(words) == {f"head alone: {best['none']}", f"full fine-tuning: {best['full']}", "LoRA"}
     below = figure.legends[0].get_window_extent().y1
     assert below <= axes.get_window_extent().y0  # no line under the legend
 
@@ -97,7 +97,7 @@ def test_only_what_differs_in_the_key_alone_is_joined() -> None:
     assert sorted(str(container.get_label()) for container in axes.containers) == ["learning rate 0.001", "learning rate 0.01"]
 
 
-def test_probes_alone_are_points() -> None:
+def test_heads_alone_are_points() -> None:
     grid = [runs_of({"lora.method": "none", "optim.lr": lr}, [0.5 + lr]) for lr in (0.001, 0.003, 0.01)]
     (axes,) = accuracy_by(best_first(*grid), "optim.lr").axes
     (line, *_), *others = axes.containers
@@ -185,7 +185,7 @@ def test_columns_are_chosen() -> None:
     assert list(frame) == ["method", "rank", "training time, s"]
     assert set(frame.itertuples(index=False, name=None)) == {
         *(("LoRA", str(r), "20.5") for r in (1, 2, 4, 8)),
-        ("linear probe", "", "20.5"),
+        ("head alone", "", "20.5"),
         ("full fine-tuning", "", "20.5"),
     }
 

@@ -74,7 +74,7 @@ def library_writing(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         try:
-            write_beside(folder / "probe", bytes(2**20)).unlink()
+            write_beside(folder / "trial", bytes(2**20)).unlink()
         except OSError as trouble:
             trouble.filename = os.fspath(folder)
             raise trouble from error

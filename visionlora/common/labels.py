@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 METHODS = {
-    "none": "linear probe",
+    "none": "head alone",
     "norm": "norms and head",
     "full": "full fine-tuning",
     "lora": "LoRA",

@@ -127,7 +127,7 @@ def _table(task: type[Task], results: dict[str, Any]) -> str:
 def _method(lora: DictConfig) -> str:
     method = str(lora.get("method"))
     if method == "none":
-        return "a linear probe"
+        return "the head alone"
     return "full fine-tuning" if method == "full" else markdown(f"{method}, rank {lora.get('r')}, targets {lora.get('targets')}")
 
 

@@ -64,7 +64,7 @@ class AdaLoraAdapter(Adapter):
         """How many parameters the triplets have that are left, ``Λ`` not counted."""
         return int(self.alive.sum()) * _cost(self)
 
-    def probe(self) -> nn.Parameter:
+    def witness(self) -> nn.Parameter:
         """``Λ``, because the gradients of ``P`` and ``Q`` are zero while it is."""
         return self.lora_E
 

@@ -117,7 +117,7 @@ class Adapter(nn.Module):
             return {"lora_A": self.lora_A.detach(), "lora_B": self.lora_B.detach()}
         return {"lora_A": torch.cat([self.lora_A, self.start_A]).detach(), "lora_B": torch.cat([self.lora_B, -self.start_B], 1).detach()}
 
-    def probe(self) -> nn.Parameter:
+    def witness(self) -> nn.Parameter:
         """A parameter whose gradient is not zero at the start, although ``ΔW`` is."""
         return self.lora_B
 

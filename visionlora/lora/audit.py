@@ -60,8 +60,8 @@ def audit(model: nn.Module, example: Tensor, before: list[Tensor], adapter: str)
 
 
 def _audit(model: nn.Module, example: Tensor, before: list[Tensor], adapter: str) -> list[str]:
-    probes = {
-        ".".join(filter(None, (name, parameter, part))): each.probe()
+    witnesses = {
+        ".".join(filter(None, (name, parameter, part))): each.witness()
         for name, layer in lora_layers(model)
         for parameter, adapters in layer.adapter_sets.items()
         for part, each in adapters.of(adapter).items()
@@ -75,14 +75,14 @@ def _audit(model: nn.Module, example: Tensor, before: list[Tensor], adapter: str
                     " before any training; please report this model."
                 )
         total = torch.stack([t.float().sum() for t in after]).sum()
-        grads = torch.autograd.grad(total, list(probes.values()), allow_unused=True) if total.requires_grad else (None,) * len(probes)
-    dead = [name for name, grad in zip(probes, grads, strict=True) if grad is None]
+        grads = torch.autograd.grad(total, list(witnesses.values()), allow_unused=True) if total.requires_grad else (None,) * len(witnesses)
+    dead = [name for name, grad in zip(witnesses, grads, strict=True) if grad is None]
     if dead:
         raise UserError(
             f"the audit failed: the adapter of {dead[0]} would never learn, its weight has no part in the output"
             f" ({len(dead)} such layers); leave it out with lora.exclude."
         )
-    return [name for name, grad in zip(probes, grads, strict=True) if grad is not None and not grad.any()]
+    return [name for name, grad in zip(witnesses, grads, strict=True) if grad is not None and not grad.any()]
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ class LoraConfig:
             of these, or a mapping from pattern to a rank or to ``{r: …, alpha: …}``. A pattern matches a layer's whole name,
             its last parts (``qkv``), or the block it is in (``layer4``). ``q``, ``k`` and ``v`` also name the rows of a fused projection.
         exclude: a pattern, or a list of them, of layers to leave out of ``targets``.
-        method: ``lora``, ``dora`` (see ``DoraAdapter``), ``adalora`` (see ``AdaLoraAdapter``), or ``none`` (linear probe) or
+        method: ``lora``, ``dora`` (see ``DoraAdapter``), ``adalora`` (see ``AdaLoraAdapter``), or ``none`` (the head alone) or
             ``full`` (full fine-tuning).
         init: how the factors start, see ``lora/init.py``.
         use_rslora: ``scaling = alpha / sqrt(r)`` (Kalajdzievski 2023, arXiv 2312.03732, §3).

@@ -15,4 +15,4 @@ METHODS: Registry[type[Any]] = Registry(
 )
 """Name -> subclass of ``Adapter``. What it cannot write as LoRA's two factors (``to_lora``) is not saved with an adapter."""
 WITHOUT_ADAPTERS = ("none", "full")
-"""``none`` trains the head alone (a linear probe), ``full`` trains every weight; both go through the same command."""
+"""``none`` trains the head alone, ``full`` trains every weight; both go through the same command."""

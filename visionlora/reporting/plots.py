@@ -40,9 +40,9 @@ LAYERS = 60
 
 @styled
 def accuracy_by(found: Sequence[Configuration], key: str = "lora.r", metric: str | None = None) -> Figure:
-    """A metric against a number of the config, the spread over seeds as bars; a probe and full fine-tuning as lines.
+    """A metric against a number of the config, the spread over seeds as bars; the head alone and full fine-tuning as lines.
 
-    Configurations that differ in ``key`` alone are joined by a line. Of several probes or full fine-tunings the best is drawn.
+    Configurations that differ in ``key`` alone are joined by a line. Of several such lines the best is drawn.
 
     Args:
         found: configurations.
@@ -53,7 +53,7 @@ def accuracy_by(found: Sequence[Configuration], key: str = "lora.r", metric: str
     figure = Figure(figsize=(0.7 * WIDTH, 3.3))
     axes = figure.subplots()
     drawn = [(c, y) for c in ranked(found, metric) if (y := c.summary(metric)) is not None]
-    lines = WITHOUT_RANK if any(c.method not in WITHOUT_RANK for c, _ in drawn) else ()  # a sweep of probes alone has points
+    lines = WITHOUT_RANK if any(c.method not in WITHOUT_RANK for c, _ in drawn) else ()  # a sweep of heads alone has points
     for method in lines:
         if best := next((y for c, y in drawn if c.method == method), None):
             axes.axhline(best.mean, linestyle="--", color=METHOD_COLOURS[method], label=f"{METHODS[method]}: {_written(best, metric)}")

@@ -29,7 +29,7 @@ NO_CONFIGURATION = (*NO_MATTER, "seed")
 """Keys in which the runs of one configuration may differ."""
 
 WITHOUT_ADAPTERS = ("lora.method", "lora.train_head", "lora.train_norm", "lora.train_bias")
-"""What counts of ``lora`` for a probe and full fine-tuning."""
+"""What counts of ``lora`` for the head alone and full fine-tuning."""
 
 VALUES_SHOWN = 4
 """Values of a version or machine that a sentence names."""
@@ -77,7 +77,7 @@ class Configuration:
 
     @property
     def method(self) -> str:
-        """``none`` (a probe), ``norm``, ``full`` or how it adapts."""
+        """``none`` (the head alone), ``norm``, ``full`` or how it adapts."""
         config = self.runs[0].config
         method = str(config.get("lora.method", "lora"))
         return "norm" if method == "none" and config.get("lora.train_norm") else method

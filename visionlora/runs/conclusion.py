@@ -32,7 +32,7 @@ def conclusion(task: Task, results: Mapping[str, Any], curves: Curves, folder: P
     if more_epochs:
         following = f"python -m visionlora.train again={run} trainer.max_epochs={more_epochs}"
     elif not better and results.get("method") != "none":
-        following = f"python -m visionlora.train again={run} lora=none   (a linear probe to compare with; or a lower optim.lr)"
+        following = f"python -m visionlora.train again={run} lora=none   (the head alone, to compare with; or a lower optim.lr)"
     else:
         following = f"python -m visionlora.evaluate run={run}   (where it fails, with a page of the mistakes)"
     sentences = [compared, task.doubts(results), course, f"Next: {following}"]
