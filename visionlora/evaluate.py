@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.cli.command import run_command
+from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
 from visionlora.evaluation.config import EvaluateConfig
 from visionlora.runs.data import data_config
@@ -39,6 +40,8 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for run, its_data in zip(runs, configs, strict=True):
         predictor, data = measure.open_run(run, its_data, own_data)
+        if config.temperature and not data.task.calibrates:
+            raise UserError(f"temperature=true is for classifiers; the task of {run.path} is {data.task.name}.")
         found = measure.outcome(predictor, data, config.split)
         metrics = found.metrics()
         if config.temperature:

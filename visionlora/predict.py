@@ -74,7 +74,8 @@ def _workers(config: PredictConfig, pictures: int) -> int:
 
 def _row(run: str, p: Prediction, topk: int, several: bool) -> dict[str, Any]:
     """Path and error, then the columns of the task."""
-    return ({"run": run} if several else {}) | {"path": p.path, "error": p.error or None} | p.row(topk)
+    own: dict[str, Any] = ({"run": run} if several else {}) | {"path": p.path, "error": p.error or None}
+    return own | {key: value for key, value in p.row(topk).items() if key not in own}
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ COMMANDS = {
     "train": "fine-tune a backbone and write a run folder",
     "plan": "what that will take in memory, time and disk: the same settings as train",
     "evaluate": "measure a finished run: run=DIR",
-    "predict": "classify images with a finished run: run=DIR input=FILE_OR_FOLDER",
+    "predict": "what a finished run says of images: run=DIR input=FILE_OR_FOLDER",
     "explain": "what a run looks at, and where it changed the network: run=DIR",
     "export": "hand a finished run on: run=DIR format=timm|onnx|…",
     "compress": "int8 and pruning, measured: run=DIR",

@@ -30,6 +30,7 @@ from visionlora.runs.claim import claimed
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.folder import RunFolder
 from visionlora.tasks.measures import higher_is_better
+from visionlora.tasks.registry import kind_of
 from visionlora.training.run import run
 
 STUDY = "study.journal"
@@ -72,7 +73,7 @@ def run_study(config: SearchConfig, folder: Path) -> dict[str, Any]:
         raise UserError("visionlora.search runs its trials in one process each; leave trainer.strategy at auto.")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     metric = config.metric
-    study = open_study(wanted, metric, common, folder, config.seed)
+    study = open_study(wanted, config.task, metric, common, folder, config.seed)
     left = wanted.trials - len(study.get_trials(states=ENDED))
     if left > 0:
         study.optimize(
@@ -86,7 +87,7 @@ def run_study(config: SearchConfig, folder: Path) -> dict[str, Any]:
     return dict(study.best_params)
 
 
-def open_study(wanted: SpaceConfig, metric: str, common: list[str], folder: Path, seed: int) -> optuna.Study:
+def open_study(wanted: SpaceConfig, task: dict[str, Any], metric: str, common: list[str], folder: Path, seed: int) -> optuna.Study:
     """The study of the folder, a new one or that of an earlier call.
 
     Raises:
@@ -98,7 +99,7 @@ def open_study(wanted: SpaceConfig, metric: str, common: list[str], folder: Path
         study_name="visionlora",
         storage=storage,
         load_if_exists=True,
-        direction="maximize" if higher_is_better(metric) else "minimize",
+        direction="maximize" if higher_is_better(metric, kind_of(task)) else "minimize",
         sampler=optuna.samplers.TPESampler(seed=seed + begun, n_startup_trials=wanted.startup),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=wanted.startup) if wanted.prune else optuna.pruners.NopPruner(),
     )

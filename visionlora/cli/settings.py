@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.conf import HydraConf
@@ -50,9 +51,19 @@ NEEDED = {
 
 def named(words: Sequence[str]) -> list[str]:
     """``words`` with ``task.name=NAME`` in place of ``task=NAME`` for a task that has no file, as an installed package brings it."""
-    own_files = any(word.startswith(("--config-dir", "-cd")) for word in words)
-    brought = {f"task={name}" for name in TASKS if name not in options("task")} if not own_files else set()
-    return [word.replace("=", ".name=", 1) if word in brought else word for word in words]
+    folders = [
+        word.partition("=")[2] or after
+        for word, after in zip(words, [*words, ""][1:], strict=True)
+        if word.startswith(("--config-dir", "-cd"))
+    ]
+    own = {file.stem for folder in folders for file in Path(folder, "task").glob("*.yaml")}
+    brought = {name for name in TASKS if name not in options("task")} - own
+
+    def of_a_package(word: str) -> bool:
+        key, _, names = word.partition("=")
+        return key == "task" and bool(brought & {*names.split(",")})
+
+    return [word.replace("=", ".name=", 1) if of_a_package(word) else word for word in words]
 
 
 def prepared(command: str, words: Sequence[str]) -> CommandLine:

@@ -11,6 +11,7 @@ from visionlora.common.errors import did_you_mean, nearest
 from visionlora.runs.config import OPTIMIZERS
 
 WORDS: dict[str, tuple[str, ...]] = {
+    "task_type": ("task",),
     "accum": ("trainer.accumulate_grad_batches",),
     "accum_steps": ("trainer.accumulate_grad_batches",),
     "amp": ("trainer.precision=bf16-mixed",),
@@ -131,7 +132,6 @@ REMARKS = {
     "shuffle": "training images are shuffled always, by the seed",
     "freeze": "the backbone is frozen but for its LoRA updates; lora=none trains the head alone, lora=full everything",
     "freeze_backbone": "the backbone is frozen but for its LoRA updates; lora=none trains the head alone, lora=full everything",
-    "task_type": "it is always image classification",
     "criterion": "the loss is the task's, for classes cross-entropy (optim.label_smoothing softens it)",
     "loss": "the loss is the task's, for classes cross-entropy (optim.label_smoothing softens it)",
 }

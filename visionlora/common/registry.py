@@ -58,7 +58,7 @@ class Registry(Mapping[str, T]):
             UserError: there is none.
         """
         if name not in self:
-            raise UserError(f"{self.key}={name} is unknown; it is one of {', '.join(self)}.{did_you_mean(name, self)}")
+            raise UserError(f"{self.key}={name[:80]} is unknown; it is one of {', '.join(self)}.{did_you_mean(name, self)}")
 
     def __getitem__(self, name: str) -> T:
         """What the name stands for.

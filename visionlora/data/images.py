@@ -48,7 +48,7 @@ class Images:
     def of_arrays(cls, arrays: np.ndarray, labels: Sequence[Any], prefix: str = "") -> Self:
         """Images in memory."""
         return cls(
-            [label.item() if isinstance(label, np.generic) else label for label in labels],
+            [label.item() if hasattr(label, "item") else label for label in labels],
             [f"{prefix}{i}" for i in range(len(labels))],
             (),
             arrays,

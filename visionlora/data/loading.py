@@ -38,34 +38,34 @@ class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut]):
 
     def __init__(
         self,
-        pictures: Images,
+        images: Images,
         transform: Transform,
         channels: int,
         targets: Callable[[Sequence[Any]], Tensor],
         unreadable: Unreadable | None = None,
     ) -> None:
-        self.pictures, self.transform, self.channels, self.targets = pictures, transform, channels, targets
+        self.images, self.transform, self.channels, self.targets = images, transform, channels, targets
         self.unreadable: Unreadable = {} if unreadable is None else unreadable
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, item: tuple[int, int] | int) -> tuple[Tensor, Any] | LeftOut:
         index, seed = item if isinstance(item, tuple) else (item, item)
         try:
-            image = self.pictures.open(index, self.channels, self.transform.detail)
+            image = self.images.open(index, self.channels, self.transform.detail)
         except UnreadableError as error:
             return LeftOut(index, error.why)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self.transform(image), self.pictures.labels[index]
+            return self.transform(image), self.images.labels[index]
 
     def batch(self, items: Sequence[tuple[Tensor, Any] | LeftOut]) -> tuple[Tensor, Tensor, list[LeftOut]]:
         """``(uint8 (N, C, H, W), targets (N, ...), left out)``; N is smaller by what could not be read, and may be 0."""
         left_out = [item for item in items if isinstance(item, LeftOut)]
         shown = [item for item in items if not isinstance(item, LeftOut)]
         if not shown:
-            return torch.empty(0, self.channels, 1, 1, dtype=torch.uint8), self.targets(self.pictures.labels[:1])[:0], left_out
+            return torch.empty(0, self.channels, 1, 1, dtype=torch.uint8), self.targets(self.images.labels[:1])[:0], left_out
         return default_collate([image for image, _ in shown]), self.targets([label for _, label in shown]), left_out
 
 
@@ -93,7 +93,7 @@ class FileLoader(LateLoader):
         training = getattr(self.sampler, "shuffle", True)
         for images, labels, left_out in super().__iter__():
             for place, why in left_out:
-                dataset.unreadable[dataset.pictures.names[place]] = why
+                dataset.unreadable[dataset.images.names[place]] = why
             if training or len(labels):
                 yield images, labels
 

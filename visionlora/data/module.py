@@ -164,12 +164,12 @@ class ImageData(L.LightningDataModule):
 
     def sample_dataloader(self, per_group: int) -> DataLoader[Any]:
         """Evaluation views of the first ``per_group`` training images of each group of the task (class), the groups in turn; where the task
-        has no groups, of as many images for each output.
+        has no groups, of images spread evenly over the part, as many for each output.
         """
         train = self.parts["train"]
         groups = self.task.groups(train.labels)
         if groups is None:
-            return self._eval_loader(train.subset(range(min(per_group * self.task.outputs, len(train)))))
+            return self._eval_loader(train.subset(range(0, len(train), max(len(train) // (per_group * self.task.outputs), 1))))
         seen: Counter[int] = Counter()
         turns = []
         for index, group in enumerate(groups):

@@ -1,4 +1,4 @@
-"""Splitting off what a source lacks: stratified, seeded, the same on every run, and on record."""
+"""Splitting off what a source lacks: stratified, seeded, the same on every run; a run keeps it as ``split.json`` (``runs/folder.py``)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
             kept, held_out = train_test_split(range(len(train)), test_size=share, stratify=groups, random_state=config.split_seed)
         except ValueError:
             group, count = min(Counter(groups).items(), key=lambda item: item[1]) if groups else (None, len(train))
-            few = f" so that every class is in both: class {task.in_words(group)!r} has {count}" if groups else ""
+            few = f" so that every {task.group_word} is in both: {task.group_word} {task.in_words(group)!r} has {count}" if groups else ""
             raise UserError(
                 f"cannot split {share:.0%} off {len(train)} images for {part}{few}; add images, or change data.{part}_fraction (0 for"
                 " none)."
@@ -64,9 +64,11 @@ def _few(train: Images, config: DataConfig, task: Task) -> Images:
         if taken[groups[index]] < config.per_class:
             taken[groups[index]] += 1
             kept.append(index)
-    for group in sorted(set(groups)):
+    for group in task.every_group(train.labels):
         if taken[group] < config.per_class:
-            raise UserError(f"data.per_class={config.per_class}: class {task.in_words(group)!r} has {taken[group]} training images.")
+            raise UserError(
+                f"data.per_class={config.per_class}: {task.group_word} {task.in_words(group)!r} has {taken[group]} training images."
+            )
     return train.subset(sorted(kept))
 
 

@@ -51,14 +51,14 @@ def open_run(run: RunFolder, config: DataConfig, own_data: bool = True) -> tuple
         own_data: it is the run's own, split as the run split it.
 
     Raises:
-        UserError: the data is not there, or has other classes.
+        UserError: the data is not there, or has other outputs.
     """
     predictor = load(run.path)
     data = ImageData(config, record=run.read_split() if own_data else None, task=predictor.task.section())
     if data.task.names != predictor.task.names:
         differ = sorted(set(data.task.names) ^ set(predictor.task.names))
         which = f"{', '.join(differ[:5])} is in one of them only" if differ else "they come in another order"
-        raise UserError(f"the data's {predictor.task.names_words} are not the run's: {which}.")
+        raise UserError(f"the data's {predictor.task.output_words[1]} are not the run's: {which}.")
     data.prepare_for(predictor.preprocessing)
     if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()) is not None:
         predictor.model.to(device)

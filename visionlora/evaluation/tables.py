@@ -45,7 +45,7 @@ def print_comparison(rows: Sequence[Compared]) -> None:
         table.add_column(escape(row.name), justify="right", overflow="fold")
     metrics = [row.outcome.metrics() for row in rows]
     lines: dict[str, list[str]] = {}
-    for measure in task.measures:
+    for measure in task.every_measure():
         if measure.spread and f"{split}/{measure.key}" in metrics[0]:
             lines[measure.short or measure.words] = [in_words(measure.key, m[f"{split}/{measure.key}"], task) for m in metrics]
         if measure == task.lead() and all(row.outcome.interval() for row in rows):

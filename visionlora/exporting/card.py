@@ -21,7 +21,7 @@ def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:
     Args:
         facts: of the model.
         format_: of the export.
-        code: Python that classifies an image with it.
+        code: Python that predicts for an image with it.
         run: a finished run, for its results and data; ``None`` for a model that was trained elsewhere.
     """
     weights, licence = _weights(facts)
@@ -34,7 +34,7 @@ def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:
         f"{facts.task.described(facts.classes, facts.num_classes)}: {facts.name}. {_trained(facts, run)} Format: `{format_}`.",
         *(["## Results", _table(facts.task, _results(run))] if run is not None else []),
         "## How to use",
-        f"In this folder, with a picture of yours as `{PICTURE}`:" if PICTURE in code else "In this folder:",
+        f"In this folder, with an image of yours as `{PICTURE}`:" if PICTURE in code else "In this folder:",
         f"```python\n{code}\n```",
         "## Preparing an image",
         _prepared(facts),
@@ -43,7 +43,7 @@ def card(facts: Facts, format_: str, code: str, run: RunFolder | None) -> str:
         weights,
         "## Limits",
         f"{facts.task.limits()}"
-        f"{' It was measured on pictures like those it was trained on; measure' if run is not None else ' Measure'} it on yours before"
+        f"{' It was measured on images like those it was trained on; measure' if run is not None else ' Measure'} it on yours before"
         " relying on it. The licence of the training data is not recorded here.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -116,10 +116,7 @@ def _data(run: RunFolder) -> str:
 
 
 def _table(task: type[Task], results: dict[str, Any]) -> str:
-    names = {f"test/{m.key}": m.short or m.words for m in task.measures} | {
-        "test/loss": task.loss_words,
-        f"val/{task.lead().key}": "validation",
-    }
+    names = {f"test/{m.key}": m.short or m.words for m in task.every_measure()} | {f"val/{task.lead().key}": "validation"}
     rows = [f"| {name} | {results[key]:.4f} |" for key, name in names.items() if key in results]
     return "\n".join(["| | |", "|---|---:|", *rows])
 

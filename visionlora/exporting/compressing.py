@@ -40,15 +40,25 @@ LATENCY_ROUNDS = 15
 
 @dataclass(frozen=True)
 class Compressed:
-    """One row: ``score`` is the leading ``measure`` with its 95 % interval, ``bytes`` of the file, ``zipped`` of the same under gzip (what
-    zeros save), ``ms_1`` and ``ms_32`` milliseconds of a batch of 1 and of 32.
+    """One row of the table.
+
+    Args:
+        name: of the model.
+        measure: the leading one of the task.
+        score: what it is.
+        low: the lower end of its 95 % interval; ``None`` where there is none.
+        high: the upper end.
+        bytes: of the file.
+        zipped: of the same under gzip, which is what zeros save.
+        ms_1: milliseconds of a batch of 1.
+        ms_32: milliseconds of a batch of 32.
     """
 
     name: str
     measure: Measure
     score: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     bytes: int
     zipped: int
     ms_1: float
@@ -158,7 +168,7 @@ def _measured(files: dict[str, Path], data: ImageData, split: str) -> list[Compr
         content = path.read_bytes()
         lead = data.task.lead()
         score = found.metrics()[f"{split}/{lead.key}"]
-        low, high = found.interval() or (score, score)
+        low, high = found.interval() or (None, None)
         rows.append(
             Compressed(name, lead, score, low, high, len(content), len(gzip.compress(content, 6)), latency[1][name], latency[32][name])
         )

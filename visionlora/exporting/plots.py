@@ -19,7 +19,11 @@ def compressed(rows: Sequence[Compressed]) -> Figure:
     figure = Figure(figsize=(WIDTH, 3))
     scores, size, latency = figure.subplots(1, 3)
     places, names = range(len(rows)), [short(row.name, 18) for row in rows]
-    errors = [[row.score - row.low for row in rows], [row.high - row.score for row in rows]]
+    bounds = [(row.score if row.low is None else row.low, row.score if row.high is None else row.high) for row in rows]
+    errors = [
+        [row.score - low for row, (low, _) in zip(rows, bounds, strict=True)],
+        [high - row.score for row, (_, high) in zip(rows, bounds, strict=True)],
+    ]
     scores.errorbar(places, [row.score for row in rows], yerr=errors, fmt="o", color=BLUE, label="95 % interval")
     scores.set(ylabel=rows[0].measure.words, xlim=(-0.6, len(rows) - 0.4))
     if rows[0].measure.share:

@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from visionlora.common.console import console
-from visionlora.tasks.measures import in_words
 
 if TYPE_CHECKING:
     from visionlora.exporting.compressing import Compressed
@@ -30,10 +29,11 @@ def print_compressed(rows: Sequence[Compressed]) -> None:
     """One model a row; the first is what the others are compared with."""
     table = Table(title="In onnxruntime", title_justify="left")
     measure = rows[0].measure
+    format_ = "{:.1%}".format if measure.share else "{:.3f}".format
     for column in ("", measure.short or measure.words, "95 %", "MB", "zipped MB", "ms, 1", "ms, 32"):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
         sizes = [f"{row.bytes / 1e6:.2f} ({row.bytes / rows[0].bytes:.2f} ×)", f"{row.zipped / 1e6:.2f}"]
-        score, low, high = (in_words(measure.key, value) for value in (row.score, row.low, row.high))
-        table.add_row(row.name, score, f"{low}–{high}", *sizes, f"{row.ms_1:.1f}", f"{row.ms_32:.0f}")
+        score, *bounds = ("" if value is None else format_(value) for value in (row.score, row.low, row.high))
+        table.add_row(row.name, score, "–".join(filter(None, bounds)), *sizes, f"{row.ms_1:.1f}", f"{row.ms_32:.0f}")
     console.print(table)

@@ -30,7 +30,7 @@ class Companions:
 
 @dataclass
 class Attached:
-    """What is kept.
+    """The object that is kept on a model.
 
     Args:
         companions: of each adapter, by its name.

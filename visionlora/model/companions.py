@@ -81,7 +81,7 @@ def write(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def beside(model: nn.Module, values: Mapping[str, Tensor]) -> set[str]:
-    """The keys that are not of the head."""
+    """Those of the given state-dict keys that belong to no part of the head."""
     below = tuple(h + "." for h in find_head(model))
     return {key for key in values if not key.startswith(below)}
 

@@ -14,9 +14,9 @@ from visionlora.common.errors import UserError
 from visionlora.common.labels import METHODS
 from visionlora.common.rows import is_number, shown
 from visionlora.reporting.plots import beside, pareto
-from visionlora.reporting.runs import Configuration, leading, made_differently, spread_in_words
-from visionlora.reporting.summary import Summary
+from visionlora.reporting.runs import Configuration, leading, made_differently, spread_in_words, written
 from visionlora.tasks.measures import higher_is_better, is_share, label
+from visionlora.tasks.task import Task
 
 try:
     import plotly.graph_objects as go
@@ -35,9 +35,9 @@ COSTS = {
 
 def columns(ranked: Sequence[Configuration]) -> dict[str, tuple[str, str]]:
     """The numbers of the table by key: the leading measure on the validation part, all measures on the test part, costs."""
-    task = ranked[0].runs[0].task
+    task = ranked[0].task
     found = {f"val/{task.lead().key}": ("validation", "share" if task.lead().share else "number")}
-    for measure in task.measures:
+    for measure in task.every_measure():
         if measure.spread:
             heading = f"test {measure.short or measure.words}" if measure == task.lead() else measure.short or measure.words
             found[f"test/{measure.key}"] = (heading, "share" if measure.share else "number")
@@ -53,7 +53,7 @@ def page(ranked: Sequence[Configuration], metric: str, command: str) -> str:
         command: what trains the best one again.
     """
     title = f"{len(ranked)} configurations, {sum(len(c.runs) for c in ranked)} runs"
-    what = label(metric)
+    task = ranked[0].task
     figures = [
         _figure("by-parameters", against(ranked, metric, "params/trainable", "trained parameters", log=True)),
         _figure("by-seconds", against(ranked, metric, "seconds/fit", "seconds of training", front=True)),
@@ -63,8 +63,8 @@ def page(ranked: Sequence[Configuration], metric: str, command: str) -> str:
     table = {"columns": _columns(ranked), "rows": [_row(number, c) for number, c in enumerate(ranked, 1)]}
     words = {
         "TITLE": html.escape(title),
-        "METRIC": html.escape(what),
-        "BEST": html.escape(_text(metric, ranked[0].summary(metric))),
+        "METRIC": html.escape(label(metric, task)),
+        "BEST": html.escape(written(ranked[0].summary(metric), metric, task)),
         "COMMAND": html.escape(command),
         "NOTE": html.escape(_note(ranked, metric)),
         "FIGURES": _in_script(figures),
@@ -94,7 +94,7 @@ def against(ranked: Sequence[Configuration], metric: str, key: str, title: str, 
     figure = go.Figure()
     points = [(c, x, y) for c in ranked if (x := c.summary(key)) is not None and (y := c.summary(metric)) is not None]
     if front and points:
-        edge = pareto([(x.mean, y.mean) for _, x, y in points], lower=not higher_is_better(metric))
+        edge = pareto([(x.mean, y.mean) for _, x, y in points], lower=not higher_is_better(metric, ranked[0].task))
         line = {"shape": "hv", "color": "#222", "width": 1}
         figure.add_scatter(x=[x for x, _ in edge], y=[y for _, y in edge], mode="lines", name="Pareto front", line=line)
     for method in dict.fromkeys(c.method for c, _, _ in points):
@@ -118,7 +118,7 @@ def against(ranked: Sequence[Configuration], metric: str, key: str, title: str, 
     if log and points and min(x.mean for _, x, _ in points) > 0:
         places, words = log_ticks([x.mean for _, x, _ in points])
         figure.update_xaxes(type="log", tickvals=places, ticktext=words)
-    return _styled(figure, metric)
+    return _styled(figure, metric, ranked[0].task)
 
 
 def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
@@ -156,11 +156,11 @@ def curves(ranked: Sequence[Configuration], metric: str) -> go.Figure:
     longest = max((x[-1] for _, (x, _) in found), default=1)
     figure.update_xaxes(title="epoch", dtick=1 if longest <= 12 else None)
     named_ones = len(ranked) if len(ranked) <= len(PALETTE) else 0
-    return _styled(figure, key).update_layout(showlegend=named_ones > 0, height=380 + 20 * named_ones)
+    return _styled(figure, key, ranked[0].task).update_layout(showlegend=named_ones > 0, height=380 + 20 * named_ones)
 
 
-def _styled(figure: go.Figure, metric: str) -> go.Figure:
-    figure.update_yaxes(title=label(metric), tickformat=".3~%" if is_share(metric) else None)  # 67.5 %, not 68 %
+def _styled(figure: go.Figure, metric: str, task: type[Task]) -> go.Figure:
+    figure.update_yaxes(title=label(metric, task), tickformat=".3~%" if is_share(metric, task) else None)  # 67.5 %, not 68 %
     return figure.update_layout(
         template="plotly_white", margin={"l": 60, "r": 20, "t": 20, "b": 50}, height=380, hovermode="closest",
         legend={"orientation": "h", "yanchor": "top", "y": -0.2, "font": {"size": 11}}, font={"family": "system-ui, sans-serif"},
@@ -175,7 +175,7 @@ def _hover(c: Configuration, metric: str) -> str:
     lines = [html.escape(f"{key}={shown(value)}") for key, value in c.changed.items()] or [html.escape(c.name)]
     for key, (heading, _) in columns([c]).items():
         if key == metric or key in ("params/trainable", "seconds/fit", "memory/peak_mib"):
-            lines.append(f"{heading}: {_text(key, c.summary(key))}")
+            lines.append(f"{heading}: {written(c.summary(key), key, c.task)}")
     return "<br>".join([*lines, f"{len(c.runs)} runs"])
 
 
@@ -196,18 +196,12 @@ def _row(number: int, c: Configuration) -> dict[str, Any]:
     for key in columns([c]):
         if (found := c.summary(key)) is not None:
             row[key] = found.mean
-            row[f"{key}±"] = str(found).partition(" ")[2]  # what follows the mean
+            row[f"{key}±"] = written(found, key, c.task).partition(" ")[2]  # what follows the mean
     return row
 
 
-def _text(metric: str, summary: Summary | None) -> str:
-    if summary is None:
-        return ""
-    return str(summary) if is_share(metric) else summary.written("{:,.4g}".format)
-
-
 def _note(ranked: Sequence[Configuration], metric: str) -> str:
-    parts = [f"Ranked by {label(metric)}.", *spread_in_words(ranked)]
+    parts = [f"Ranked by {label(metric, ranked[0].task)}.", *spread_in_words(ranked)]
     if metric.startswith("test/") and len(ranked) > 1:
         parts.append("Ranked on the test set, the best is a little too good: choose by validation (data.val_fraction) where you can.")
     return " ".join([*parts, made_differently([run for c in ranked for run in c.runs])]).strip()

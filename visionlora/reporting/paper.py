@@ -17,6 +17,7 @@ from visionlora.reporting.plots import accuracy_against, accuracy_by
 from visionlora.reporting.runs import Configuration, leading, spread_in_words
 from visionlora.reporting.significance import Comparison, compare
 from visionlora.tasks.measures import has_spread, higher_is_better, is_share, label
+from visionlora.tasks.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,12 +48,17 @@ class PaperTable:
     comparisons: dict[int, Comparison]
 
     @property
+    def task(self) -> type[Task]:
+        """What the runs were trained for."""
+        return self.ranked[0].task
+
+    @property
     def notes(self) -> list[str]:
         """What a reader has to know, a sentence each."""
         said = spread_in_words(self.ranked)
         if self.baseline is not None:
             tests = " or ".join(sorted({one.test for one in self.comparisons.values()}))
-            against = f"{label(self.metric)} against {self.baseline.title}"
+            against = f"{label(self.metric, self.task)} against {self.baseline.title}"
             said.append(
                 f"p: {tests} of the {against}, two-sided, corrected for {len(self.comparisons)} comparisons (Holm); * below {SIGNIFICANT}."
                 if tests
@@ -71,7 +77,8 @@ class PaperTable:
         except ModuleNotFoundError:
             raise UserError('the table is made by pandas; install it with: pip install "visionlora[report]"') from None
         cells = {
-            heading(key): [" ".join(self._cell(key, number, c).split()) for number, c in enumerate(self.ranked)] for key in self.columns
+            heading(key, self.task): [" ".join(self._cell(key, number, c).split()) for number, c in enumerate(self.ranked)]
+            for key in self.columns
         }
         return pd.DataFrame(cells, dtype="object")
 
@@ -82,9 +89,9 @@ class PaperTable:
         for key in self.columns:
             means = [None if (found := c.summary(key)) is None else found.mean for c in self.ranked]
             known = [mean for mean in means if mean is not None]
-            if has_spread(key) and len(known) > 1:
-                best = number(key, max(known) if higher_is_better(key) else min(known))
-                marks[heading(key)] = [mean is not None and number(key, mean) == best for mean in means]
+            if has_spread(key, self.task) and len(known) > 1:
+                best = number(key, self.task, max(known) if higher_is_better(key, self.task) else min(known))
+                marks[heading(key, self.task)] = [mean is not None and number(key, self.task, mean) == best for mean in means]
         return marks
 
     def markdown(self) -> str:
@@ -103,7 +110,7 @@ class PaperTable:
             hrules=True,
             position_float="centering",
             column_format="".join("l" if self._is_text(key) else "r" for key in self.columns),
-            caption=_for_latex(" ".join([f"Ranked by {label(self.metric)}.", *self.notes])),
+            caption=_for_latex(" ".join([f"Ranked by {label(self.metric, self.task)}.", *self.notes])),
             label="tab:visionlora",
         )  # fmt: skip
         return f"% in the preamble: \\usepackage{{booktabs}}\n{text}"
@@ -119,7 +126,11 @@ class PaperTable:
             one = self.comparisons.get(number_of_row)
             return "" if one is None else _p(one.p)
         if (found := c.summary(key)) is not None:
-            return found.written(lambda value: number(key, value)) if has_spread(key) else number(key, found.mean)
+            return (
+                found.written(lambda value: number(key, self.task, value))
+                if has_spread(key, self.task)
+                else number(key, self.task, found.mean)
+            )
         value = c.runs[0].config.get(key)
         return "" if value is None else str(value) if isinstance(value, str) else shown(value)
 
@@ -127,7 +138,7 @@ class PaperTable:
         row: dict[str, Any] = {"configuration": c.title, "name": c.name, "n": len(c.runs)}
         for key in self.columns:
             if (found := c.summary(key)) is not None:
-                row |= {key: found.mean} | ({f"{key} low": found.low, f"{key} high": found.high} if has_spread(key) else {})
+                row |= {key: found.mean} | ({f"{key} low": found.low, f"{key} high": found.high} if has_spread(key, self.task) else {})
             elif key not in OWN:
                 row[key] = c.runs[0].config.get(key)
         if self.baseline is not None:
@@ -203,16 +214,16 @@ def write_paper(table: PaperTable, folder: Path) -> None:
         save(accuracy_by(table.ranked, key, table.metric), inside(folder, f"by_{name}.png"))
 
 
-def heading(key: str) -> str:
+def heading(key: str, task: type[Task]) -> str:
     """The heading of a column, with its unit."""
-    return f"{label(key)}, %" if is_share(key) else label(key)
+    return f"{label(key, task)}, %" if is_share(key, task) else label(key, task)
 
 
-def number(key: str, value: float) -> str:
-    """A figure as it stands in the table."""
-    if is_share(key):
+def number(key: str, task: type[Task], value: float) -> str:
+    """A number as it stands in the table."""
+    if is_share(key, task):
         return f"{100 * value:.1f}"
-    if has_spread(key):
+    if has_spread(key, task):
         return f"{value:.3f}"
     return f"{value:,.1f}" if key.startswith("seconds/") else f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"
 

@@ -25,7 +25,7 @@ from visionlora.common.drawing import (
 )
 from visionlora.common.labels import METHODS
 from visionlora.common.rows import is_number, shown
-from visionlora.reporting.runs import Configuration, in_words, leading, ranked
+from visionlora.reporting.runs import Configuration, in_words, leading, ranked, written
 from visionlora.reporting.summary import Summary
 from visionlora.tasks.measures import higher_is_better, is_share, label
 
@@ -49,14 +49,16 @@ def accuracy_by(found: Sequence[Configuration], key: str = "lora.r", metric: str
         key: with numbers, such as ``lora.r``, ``lora.alpha`` or ``optim.lr``.
         metric: a key of ``results.json``; by default what leads the task, on the test part.
     """
-    metric = metric or leading(found)
+    metric, task = metric or leading(found), found[0].task if found else None
     figure = Figure(figsize=(0.7 * WIDTH, 3.3))
     axes = figure.subplots()
     drawn = [(c, y) for c in ranked(found, metric) if (y := c.summary(metric)) is not None]
     lines = WITHOUT_RANK if any(c.method not in WITHOUT_RANK for c, _ in drawn) else ()  # a sweep of heads alone has points
     for method in lines:
         if best := next((y for c, y in drawn if c.method == method), None):
-            axes.axhline(best.mean, linestyle="--", color=METHOD_COLOURS[method], label=f"{METHODS[method]}: {_written(best, metric)}")
+            axes.axhline(
+                best.mean, linestyle="--", color=METHOD_COLOURS[method], label=f"{METHODS[method]}: {written(best, metric, found[0].task)}"
+            )
             if best.high > best.low:
                 axes.axhspan(best.low, best.high, color=METHOD_COLOURS[method], alpha=0.1, linewidth=0)
     series: dict[str, list[tuple[float, Summary]]] = {}
@@ -74,8 +76,8 @@ def accuracy_by(found: Sequence[Configuration], key: str = "lora.r", metric: str
         _points(axes, [x for x, _ in points], [y for _, y in points], linestyle="-" if joined else "", **look)
     if places := [x for points in series.values() for x, _ in points]:
         numbers(axes.xaxis, places)
-    axes.set(xlabel=label(key), ylabel=label(metric))
-    if is_share(metric):
+    axes.set(xlabel=label(key), ylabel=label(metric, task))
+    if is_share(metric, task):
         percent(axes.yaxis)
     legend_below(figure, axes, columns=2)
     return figure
@@ -90,7 +92,7 @@ def accuracy_against(found: Sequence[Configuration], cost: str = "params/trainab
         cost: a key of ``results.json``.
         metric: another one; by default what leads the task, on the test part.
     """
-    metric = metric or leading(found)
+    metric, task = metric or leading(found), found[0].task if found else None
     figure = Figure(figsize=(0.7 * WIDTH, 3.3))
     axes = figure.subplots()
     points = [(c, x, y) for c in found if (x := c.summary(cost)) is not None and (y := c.summary(metric)) is not None]
@@ -100,12 +102,12 @@ def accuracy_against(found: Sequence[Configuration], cost: str = "params/trainab
         _points(axes, [x.mean for _, x, _ in chosen], [y for _, _, y in chosen], linestyle="", **look)
         for c, x, y in chosen:
             label_point(axes, beside(c, found), (x.mean, y.mean))
-    edge = pareto([(x.mean, y.mean) for _, x, y in points], lower=not higher_is_better(metric))
+    edge = pareto([(x.mean, y.mean) for _, x, y in points], lower=not higher_is_better(metric, task))
     axes.step([x for x, _ in edge], [y for _, y in edge], where="post", color=BLACK, linewidth=0.8, zorder=1, label="Pareto front")
     if points:
         costs(axes.xaxis, [x.mean for _, x, _ in points])
-    axes.set(xlabel=label(cost), ylabel=label(metric))
-    if is_share(metric):
+    axes.set(xlabel=label(cost), ylabel=label(metric, task))
+    if is_share(metric, task):
         percent(axes.yaxis)
     legend_below(figure, axes)
     return figure
@@ -162,7 +164,3 @@ MARKED = 40
 def _points(axes: Axes, x: Sequence[float], y: Sequence[Summary], **look: Any) -> None:
     bars = [[s.mean - s.low for s in y], [s.high - s.mean for s in y]]
     axes.errorbar(x, [s.mean for s in y], yerr=bars, elinewidth=0.9, zorder=3, **look)
-
-
-def _written(summary: Summary, metric: str) -> str:
-    return str(summary) if is_share(metric) else summary.written("{:.4g}".format)

@@ -19,7 +19,7 @@ from visionlora.runs.config import OWN
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.identity import NO_MATTER, WITHOUT_FILES, flatten
 from visionlora.runs.log import Curves, curves_of_finished
-from visionlora.tasks.measures import higher_is_better, is_share, label
+from visionlora.tasks.measures import has_spread, higher_is_better, is_share, label
 from visionlora.tasks.registry import kind_of
 from visionlora.tasks.task import Task
 
@@ -45,8 +45,15 @@ class Run:
 
     @property
     def task(self) -> type[Task]:
-        """What it was trained for."""
-        return kind_of(self.results.get("task"))
+        """What it was trained for.
+
+        Raises:
+            UserError: no task of this name is installed.
+        """
+        try:
+            return kind_of(self.results.get("task"))
+        except UserError as error:
+            raise UserError(f"{self.path}: {error} A package that brings it may not be installed.") from None
 
     @functools.cached_property
     def curves(self) -> Curves:
@@ -76,6 +83,11 @@ class Configuration:
         return in_words(self.changed, self.method) or self.runs[0].path.name
 
     @property
+    def task(self) -> type[Task]:
+        """What its runs were trained for."""
+        return self.runs[0].task
+
+    @property
     def method(self) -> str:
         """``none`` (the head alone), ``norm``, ``full`` or how it adapts."""
         config = self.runs[0].config
@@ -88,7 +100,9 @@ class Configuration:
         numbers = [float(value) for value in values if is_number(value) and math.isfinite(value)]
         if not numbers or len(numbers) < len(values):
             return None
-        return Summary(tuple(numbers), *((0.0, 1.0) if is_share(key) else (0.0, math.inf)))
+        measured = has_spread(key, self.task) and not key.endswith("loss")
+        lowest = -math.inf if measured and not is_share(key, self.task) else 0.0
+        return Summary(tuple(numbers), lowest, 1.0 if is_share(key, self.task) else math.inf)
 
     def by_seed(self, key: str) -> dict[Any, float]:
         """A figure of each seed that has it."""
@@ -191,7 +205,14 @@ def ranking_metric(runs: Sequence[Run], asked: str | None) -> str:
 
 def leading(found: Sequence[Configuration], part: str = "test") -> str:
     """The key under which these configurations have the leading measure of their task."""
-    return f"{part}/{found[0].runs[0].task.lead().key}" if found else f"{part}/loss"
+    return f"{part}/{found[0].task.lead().key}" if found else f"{part}/loss"
+
+
+def written(summary: Summary | None, key: str, task: type[Task]) -> str:
+    """A summary as it is shown: shares in per cent, all else with four digits; ``""`` for none."""
+    if summary is None:
+        return ""
+    return str(summary) if is_share(key, task) else summary.written("{:,.4g}".format)
 
 
 def ranked(found: Iterable[Configuration], metric: str) -> list[Configuration]:
@@ -199,7 +220,7 @@ def ranked(found: Iterable[Configuration], metric: str) -> list[Configuration]:
 
     def score(configuration: Configuration) -> float:
         summary = configuration.summary(metric)
-        return -math.inf if summary is None else summary.mean if higher_is_better(metric) else -summary.mean
+        return -math.inf if summary is None else summary.mean if higher_is_better(metric, configuration.task) else -summary.mean
 
     return sorted(found, key=score, reverse=True)
 

@@ -66,13 +66,13 @@ def print_search(study: Study, metric: str, command: str, folder: Path) -> None:
 
 def print_ranking(ranked: Sequence[Configuration], metric: str, command: str, top: int) -> None:
     """The configurations, the best first, and the command that trains the best one again."""
-    from visionlora.reporting.runs import leading, spread_in_words
+    from visionlora.reporting.runs import leading, spread_in_words, written
 
     table = Table(title=f"{sum(len(c.runs) for c in ranked)} runs by {metric}", title_justify="left")
     for column in ("", "configuration", "seeds", "validation", "test", "parameters", "seconds"):
         table.add_column(column, justify="left" if column == "configuration" else "right", overflow="fold")
     for number, c in enumerate(ranked[:top], 1):
-        scores = [str(c.summary(leading([c], part)) or "") for part in ("val", "test")]
+        scores = [written(c.summary(key), key, c.task) for key in (leading([c], part) for part in ("val", "test"))]
         parameters, seconds = c.summary("params/trainable"), c.summary("seconds/fit")
         costs = [f"{parameters.mean:,.0f}" if parameters else "", f"{seconds.mean:.1f}" if seconds else ""]
         table.add_row(str(number), escape(c.name), str(len(c.runs)), *scores, *costs)

@@ -34,7 +34,7 @@ def conclusion(task: Task, results: Mapping[str, Any], curves: Curves, folder: P
     elif not better and results.get("method") != "none":
         following = f"python -m visionlora.train again={run} lora=none   (the head alone, to compare with; or a lower optim.lr)"
     else:
-        following = f"python -m visionlora.evaluate run={run}   (where it fails, with a page of the mistakes)"
+        following = f"python -m visionlora.evaluate run={run}   (where it is right and where it fails, image by image)"
     sentences = [compared, task.doubts(results), course, f"Next: {following}"]
     return " ".join(filter(None, sentences))
 

@@ -16,6 +16,7 @@ from visionlora.common.rows import is_number
 from visionlora.common.typed import check_known
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.provenance import is_provenance
+from visionlora.tasks.registry import USUAL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -184,6 +185,7 @@ class RunFolder:
         for name in ("model", "data", "lora", "optim"):
             if name not in values:
                 raise UserError(f"{self.config} is damaged: it has no section {name}.")
+        values.setdefault("task", {"name": USUAL})  # runs of earlier versions do not say it
         return values, re.findall(r"\w+\.\w+", text.partition("\n")[0]) if text.startswith(_BESIDE) else []
 
     def read_split(self) -> dict[str, list[str]] | None:

@@ -180,7 +180,7 @@ def load(run: str | Path) -> Predictor:
         run: a run folder, or its ``adapter`` folder alone where the backbone's weights can be had by name.
 
     Raises:
-        UserError: not a run, damaged, or its base cannot be had or has changed.
+        UserError: not a run, damaged, of a task that is not installed, or its base cannot be had or has changed.
     """
     path = Path(run)
     alone = (path / CARD).is_file()
@@ -191,6 +191,10 @@ def load(run: str | Path) -> Predictor:
     if not card:
         raise UserError(f"{folder / CARD} is missing or does not say which backbone the adapter is for.")
     info = read_info(card, folder)
+    try:
+        make_task(info.task, info.classes)
+    except UserError as error:
+        raise UserError(f"{folder / CARD}: {error} A package that brings it may not be installed.") from None
     base = run_folder.read_base() if run_folder else None
     if base is None and not info.reproducible:
         raise UserError(f"{folder}: the base weights of {info.spec.full_name} were random or a local file; load the whole run folder.")

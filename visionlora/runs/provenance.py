@@ -50,7 +50,7 @@ def fingerprints(base: str, parts: Mapping[str, Images]) -> dict[str, str]:
     digest = hashlib.sha256()
     for part in sorted(parts):
         digest.update(repr((part, sorted(zip(parts[part].names, parts[part].labels, strict=True)))).encode())
-    return {"fingerprint/base": base[:16], "fingerprint/images": digest.hexdigest()[:16]}
+    return {"fingerprint/base": base[:16], "fingerprint/pictures": digest.hexdigest()[:16]}
 
 
 def is_provenance(key: str) -> bool:

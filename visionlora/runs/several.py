@@ -34,7 +34,7 @@ def shared(runs: Sequence[str]) -> dict[str, Predictor]:
         runs: run folders, or adapter folders.
 
     Raises:
-        UserError: they are not of the same backbone, weights and preprocessing.
+        UserError: they are not of the same backbone, weights, preprocessing and task.
     """
     first = load(runs[0])
     if len(runs) == 1:
@@ -50,6 +50,8 @@ def shared(runs: Sequence[str]) -> dict[str, Predictor]:
             raise UserError(f"{run} is on another backbone than {runs[0]} ({other.info.spec.full_name}); predict with each by itself.")
         if other.preprocessing != first.preprocessing:
             raise UserError(f"{run} prepares its images otherwise than {runs[0]}; predict with each by itself.")
+        if other.task.section() != first.task.section():
+            raise UserError(f"{run} is of another task than {runs[0]} (task={other.task.name}); predict with each by itself.")
         infos[run] = other.info
         del other
     for number, run in enumerate(runs):

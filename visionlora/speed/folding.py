@@ -1,6 +1,7 @@
 """Make a model with frozen weights faster: a conv and the frozen norm after it become one conv, and weights are cast once.
 
 Parameters, state-dict keys and the adapters' meaning stay as they are; ``unfold`` gives every module its own class back.
+What a folded conv computes with is in ``lora/kernels/copies.py``, and what its norm does then in ``folded_norm.py``.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def without_test(task: type[Task], results: Mapping[str, Any]) -> str:
 
 
 def compared(task: type[Task], results: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether the leading measure is better on the test part than before, and that in a sentence."""
+    """Whether the leading measure is better on the test part than before, by however little, and that in a sentence."""
     lead, images = task.lead(), int(results.get("images/test", 0))
     before, after = results.get(f"test_before/{lead.key}"), results.get(f"test/{lead.key}")
     if not images or after is None:
@@ -31,5 +31,6 @@ def compared(task: type[Task], results: Mapping[str, Any]) -> tuple[bool, str]:
     if before is None:
         return True, f"{name} is {in_words(lead.key, after, task)} {on}."
     better = (after > before) if lead.higher else (after < before)
-    course = f"{name} went from {in_words(lead.key, before, task)} ({task.baseline_words}) to {in_words(lead.key, after, task)} {on}"
+    by = f" ({task.baseline_words})" if task.baseline_words else ""
+    course = f"{name} went from {in_words(lead.key, before, task)}{by} to {in_words(lead.key, after, task)} {on}"
     return better, f"{course}: {'better' if better else 'no better'} than before."

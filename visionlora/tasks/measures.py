@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from visionlora.common.errors import UserError
 from visionlora.common.labels import SETTINGS
 from visionlora.tasks.registry import TASKS
 
@@ -38,10 +40,8 @@ class Measure:
 
 PARTS = {"train": "training", "val": "validation", "test": "test", "test_before": "test, before,"}
 """Parts of the data, as they begin the names of what is measured on them, in words."""
-LOSS = Measure("loss", "loss", share=False, higher=False)
-"""What every task has."""
 COMMON = (
-    LOSS,
+    Measure("loss", "loss", share=False, higher=False),
     Measure("loss_step", "loss", share=False, higher=False),
     Measure("unreadable", "images that cannot be read", share=False, higher=False, spread=False),
 )
@@ -52,20 +52,23 @@ def measure_of(key: str, task: type[Task] | None = None) -> Measure | None:
 
     Args:
         key: of ``results.json`` or a log.
-        task: whose measures are looked through; by default those of every task.
+        task: whose measures are looked through; by default those of the built-in tasks and, where ``key`` has a part of the data, of
+            every task that an installed package brings.
     """
     part, slash, name = key.rpartition("/")
     if slash and part not in PARTS:
         return None
-    return next((measure for measure in _measures(task) if measure.key == name), None)
+    return next((measure for measure in _measures(task, installed=bool(slash)) if measure.key == name), None)
 
 
-def _measures(task: type[Task] | None) -> Iterator[Measure]:
+def _measures(task: type[Task] | None, installed: bool) -> Iterator[Measure]:
     if task is not None:
-        yield from task.measures
+        yield from task.every_measure()
     yield from COMMON
-    for name in TASKS if task is None else ():  # those of installed packages come last, and are imported only when they are reached
-        yield from TASKS[name].measures
+    if task is None:
+        for name in TASKS if installed else TASKS.built_in:  # those of packages come last, and are imported only when they are reached
+            with contextlib.suppress(UserError):  # a package that cannot be imported is told where its task is asked for
+                yield from TASKS[name].measures
 
 
 def label(key: str, task: type[Task] | None = None) -> str:

@@ -74,14 +74,16 @@ class Outcome:
     def rows(self) -> list[dict[str, Any]]:
         """A row an image: ``file`` and what ``row`` says. An image that could not be read has its ``file`` and its ``error``."""
         files = [str(path) for path in self.images.paths] or self.images.names
-        found = [{"file": file} | self.row(index) for index, file in enumerate(files)]
+        found = [{**self.row(index), "file": file} for index, file in enumerate(files)]
+        found = [{"file": row["file"], **row} for row in found]  # the first column
         return found + [{"file": name, "error": why} for name, why in self.unreadable.items()]
 
     def row(self, index: int) -> dict[str, Any]:
         """The columns of one image."""
         target, output = self.targets[index].tolist(), self.outputs[index].tolist()
         values = output if isinstance(output, list) else [output]
-        return {"true": target} | dict(zip(self.task.names or ["output"], values, strict=False))
+        named = {name if name != "true" else "output true": value for name, value in zip(self.task.names, values, strict=True)}
+        return {"true": target} | named
 
     def details(self) -> dict[str, Any]:
         """Files of JSON that are written beside the rows, by name: ``{"classes.json": …}``."""
@@ -99,11 +101,5 @@ class Outcome:
         """Print what is to be said beside the metrics."""
 
     def calibrated(self, validation: Outcome) -> dict[str, float]:
-        """What ``temperature=true`` adds to the metrics, from the outcome on the validation part.
-
-        Raises:
-            UserError: the task has no temperature.
-        """
-        from visionlora.common.errors import UserError
-
-        raise UserError(f"temperature=true is for classifiers; this run's task is {self.task.name}.")
+        """What ``temperature=true`` adds to the metrics, from the outcome on the validation part, where the task ``calibrates``."""
+        raise NotImplementedError

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from visionlora.common.config import checked
-from visionlora.common.errors import UserError
+from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.registry import Registry
+from visionlora.common.typed import typed
 
 if TYPE_CHECKING:
     from visionlora.tasks.task import Task
@@ -29,7 +28,7 @@ def kind_of(section: Mapping[str, Any] | str | None) -> type[Task]:
     Raises:
         UserError: there is no such task.
     """
-    name = section if isinstance(section, str) else (section or {}).get("name", USUAL)
+    name = section if isinstance(section, str) else section.get("name", USUAL) if isinstance(section, Mapping) else section or USUAL
     TASKS.check(str(name))
     return TASKS[str(name)]
 
@@ -46,7 +45,14 @@ def make_task(section: Mapping[str, Any] | str | None, names: Sequence[str]) -> 
     """
     kind = kind_of(section)
     given = {key: value for key, value in section.items() if key != "name"} if isinstance(section, Mapping) else {}
-    return kind(names, checked(kind.Options, OmegaConf.create(given), "task."))
+    known = [field.name for field in fields(kind.Options)]
+    for key in given:
+        if key not in known:
+            raise UserError(f"unknown key task.{key}: task={kind.name} has {', '.join(known) or 'no options'}.{did_you_mean(key, known)}")
+    try:
+        return kind(names, typed(kind.Options, given, "task"))  # as it is, nothing in it resolved: it may be from a stranger's file
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
 
 
 def check_section(section: Mapping[str, Any]) -> None:

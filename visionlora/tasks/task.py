@@ -59,14 +59,14 @@ class Prediction(Protocol):
 
     @property
     def path(self) -> str:
-        """Of the image."""
+        """The image's file, or its place among those that were asked for."""
 
     @property
     def error(self) -> str:
         """Why there is no prediction; ``""`` where there is one."""
 
     def row(self, most: int) -> dict[str, Any]:
-        """The columns of ``predictions.csv`` beside path and error, the same ones for every image."""
+        """The columns of the table that ``predict`` writes, beside path and error; the same ones for every image."""
 
     def cells(self) -> tuple[str, ...]:
         """As ``Task.columns`` asks for them, for the terminal; a cell may have several lines."""
@@ -85,7 +85,9 @@ class Task:
         measures: what is logged and told, the first of which leads: it chooses the best epoch, and ranks runs and trials.
         loss_words: what ``val/loss`` is, for the axis of a plot.
         hub: the Hugging Face hub's name of the task.
-        names_words: what the names of the outputs are, in the plural.
+        output_words: what an output stands for, and the plural of it: class, classes.
+        group_word: what a group of ``groups`` is.
+        calibrates: whether outcomes have a temperature, see ``Outcome.calibrated``.
         baseline_words: what ``test_before/*`` is measured with.
         columns: headings of ``Prediction.cells``.
         Options: a dataclass of the keys that may stand beside ``name`` in the section ``task`` of a config.
@@ -99,7 +101,9 @@ class Task:
     measures: ClassVar[tuple[Measure, ...]]
     loss_words: ClassVar[str] = "loss"
     hub: ClassVar[str] = "image-feature-extraction"
-    names_words: ClassVar[str] = "outputs"
+    output_words: ClassVar[tuple[str, str]] = ("output", "outputs")
+    group_word: ClassVar[str] = "group"
+    calibrates: ClassVar[bool] = False
     baseline_words: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = ("prediction",)
     Options: ClassVar[type] = NoOptions
@@ -112,6 +116,11 @@ class Task:
     def lead(cls) -> Measure:
         """The measure that chooses the best epoch."""
         return cls.measures[0]
+
+    @classmethod
+    def every_measure(cls) -> tuple[Measure, ...]:
+        """The measures, and the loss last."""
+        return *cls.measures, Measure("loss", cls.loss_words, share=False, higher=False)
 
     def section(self) -> dict[str, Any]:
         """The section ``task`` of a config that makes it again, without the names."""
@@ -136,6 +145,10 @@ class Task:
         ``None`` where labels make no groups.
         """
         return None
+
+    def every_group(self, labels: Sequence[Any]) -> list[int]:
+        """The groups that there must be images of; ``labels`` are those of all training images."""
+        return sorted(set(self.groups(labels) or ()))
 
     def in_words(self, label: Any) -> str:
         """A label, or a number of ``groups``, as it is shown to people."""
@@ -181,12 +194,12 @@ class Task:
         """
         from visionlora.common.errors import UserError
 
-        raise UserError(f"task={self.name} has no probe of frozen features; leave model.head_init at random.")
+        raise UserError(f"task={self.name} has no probe of frozen features.")
 
     # Results.
 
     def compared(self, results: Mapping[str, Any]) -> tuple[bool, str]:
-        """Whether the test is beyond doubt better than before, and that in a sentence or two."""
+        """Whether the test is better than before, beyond chance where that can be told, and that in a sentence or two."""
         from visionlora.tasks.conclusion import compared
 
         return compared(type(self), results)

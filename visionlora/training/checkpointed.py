@@ -55,6 +55,8 @@ class Checkpointed(L.LightningModule):
         made_on = checkpoint.get(CHECKPOINT_KEY)
         if not isinstance(made_on, dict):
             raise UserError(f"{where} was not written by visionlora.")
+        if not isinstance(made_on.get("loss", {}), dict) or type(made_on.get("pictures_at_once", ALL)) is not int:
+            raise UserError(f"{where} is damaged: what it says of the loss or of memory is of another type.")
         check_base(self.model, made_on, checkpoint["state_dict"], where)
         check_trained_state(self.model, checkpoint["state_dict"], where)
         own, saved = {name: p.shape for name, p in self.loss_parameters().items()}, made_on.get("loss", {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from visionlora.backbone.head import count_outputs
+from visionlora.common.errors import UserError
 from visionlora.lora.config import LoraConfig
 from visionlora.runs.config import OptimConfig
 from visionlora.tasks.metrics import Metrics
@@ -32,7 +33,7 @@ class Classifier(TaskModule):
         task: with names for the classes; by default they are numbered.
 
     Raises:
-        UserError: ``metrics`` are none, or ``loss`` is given beside ``optim.label_smoothing``.
+        UserError: ``metrics`` are none, ``loss`` is given beside ``optim.label_smoothing``, or ``num_classes`` is not ``task``'s.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class Classifier(TaskModule):
         metrics: Metrics | None = None,
         task: Task | None = None,
     ) -> None:
+        if task is not None and num_classes not in (None, task.outputs):
+            raise UserError(f"num_classes={num_classes}, but task has {task.outputs} names; leave one of the two out.")
         if task is None:
             outputs = count_outputs(model) if num_classes is None else num_classes
             task = make_task(USUAL, [str(number) for number in range(outputs)])

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from visionlora.backbone.info import info_of
 from visionlora.common.errors import UserError
 from visionlora.common.files import folder_inside
 from visionlora.common.process_state import process_as_before
@@ -101,7 +102,12 @@ def fit(
     L.seed_everything(seed, verbose=False)
     if not adapter_names(model):
         inject(model, lora or LoraConfig())
-    module = Classifier(model, optim=optim, seed=seed, loss=loss, metrics=metrics, task=task)
+    if task is None:
+        module: TaskModule = Classifier(model, optim=optim, seed=seed, loss=loss, metrics=metrics)
+    else:
+        module = TaskModule(model, task, optim=optim, seed=seed, loss=loss, metrics=metrics)
+        if info := info_of(model):  # what is saved knows what the outputs are for
+            info.task, info.classes = task.section(), task.names
     usual: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "max_epochs": epochs}
     runner = L.Trainer(**usual | trainer, callbacks=list(callbacks))
     found: dict[str, float] = {}

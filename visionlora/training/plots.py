@@ -38,7 +38,7 @@ def learning_curves(task: type[Task], curves: Mapping[str, tuple[list[float], li
         results: of ``results.json``.
     """
     figure = Figure(figsize=(WIDTH, 3))
-    lead = task.lead()
+    lead, by = task.lead(), task.baseline_words.partition(" on ")[0]
     loss, score = figure.subplots(1, 2, sharex=True)
     if "train/loss_step" in curves:
         loss.plot(*curves["train/loss_step"], color=SKY, linewidth=0.8, label="training, steps")
@@ -51,7 +51,7 @@ def learning_curves(task: type[Task], curves: Mapping[str, tuple[list[float], li
     if f"val/{lead.key}" in curves:
         score.plot(*curves[f"val/{lead.key}"], "o-", label="validation", color=VERMILION)
     for key, name, style, colour in (
-        (f"test_before/{lead.key}", f"test, before ({task.baseline_words.partition(' on ')[0]})", ":", GREY),
+        (f"test_before/{lead.key}", f"test, before{f' ({by})' if by else ''}", ":", GREY),
         (f"test/{lead.key}", "test, after", "--", GREEN),
     ):
         if key in results:

@@ -29,7 +29,7 @@ from visionlora.tasks.registry import make_task
 from visionlora.tasks.task import Task
 
 CHECKPOINT_KEY = "visionlora"
-"""Of what a checkpoint says of itself, beside what Lightning puts in it."""
+"""The key of a checkpoint under which stands what we add to Lightning's own entries."""
 
 
 class Reloadable(Protocol):
@@ -113,6 +113,8 @@ def reloaded(kind: type[C], path: Path, model: nn.Module | None, given: Mapping[
     all_of_them = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     kept = checkpoint.get("hyper_parameters")  # of a subclass that calls save_hyperparameters
     known = (dict(kept) if isinstance(kept, Mapping) else {}) | _arguments(says.get("arguments"), path)
+    if "num_classes" in given:  # what is given wins
+        known.pop("task", None)
     module = kind(model, **{key: value for key, value in known.items() if key in takes or all_of_them} | dict(given))
     module.check_checkpoint(checkpoint, str(path))
     module.on_load_checkpoint(checkpoint)
@@ -168,7 +170,11 @@ def _arguments(values: Any, path: Path) -> dict[str, Any]:
         names = as_type(list[str], values.get("names", [str(number) for number in range(num_classes)]), "names")
         if len(names) != num_classes:
             raise ValueError("it has another number of names than of outputs")
-        task = make_task(as_type(dict[str, Any], values.get("task", {}), "task"), names)
+        section = as_type(dict[str, Any], values.get("task", {}), "task")
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}.") from None
+    try:
+        task = make_task(section, names)
+    except UserError as error:
+        raise UserError(f"{path}: {error} A package that brings it may not be installed.") from None
     return {"task": task, "optim": optim, "lora": lora, "num_classes": num_classes, "seed": seed}

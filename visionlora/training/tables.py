@@ -30,8 +30,7 @@ def print_beginning(data: ImageData, made_with: Mapping[str, Any], resuming: boo
     if resuming:
         LOG.info("goes on from a checkpoint")
     sizes = ", ".join(f"{len(pictures):,} for {PARTS[part]}" for part, pictures in data.parts.items())
-    names = data.task.names_words
-    console.print(f"images: {sizes}; {counted(data.task.outputs, names, names)}", highlight=False)
+    console.print(f"images: {sizes}; {counted(data.task.outputs, *data.task.output_words)}", highlight=False)
 
 
 def print_trained(report: InjectReport, backbone: str, note: str = "") -> None:
@@ -77,7 +76,7 @@ def print_results(task: type[Task], results: Mapping[str, Any], conclusion: str,
     table = Table(title="Results", title_justify="left")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
-    for key in (measure.key for measure in task.measures):
+    for key in (measure.key for measure in task.every_measure()):
         if (after := results.get(f"test/{key}")) is not None:
             before = results.get(f"test_before/{key}")
             words = "" if before is None else in_words(key, before, task)

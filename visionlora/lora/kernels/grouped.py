@@ -13,6 +13,7 @@ class Grouped(Conv):
     """A conv whose outputs each see the inputs of their own group, with a weight ``(out, in / groups, kh, kw)``.
 
     The product with ``V`` alone would mix the groups' inputs, so the update is always formed into the weight.
+    The gradients of the factors are those of ``ways.Whole``, made of ``Conv.weight_gradient``.
     """
 
     one_way = True

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from scipy import stats
-
 from visionlora.common.text import counted
 from visionlora.tasks.conclusion import without_test
 
@@ -20,6 +18,8 @@ FEW_IMAGES = 100
 
 def interval(right: float, images: int) -> tuple[float, float]:
     """Wilson's 95 % interval of an accuracy (Wilson 1927; ``scipy.stats``)."""
+    from scipy import stats  # slow to import, and every command looks at the tasks
+
     found = stats.binomtest(round(right * images), images).proportion_ci(method="wilson")
     return float(found.low), float(found.high)
 

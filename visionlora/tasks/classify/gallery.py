@@ -7,7 +7,6 @@ import io
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment
 
 from visionlora.tasks.classify.outcome import Classified
@@ -51,7 +50,7 @@ def _pairs(outcome: Classified, chosen: list[int]) -> list[dict[str, Any]]:
 def _image(outcome: Classified, index: int) -> dict[str, str]:
     stream = io.BytesIO()
     thumbnail(outcome, index).save(stream, "JPEG", quality=85)
-    true, taken = (float(outcome.probabilities[index, which]) for which in (outcome.targets[index], np.argmax(outcome.outputs[index])))
+    true, taken = (float(outcome.probabilities[index, which]) for which in (outcome.targets[index], outcome.predicted[index]))
     path = outcome.images.paths[index].resolve() if outcome.images.paths else None
     return {
         "name": outcome.images.names[index],

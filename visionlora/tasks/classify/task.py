@@ -10,7 +10,7 @@ from visionlora.common.errors import UserError
 from visionlora.common.text import markdown
 from visionlora.tasks.classify import conclusion
 from visionlora.tasks.classify.prediction import Prediction
-from visionlora.tasks.measures import LOSS, Measure
+from visionlora.tasks.measures import Measure
 from visionlora.tasks.task import Loss, Task
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ class Classify(Task):
         Measure("ece_scaled", "calibration error, with the temperature", higher=False, spread=False),
         Measure("top1_low", "top-1 accuracy, 95% interval from", spread=False),
         Measure("top1_high", "top-1 accuracy, 95% interval to", spread=False),
-        LOSS,
     )
     loss_words = "cross-entropy"
     baseline_words = "nearest class mean on the untouched backbone"
-    names_words = "classes"
+    output_words = ("class", "classes")
+    group_word = "class"
+    calibrates = True
     hub = "image-classification"
     columns = ("class", "probability")
 
@@ -53,7 +54,10 @@ class Classify(Task):
             raise UserError(f"{source} has one class only ({self.names[0]!r}); a classifier needs two.")
 
     def groups(self, labels: Sequence[Any]) -> list[int] | None:
-        return list(labels)
+        return [int(label) for label in labels]
+
+    def every_group(self, labels: Sequence[Any]) -> list[int]:
+        return list(range(self.outputs))
 
     def in_words(self, label: Any) -> str:
         return self.names[int(label)]

@@ -20,14 +20,14 @@ class Numbers:
     """What is predicted for one image: a number for each name."""
 
     path: str
-    values: tuple[tuple[str, float], ...] = ()
+    values: tuple[tuple[str, float | None], ...]  # None for an image that cannot be read
     error: str = ""
 
     def row(self, most: int) -> dict[str, Any]:
         return dict(self.values)
 
     def cells(self) -> tuple[str, ...]:
-        return ("\n".join(f"{name} {value:.2f}" for name, value in self.values),)
+        return (self.brief().replace(", ", "\n"),)
 
     def brief(self) -> str:
         return ", ".join(f"{name} {value:.2f}" for name, value in self.values)
@@ -62,7 +62,7 @@ class Several(vl.Task):
         return FloatTargets(self.outputs)
 
     def unreadable(self, name: str, why: str) -> Numbers:
-        return Numbers(name, error=why)
+        return Numbers(name, tuple((output, None) for output in self.names), why)
 
     def _numbers(self, names: Sequence[str], rows: Tensor) -> list[Any]:
         return [Numbers(name, tuple(zip(self.names, row, strict=True))) for name, row in zip(names, rows.tolist(), strict=True)]
