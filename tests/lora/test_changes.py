@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from model_parts import tensor
 from torch import nn
 
 import visionlora as vl
@@ -11,10 +14,10 @@ from visionlora.lora.changes import changes, effective_rank
 
 
 @pytest.mark.parametrize("config", [{}, {"method": "dora"}, {"init": "pissa"}, {"method": "adalora"}], ids=str)
-def test_changes_are_those_of_the_merged_weights(config: dict[str, str]) -> None:
+def test_changes_are_those_of_the_merged_weights(config: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 6), nn.Linear(6, 4)).double()
-    before = {name: layer.weight.detach().clone() for name, layer in model.named_children() if hasattr(layer, "weight")}
+    before = {name: tensor(layer, "weight").detach().clone() for name, layer in model.named_children() if hasattr(layer, "weight")}
     vl.inject(model, vl.LoraConfig(r=2, targets=["0", "3"], **config), example=torch.randn(2, 3, 3, 3).double())
     assert [c.relative for c in changes(model)] == pytest.approx([0, 0], abs=1e-7)
     for name, parameter in model.named_parameters():
@@ -24,7 +27,7 @@ def test_changes_are_those_of_the_merged_weights(config: dict[str, str]) -> None
     vl.merge(model)
     assert [c.name for c in found] == ["0", "3"]
     for c in found:
-        delta = (model.get_submodule(c.name).weight - before[c.name]).detach()
+        delta = (tensor(model, f"{c.name}.weight") - before[c.name]).detach()
         assert c.relative == pytest.approx(float(delta.norm() / before[c.name].norm()), rel=1e-5)
         assert c.effective_rank == pytest.approx(effective_rank(delta.flatten(1)), rel=1e-3)
         if not config:

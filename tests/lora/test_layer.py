@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from model_parts import adapter_of, adapters_of, stored, tensor
 from timm.layers import Conv2dSame, ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -35,7 +36,8 @@ class Attention(nn.Module):
         self.kv = kwargs.get("kdim", 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x, x[..., : self.kv], x[..., : self.kv], need_weights=False)[0]
+        out: Tensor = self.layer(x, x[..., : self.kv], x[..., : self.kv], need_weights=False)[0]
+        return out
 
 
 class Tied(nn.Module):
@@ -47,7 +49,8 @@ class Tied(nn.Module):
         self.other.weight = self.layer.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.other(torch.tanh(self.layer(x)))
+        out: Tensor = self.other(torch.tanh(self.layer(x)))
+        return out
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -201,7 +204,7 @@ def test_errors_in_the_getter_are_not_hidden() -> None:
     """``nn.Module.__getattr__`` would return the frozen weight, silently."""
     model = nn.Sequential(StdConv2d(4, 6, 3))
     inject(model, LoraConfig(r=2, targets="all"))
-    del model[0].adapter_sets["weight"]["default"].lora_A
+    del adapter_of(model).lora_A
     with pytest.raises(RuntimeError, match="weight of LoraStdConv2d"):
         model(torch.randn(1, 4, 5, 5))
 
@@ -213,12 +216,12 @@ def test_several_adapters_add_up() -> None:
     deltas = []
     for name in ("one", "two"):
         inject(model, LoraConfig(r=2, targets="all"), name=name)
-        adapter = model[0].adapter_sets["weight"][name]
-        nn.init.normal_(adapter.lora_B)
-        deltas.append(adapter.delta())
-    model[0].adapter_sets["weight"].activate({"one": 1, "two": 0.5})
+        added = adapter_of(model, name=name)
+        nn.init.normal_(added.lora_B)
+        deltas.append(added.delta())
+    adapters_of(model).activate({"one": 1, "two": 0.5})
     assert close(model(x), base + x @ (deltas[0] + 0.5 * deltas[1]).T)
-    assert close(model[0].weight @ x.T, (model(x) - model[0].bias).T)
+    assert close(tensor(model, "0.weight") @ x.T, (model(x) - model[0].bias).T)
 
 
 @pytest.mark.parametrize("build", [lambda: nn.Linear(64, 5), lambda: StdConv2d(8, 5, 3)])
@@ -226,27 +229,26 @@ def test_dropout_masks_columns_in_training_only(build: Callable[[], nn.Module]) 
     torch.manual_seed(0)
     model = nn.Sequential(build())
     inject(model, LoraConfig(r=2, targets="all", dropout=0.5))
-    adapters = model[0].adapter_sets["weight"]
-    nn.init.normal_(adapters["default"].lora_B)
-    full = adapters["default"].delta()
-    raw = model[0].raw("weight")
-    ratio = torch.mm(*adapters.factors(raw)[:2]) / full
+    nn.init.normal_(adapter_of(model).lora_B)
+    full = adapter_of(model).delta()
+    raw = stored(model[0])
+    ratio = torch.mm(*adapters_of(model).factors(raw)[:2]) / full
     assert all(any(torch.allclose(column, torch.tensor(v), atol=1e-4) for v in (0.0, 2.0)) for column in ratio.T)
     assert 0 < (ratio[0].abs() < 1e-3).float().mean() < 1
     model.eval()
-    assert torch.allclose(torch.mm(*adapters.factors(raw)[:2]), full)
+    assert torch.allclose(torch.mm(*adapters_of(model).factors(raw)[:2]), full)
 
 
 def test_update_is_formed_in_float32_under_autocast() -> None:
     """Added in bf16, an update of a thousandth of the weight would vanish."""
     model = nn.Sequential(StdConv2d(4, 6, 3))
     inject(model, LoraConfig(r=2, targets="all"))
-    nn.init.constant_(model[0].adapter_sets["weight"]["default"].lora_B, 1e-3)
+    nn.init.constant_(adapter_of(model).lora_B, 1e-3)
     with torch.autocast("cpu", torch.bfloat16):
-        weight = model[0].weight
+        weight = tensor(model, "0.weight")
     assert weight.dtype == torch.float32
-    delta = model[0].adapter_sets["weight"]["default"].delta().view_as(weight)
-    assert torch.allclose(weight - model[0].raw("weight"), delta, atol=1e-7)
+    delta = adapter_of(model).delta().view_as(weight)
+    assert torch.allclose(weight - stored(model[0]), delta, atol=1e-7)
 
 
 def test_compiles_into_one_graph() -> None:
@@ -254,7 +256,7 @@ def test_compiles_into_one_graph() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), StdConv2d(4, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
     x = torch.randn(2, 3, 8, 8)
     inject(model, LoraConfig(r=2, targets="all"))
-    for _, layer in lora_layers(model):
-        nn.init.normal_(layer.adapter_sets["weight"]["default"].lora_B)
+    for name, _ in lora_layers(model):
+        nn.init.normal_(adapter_of(model, name).lora_B)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     assert torch.allclose(compiled(x), model(x), atol=1e-5)

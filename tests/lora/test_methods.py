@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from model_parts import adapter_of, adapters_of, gradient, part, stored, tensor
 from torch import Tensor, nn
 
 from visionlora import UserError
@@ -14,6 +15,7 @@ from visionlora.lora import LoraConfig, inject, merge
 from visionlora.lora.adalora import AdaLoraAdapter, RankAllocator
 from visionlora.lora.adapter import Adapter
 from visionlora.lora.adaptive_config import AdaptiveConfig
+from visionlora.lora.dora import DoraAdapter
 from visionlora.lora.regularization import regularization
 from visionlora.runs.config import OptimConfig
 from visionlora.training.optimizer import parameter_groups
@@ -24,8 +26,9 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def adapter_of(model: nn.Module, name: str = "default") -> Any:
-    return model[0].adapter_sets["weight"][name]
+def first_adapter(model: nn.Module, name: str = "default") -> Any:
+    """An adapter of the model's first layer, with the parameters that its method has."""
+    return adapter_of(model, name=name)
 
 
 def close(a: Tensor, b: Tensor, tolerance: float = 1e-10) -> bool:
@@ -54,7 +57,7 @@ def test_dora_is_pefts(layer: str) -> None:
     theirs.load_state_dict(ours.state_dict())
     inject(ours, LoraConfig(r=3, alpha=5, method="dora", targets="all"))
     adapted = peft.get_peft_model(theirs, peft.LoraConfig(r=3, lora_alpha=5, use_dora=True, target_modules=["0"])).double()
-    there, mine = adapted.base_model.model[0], adapter_of(ours)
+    there, mine = adapted.base_model.model[0], first_adapter(ours)
     magnitude = there.lora_magnitude_vector["default"].weight
     assert close(mine.magnitude, magnitude)
     for parameter in (mine.lora_B, mine.magnitude):
@@ -65,7 +68,7 @@ def test_dora_is_pefts(layer: str) -> None:
     pairs = [(mine.lora_A, there.lora_A["default"].weight), (mine.lora_B, there.lora_B["default"].weight), (mine.magnitude, magnitude)]
     same_output_and_gradients(ours, adapted, shape, pairs, 1e-10)
     merge(ours)
-    assert close(ours[0].weight, adapted.merge_and_unload()[0].weight)
+    assert close(tensor(ours, "0.weight"), adapted.merge_and_unload()[0].weight)
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
@@ -75,14 +78,14 @@ def test_starts_from_the_weight_are_pefts(init: str) -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Sequential(nn.Linear(12, 10)), nn.Sequential(nn.Linear(12, 10))
     theirs.load_state_dict(ours.state_dict())
-    base = ours[0].weight.detach().clone()
+    base = tensor(ours, "0.weight").detach().clone()
     inject(ours, LoraConfig(r=3, alpha=6, init=init, targets="all"))
     adapted = peft.get_peft_model(theirs, peft.LoraConfig(r=3, lora_alpha=6, init_lora_weights=init, target_modules=["0"]))
-    there, mine = adapted.base_model.model[0], adapter_of(ours)
+    there, mine = adapted.base_model.model[0], first_adapter(ours)
     their_a, their_b = there.lora_A["default"].weight, there.lora_B["default"].weight
-    assert torch.equal(ours[0].raw("weight"), base)
+    assert torch.equal(stored(ours[0]), base)
     assert close(mine.lora_B @ mine.lora_A, their_b @ their_a, 1e-5)
-    assert close(ours[0].weight, base, 1e-6)
+    assert close(tensor(ours, "0.weight"), base, 1e-6)
     ours.double(), adapted.double()
     for own, other in ((mine.lora_A, their_a), (mine.lora_B, their_b)):  # signs of singular vectors are arbitrary
         other.data = own.detach() + 0.1 * torch.randn_like(own)
@@ -92,7 +95,8 @@ def test_starts_from_the_weight_are_pefts(init: str) -> None:
 
 def triplets(w: Tensor, which: slice) -> Tensor:
     u, s, v = torch.linalg.svd(w.flatten(1), full_matrices=False)
-    return u[:, which] @ torch.diag(s[which]) @ v[which]
+    out: Tensor = u[:, which] @ torch.diag(s[which]) @ v[which]
+    return out
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -100,13 +104,13 @@ def triplets(w: Tensor, which: slice) -> Tensor:
 def test_svd_starts_are_singular_triplets(layer: str, init: str, which: slice) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(LAYERS[layer][0]()).double()
-    w = model[0].weight.detach().clone()
+    w = tensor(model, "0.weight").detach().clone()
     inject(model, LoraConfig(r=3, alpha=5, init=init, targets="all"))
-    adapter = adapter_of(model)
+    adapter = first_adapter(model)
     assert close(adapter.scaling * adapter.lora_B @ adapter.lora_A, triplets(w, which))
-    assert torch.equal(model[0].raw("weight"), w)
+    assert torch.equal(stored(model[0]), w)
     adapter.lora_B.data.zero_()  # the update is then what the start was, taken away
-    assert close(model[0].weight.flatten(1), w.flatten(1) - triplets(w, which))
+    assert close(tensor(model, "0.weight").flatten(1), w.flatten(1) - triplets(w, which))
 
 
 def test_orthogonal_start() -> None:
@@ -114,7 +118,7 @@ def test_orthogonal_start() -> None:
     for r in (1, 4, 5):
         model = nn.Sequential(nn.Linear(20, 30)).double()
         inject(model, LoraConfig(r=r, init="orthogonal", targets="all"))
-        adapter = adapter_of(model)
+        adapter = first_adapter(model)
         assert close(adapter.lora_B @ adapter.lora_A, torch.zeros(30, 20).double(), 1e-12)
         assert bool(adapter.lora_B.any()) == (r > 1)
 
@@ -125,13 +129,13 @@ def test_adalora_is_its_formula(layer: str) -> None:
     build, shape = LAYERS[layer]
     model = nn.Sequential(build()).double()
     inject(model, LoraConfig(r=2, alpha=5, method="adalora", targets="all"))
-    adapter = adapter_of(model)
+    adapter = first_adapter(model)
     eye = torch.eye(3).double()
     assert close(adapter.lora_B.T @ adapter.lora_B, eye)
     assert close(adapter.lora_A @ adapter.lora_A.T, eye)
     adapter.lora_E.data.normal_()
     adapter.alive[1] = 0
-    w, bias = model[0].raw("weight").detach(), model[0].bias
+    w, bias = stored(model[0]).detach(), tensor(model, "0.bias")
     p, lam, q = (t.detach().clone().requires_grad_() for t in (adapter.lora_B, adapter.lora_E, adapter.lora_A))
 
     def reference(x: Tensor) -> Tensor:
@@ -150,10 +154,15 @@ def test_lora_fa_trains_b_alone_and_keeps_no_input() -> None:
         model = nn.Sequential(nn.Linear(64, 32))
         inject(model, LoraConfig(r=2, targets="all", freeze_a=freeze))
         shapes = kept[freeze] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, shapes=shapes: shapes.append(tuple(t.shape)) or t, lambda t: t):
+
+        def note(t: Tensor, shapes: list[tuple[int, ...]] = shapes) -> Tensor:
+            shapes.append(tuple(t.shape))
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
             model(torch.randn(5, 64)).sum()
-        assert adapter_of(model).lora_A.requires_grad != freeze
-        assert adapter_of(model).lora_B.requires_grad
+        assert first_adapter(model).lora_A.requires_grad != freeze
+        assert first_adapter(model).lora_B.requires_grad
     assert (5, 64) in kept[False]
     assert (5, 64) not in kept[True]
 
@@ -163,9 +172,10 @@ def test_rates_and_decay_by_group() -> None:
     inject(model, LoraConfig(r=2, targets="all", method="dora"), head=["head"])
     config = OptimConfig(lr=1e-3, head_lr=5e-3, weight_decay=0.1)
     found = {id(p): (g["lr"], g["weight_decay"]) for g in parameter_groups(model, ["head"], config, lr_ratio=16) for p in g["params"]}
-    adapter = model["body"].adapter_sets["weight"]["default"]
-    wanted = {adapter.lora_A: (1e-3, 0.1), adapter.lora_B: (16e-3, 0.1), adapter.magnitude: (1e-3, 0.0)}
-    wanted |= {model["head"].weight: (5e-3, 0.1), model["head"].bias: (5e-3, 0.0)}
+    dora, head = adapter_of(model, "body"), part(model, "head", nn.Linear)
+    assert isinstance(dora, DoraAdapter)
+    wanted: dict[Tensor, tuple[float, float]] = {dora.lora_A: (1e-3, 0.1), dora.lora_B: (16e-3, 0.1), dora.magnitude: (1e-3, 0.0)}
+    wanted |= {head.weight: (5e-3, 0.1), head.bias: (5e-3, 0.0)}
     assert found == {id(p): values for p, values in wanted.items()}
 
 
@@ -180,7 +190,7 @@ def test_a_start_from_the_weight_is_not_decayed() -> None:
 def test_decay_of_the_update() -> None:
     model = nn.Sequential(nn.Linear(6, 6)).double()
     inject(model, LoraConfig(r=2, targets="all"))
-    adapter = adapter_of(model)
+    adapter = first_adapter(model)
     nn.init.normal_(adapter.lora_B)
     penalty = regularization(model, LoraConfig(delta_decay=0.5))
     assert penalty is not None
@@ -219,7 +229,7 @@ def train(model: nn.Module, allocator: RankAllocator, steps: range) -> None:
         nn.functional.cross_entropy(model(x), y).backward()
         with torch.no_grad():
             for parameter in parameters:
-                parameter -= 0.1 * parameter.grad
+                parameter.sub_(0.1 * gradient(parameter))
         allocator.step(step)
 
 
@@ -267,7 +277,9 @@ def test_orthogonality_is_asked_for() -> None:
     for adapter in model.modules():
         if isinstance(adapter, AdaLoraAdapter):
             nn.init.normal_(adapter.lora_A)
-    assert regularization(model, config) > 0.1
+    spread = regularization(model, config)
+    assert spread is not None
+    assert spread > 0.1
 
 
 # ------------------------------------------------------------------------------------------------ what does not go together
@@ -277,9 +289,9 @@ def test_dora_is_not_summed() -> None:
     model = nn.Sequential(nn.Linear(20, 20))
     inject(model, LoraConfig(r=2, targets="all", method="dora"), name="one")
     inject(model, LoraConfig(r=2, targets="all"), name="two")
-    adapters = model[0].adapter_sets["weight"]
+    both = adapters_of(model)
     for weights in ({"one": 1, "two": 1}, {"one": 0.5}):
         with pytest.raises(UserError, match="'one' is a DoRA"):
-            adapters.activate(weights)
-    adapters.activate({"two": 0.5})
-    assert [(type(a), w) for a, w in adapters.active_adapters()] == [(Adapter, 0.5)]
+            both.activate(weights)
+    both.activate({"two": 0.5})
+    assert [(type(a), w) for a, w in both.active_adapters()] == [(Adapter, 0.5)]

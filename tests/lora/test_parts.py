@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from model_parts import part, stored, tensor
 from timm.models.beit import Beit
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def attention_model(kind: str) -> tuple[nn.Module, Tensor, str]:
         "swin": lambda: SwinTransformer(32, patch_size=2, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=3),
     }
     model = built[kind]()
-    nn.init.normal_(model.get_submodule("head.fc" if kind == "swin" else "head").weight, std=0.5)
+    nn.init.normal_(tensor(model, "head.fc.weight" if kind == "swin" else "head.weight"), std=0.5)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 and name.endswith("bias"):
             nn.init.normal_(parameter, std=0.3)  # BEiT's q_bias among them
@@ -47,10 +48,10 @@ def test_only_the_named_rows_are_adapted(kind: str, method: str) -> None:
     assert torch.allclose(model(x), before, rtol=1e-12, atol=1e-12)
     layer = model.get_submodule(name)
     parameter = "in_proj_weight" if kind == "multihead" else "weight"
-    raw = layer._parameters[parameter].detach().clone()
+    raw = stored(layer, parameter).detach().clone()
     third = len(raw) // 3
     raw[third : 2 * third : 7] = -0.0  # a sum with zero would lose the sign
-    layer._parameters[parameter].data.copy_(raw)
+    stored(layer, parameter).data.copy_(raw)
     for p in model.parameters():
         if p.requires_grad:
             p.data += torch.randn_like(p)
@@ -58,13 +59,13 @@ def test_only_the_named_rows_are_adapted(kind: str, method: str) -> None:
     gradients = torch.autograd.grad(adapted.square().sum(), [p for p in model.parameters() if p.requires_grad])
     assert all(g.any() for g in gradients)
     merge(model)
-    merged = layer._parameters[parameter]
+    merged = stored(layer, parameter)
     assert torch.allclose(model(x), adapted, rtol=1e-9, atol=1e-9)
     assert torch.equal(merged[third : 2 * third].view(torch.int64), raw[third : 2 * third].view(torch.int64))
     assert not torch.isclose(merged[:third], raw[:third]).any(dim=1).all()
     assert not torch.isclose(merged[2 * third :], raw[2 * third :]).any(dim=1).all()
     unmerge(model)
-    assert torch.equal(layer._parameters[parameter], raw)
+    assert torch.equal(stored(layer, parameter), raw)
 
 
 NAMED: list[tuple[dict[str, Any], dict[str, int]]] = [
@@ -107,10 +108,10 @@ def test_keys_and_values_beside_queries() -> None:
 
 def test_tied_projections_are_left_as_they_were() -> None:
     model, x, name = attention_model("vit")
-    model.blocks[1].attn.qkv.weight = model.blocks[0].attn.qkv.weight
-    before = model.get_submodule(name).weight.detach().clone()
+    part(model, "blocks.1.attn.qkv", nn.Linear).weight = part(model, "blocks.0.attn.qkv", nn.Linear).weight
+    before = tensor(model, f"{name}.weight").detach().clone()
     inject(model, LoraConfig(r=2, targets=["q"]), example=x)
-    assert torch.equal(model.get_submodule(name).raw("weight"), before)
+    assert torch.equal(stored(model.get_submodule(name)), before)
 
 
 def test_a_small_layer_scale_hides_nothing() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from conftest import unsealed
+from model_parts import adapter_of, tensor
 from torch import nn
 
 import visionlora as vl
@@ -17,7 +20,7 @@ from visionlora.lora.layer import lora_layers
 
 peft = pytest.importorskip("peft")
 
-CASES = {
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(9, 8), (3, 9)),
     "conv": (lambda: nn.Conv2d(4, 6, 3, padding=1, stride=2), (2, 4, 9, 9)),
     "conv 1×1": (lambda: nn.Conv2d(8, 6, 1), (2, 8, 5, 5)),
@@ -35,7 +38,7 @@ def test_same_output_delta_gradient_and_merged_weight(case: str, rslora: bool) -
     inject(ours, LoraConfig(r=3, alpha=5, targets="all", use_rslora=rslora))
     adapted = peft.get_peft_model(theirs, peft.LoraConfig(r=3, lora_alpha=5, target_modules=["0"], use_rslora=rslora)).double()
     layer = adapted.base_model.model[0]
-    mine = ours[0].adapter_sets["weight"]["default"]
+    mine = adapter_of(ours)
     nn.init.normal_(mine.lora_B)
     layer.lora_A["default"].weight.data = mine.lora_A.detach().reshape(layer.lora_A["default"].weight.shape).clone()
     layer.lora_B["default"].weight.data = mine.lora_B.detach().reshape(layer.lora_B["default"].weight.shape).clone()
@@ -52,7 +55,7 @@ def test_same_output_delta_gradient_and_merged_weight(case: str, rslora: bool) -
     delta = layer.get_delta_weight("default")
     assert torch.allclose(mine.delta().view_as(delta), delta, rtol=1e-10, atol=1e-12)
     merge(ours)
-    assert torch.allclose(ours[0].weight, adapted.merge_and_unload()[0].weight, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(tensor(ours, "0.weight"), adapted.merge_and_unload()[0].weight, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
@@ -74,7 +77,7 @@ def test_peft_loads_what_we_save(name: str, tmp_path: Path) -> None:
     assert torch.allclose(loaded(x), model.eval()(x), rtol=1e-4, atol=1e-4)
 
 
-MADE: dict[str, dict[str, object]] = {
+MADE: dict[str, dict[str, Any]] = {
     "patterns": {"rank_pattern": {"qkv": 2}, "alpha_pattern": {"fc1": 3}},
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
@@ -88,7 +91,8 @@ MADE: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
 def test_we_load_what_peft_saves(name: str, made: str, tmp_path: Path) -> None:
     if name == "test_resnet" and made == "patterns":
-        made_by, targets = {"rank_pattern": {"conv2": 2}}, ["conv2", "conv3"]
+        made_by: dict[str, Any] = {"rank_pattern": {"conv2": 2}}
+        targets = ["conv2", "conv3"]
     else:
         made_by, targets = MADE[made], ["qkv", "fc1"] if name == "test_vit" else ["conv2"]
     if name == "test_resnet" and made in ("pissa", "olora"):

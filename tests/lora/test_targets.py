@@ -42,7 +42,7 @@ def test_patterns(targets: Any, names: list[str]) -> None:
     model = net()
     inject(model, LoraConfig(targets=targets), head=["head"])
     assert [name for name, _ in lora_layers(model)] == names
-    assert all(p.requires_grad for p in model["head"].parameters())
+    assert all(p.requires_grad for p in model.get_submodule("head").parameters())
     assert not any(p.requires_grad for name, p in model.named_parameters() if "lora" not in name and not name.startswith("head"))
 
 
@@ -59,7 +59,7 @@ def test_exclude_and_train_head() -> None:
     model = net()
     inject(model, LoraConfig(targets="all", exclude=["blocks"], train_head=False), head=["head"])
     assert [name for name, _ in lora_layers(model)] == ["stem"]
-    assert not any(p.requires_grad for p in model["head"].parameters())
+    assert not any(p.requires_grad for p in model.get_submodule("head").parameters())
 
 
 def test_ranks_and_alphas() -> None:
@@ -145,7 +145,8 @@ class Dead(nn.Module):
         self.used, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.used(x)
+        out: torch.Tensor = self.used(x)
+        return out
 
 
 def test_audit_names_a_dead_adapter_and_leaves_the_model_alone() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from model_parts import part
 from torch import nn
 
 from visionlora.lora import LoraConfig, inject
+from visionlora.lora.kernel_layers import KernelLayer
 from visionlora.lora.kernels import cost
 from visionlora.lora.kernels.geometry import Layer
 from visionlora.lora.kernels.ways import BESIDE, BY_FACTORS, FORMED, WHOLE
@@ -15,7 +17,9 @@ from visionlora.lora.kernels.ways import BESIDE, BY_FACTORS, FORMED, WHOLE
 def layer_of(module: nn.Module) -> Layer:
     model = nn.Sequential(module)
     inject(model, LoraConfig(r=1, targets="all"))
-    return model[0].layer()
+    layer = part(model, "0", KernelLayer).layer()
+    assert layer is not None
+    return layer
 
 
 def test_many_rows_pay_for_forming_and_few_do_not() -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from model_parts import gradient, part
 from torch import Tensor, nn
 
 from visionlora.lora import LoraConfig, inject, remove
+from visionlora.lora.kernel_layers import KernelLayer
 from visionlora.lora.kernels import cost
 from visionlora.lora.kernels.ways import BESIDE, BY_FACTORS, FORMED, WHOLE
 from visionlora.lora.layer import LoraLayer, lora_layers
@@ -53,7 +55,7 @@ def made(name: str, layout: torch.memory_format, **config: Any) -> tuple[nn.Modu
             nn.init.normal_(parameter, std=0.3)
     x = torch.randn(shape, dtype=torch.float64)
     if x.ndim == 4:
-        x, model = x.to(memory_format=layout), model.to(memory_format=layout)  # type: ignore[call-overload]
+        x, model = x.to(memory_format=layout), model.to(memory_format=layout)
     return model, x.requires_grad_()
 
 
@@ -77,7 +79,8 @@ def reference(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("name", CASES)
 def test_each_way_is_exact(name: str, way: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = made(name, layout)
-    layer = model[0].layer()
+    layer = part(model, "0", KernelLayer).layer()
+    assert layer is not None
     if layer.geometry.one_way and way != "formed, whole":
         pytest.skip("grouped convs have one way")
     monkeypatch.setattr(cost, "plan", lambda *_: WAYS[way])
@@ -111,7 +114,8 @@ def test_the_frozen_weight_costs_nothing_between_forward_and_backward(name: str)
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         out = model(x)
-    layer = model[0].layer()
+    layer = part(model, "0", KernelLayer).layer()
+    assert layer is not None
     extra = sum(size for pointer, size in held.items() if pointer not in own)
     low_rank = 8 * (out.numel() // len(layer.raw)) * 3
     factors = sum(8 * p.numel() for key, p in model.named_parameters() if "lora_" in key)
@@ -120,8 +124,13 @@ def test_the_frozen_weight_costs_nothing_between_forward_and_backward(name: str)
 
 def test_frozen_a_does_not_hold_the_input() -> None:
     model, x = made("conv", torch.channels_last, freeze_a=True)
-    held = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t.data_ptr()), t)[1], lambda t: t):
+    held = set()
+
+    def note(t: Tensor) -> Tensor:
+        held.add(t.data_ptr())
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         model(x)
     assert x.data_ptr() not in held
 
@@ -131,7 +140,12 @@ def test_of_a_batch_nothing_wider_or_narrower_is_held_beside_it(name: str) -> No
     model, x = made(name, torch.channels_last)
     model, batch = model.float(), x.detach().float()
     held = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (held.append(t), t)[1], lambda t: t), torch.autocast("cpu", torch.bfloat16):
+
+    def note(t: Tensor) -> Tensor:
+        held.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), torch.autocast("cpu", torch.bfloat16):
         out = model(batch)
     assert not [t for t in held if t.shape == batch.shape and t.dtype == torch.bfloat16]
     out.float().sum().backward()
@@ -148,7 +162,10 @@ def test_bf16_rounds_the_sum_once() -> None:
         if "lora_" in key:
             nn.init.normal_(parameter, std=0.01)
     effective = layer.adapter_sets["weight"].effective(layer.raw("weight")).detach()
-    assert cost.plan(layer.layer(), 2, 4096).forward is FORMED
+    assert isinstance(layer, KernelLayer)
+    computed = layer.layer()
+    assert computed is not None
+    assert cost.plan(computed, 2, 4096).forward is FORMED
     with torch.autocast("cpu", torch.bfloat16):
         columns = model(torch.eye(64).repeat(64, 1))[:64].t()  # (the identity's rows give the weight's columns)
     assert columns.dtype == torch.bfloat16
@@ -160,13 +177,14 @@ def test_double_backward_and_transforms_take_plain_operations() -> None:
     names = [key for key, p in model.named_parameters() if p.requires_grad]
 
     def loss(values: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(model, values, (x,)).square().sum()
+        total: Tensor = torch.func.functional_call(model, values, (x,)).square().sum()
+        return total
 
-    values = {key: dict(model.named_parameters())[key] for key in names}
+    values: dict[str, Tensor] = {key: dict(model.named_parameters())[key] for key in names}
     by_transform = torch.func.grad(loss)(values)
     model(x).square().sum().backward()
     for key in names:
-        assert torch.allclose(by_transform[key], values[key].grad, rtol=1e-9)
+        assert torch.allclose(by_transform[key], gradient(values[key]), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["linear", "conv", "grouped"])
