@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import unsealed
+from model_parts import adapter_of, backbone_info, features, stored, tensor
 from torch import Tensor, nn
 
 import visionlora as vl
@@ -39,8 +40,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], di
         model = plain(classes)
         base = plain(3)  # the same frozen weights under another head
         model.load_state_dict({k: v for k, v in base.state_dict().items() if not k.startswith("fc.")}, strict=False)
-        model.backbone_info.fingerprint = base.backbone_info.fingerprint
-        model.backbone_info.classes = [f"{name}{i}" for i in range(classes)]
+        backbone_info(model).fingerprint = backbone_info(base).fingerprint
+        backbone_info(model).classes = [f"{name}{i}" for i in range(classes)]
         vl.inject(model, vl.LoraConfig(r=2 + seed, train_norm=name == "birds", method="dora" if name == "dogs" else "lora"))
         spread(model, seed + 1)
         folders[name] = tmp_path_factory.mktemp(name)
@@ -63,8 +64,8 @@ def test_each_task_gives_its_own_logits(tasks: tuple[dict[str, Path], dict[str, 
     for name in ("birds", "cats", "dogs", "birds", "dogs", "cats"):
         vl.activate(model, name)
         assert torch.allclose(model(images), wanted[name], atol=1e-5)
-        assert model.backbone_info.classes == [f"{name}{i}" for i in range(CLASSES[name])]
-        assert model.backbone_info.spec.num_classes == CLASSES[name]
+        assert backbone_info(model).classes == [f"{name}{i}" for i in range(CLASSES[name])]
+        assert backbone_info(model).spec.num_classes == CLASSES[name]
 
 
 def test_a_batch_in_which_each_image_names_its_adapter(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) -> None:
@@ -88,7 +89,7 @@ def test_disabled_is_the_frozen_backbone(tasks: tuple[dict[str, Path], dict[str,
     folders, wanted, images = tasks
     model, base = loaded(folders), plain()
     with vl.disabled(model):
-        assert torch.equal(model.forward_features(images), base.forward_features(images))
+        assert torch.equal(features(model, images), features(base, images))
     assert torch.allclose(model(images), wanted["birds"], atol=1e-5)
 
 
@@ -98,9 +99,10 @@ def test_weighted_sum(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor]) 
     for name in ("cats", "birds"):
         vl.load_adapter(model, folders[name], name=name)
     vl.activate(model, {"cats": 0.25, "birds": 0.5})
-    layer = model.get_submodule("layer1.0.conv1")
-    deltas = {name: layer.adapter_sets["weight"][name].delta().view_as(layer.weight) for name in ("cats", "birds")}
-    assert torch.allclose(layer.weight, layer.raw("weight") + 0.25 * deltas["cats"] + 0.5 * deltas["birds"], atol=1e-6)
+    layer = "layer1.0.conv1"
+    weight = tensor(model, f"{layer}.weight")
+    deltas = {name: adapter_of(model, layer, name).delta().view_as(weight) for name in ("cats", "birds")}
+    assert torch.allclose(weight, stored(model.get_submodule(layer)) + 0.25 * deltas["cats"] + 0.5 * deltas["birds"], atol=1e-6)
     assert model(images).shape[1] == CLASSES["cats"]
     vl.activate(model, {"cats": 0.25, "birds": 0.5}, head="birds")
     assert model(images).shape[1] == CLASSES["birds"]
@@ -171,14 +173,14 @@ def test_norms_trained_in_place_belong_to_their_task(tasks: tuple[dict[str, Path
     spread(model, 5)
     own = model.eval()(images)
     with vl.disabled(model):
-        assert torch.equal(model.forward_features(images), base.forward_features(images))
+        assert torch.equal(features(model, images), features(base, images))
     for name in ("cats", "birds"):
         vl.load_adapter(model, folders[name], name=name)
         assert torch.allclose(model(images), wanted[name], atol=1e-5)
     vl.activate(model, "mine")
     assert torch.allclose(model(images), own, atol=1e-6)
     vl.remove(model)
-    assert torch.equal(model.forward_features(images), base.forward_features(images))
+    assert torch.equal(features(model, images), features(base, images))
 
 
 def test_a_second_injection_has_a_head_of_its_own() -> None:
@@ -206,7 +208,7 @@ def test_a_head_trained_alone_is_an_adapter_too(tasks: tuple[dict[str, Path], di
     folders, wanted, images = tasks
     probe = plain(7)
     probe.load_state_dict({k: v for k, v in plain().state_dict().items() if not k.startswith("fc.")}, strict=False)
-    probe.backbone_info.fingerprint = plain().backbone_info.fingerprint
+    backbone_info(probe).fingerprint = backbone_info(plain()).fingerprint
     vl.inject(probe, vl.LoraConfig(method="none"))
     spread(probe, 3)
     vl.save_adapter(probe, tmp_path)
@@ -258,10 +260,10 @@ def test_a_file_that_fails_leaves_norms_alone(tasks: tuple[dict[str, Path], dict
 def test_preprocessing_comes_with_the_task(tasks: tuple[dict[str, Path], dict[str, Tensor], Tensor], tmp_path: Path) -> None:
     folders, _, _ = tasks
     other = plain()
-    other.backbone_info.preprocessing = replace(other.backbone_info.preprocessing, image_size=48, crop_mode="squash")
+    backbone_info(other).preprocessing = replace(backbone_info(other).preprocessing, image_size=48, crop_mode="squash")
     vl.inject(other, vl.LoraConfig(r=1))
     vl.save_adapter(other, tmp_path)
     model = loaded({"cats": folders["cats"], "small": tmp_path})
-    assert model.backbone_info.preprocessing.image_size == 48
+    assert backbone_info(model).preprocessing.image_size == 48
     vl.activate(model, "cats")
-    assert model.backbone_info.preprocessing.image_size == 160
+    assert backbone_info(model).preprocessing.image_size == 160

@@ -13,6 +13,7 @@ import safetensors.torch
 import timm
 import torch
 from conftest import unsealed
+from model_parts import backbone_info, part, tensor
 from torch import nn
 
 import visionlora as vl
@@ -60,7 +61,7 @@ def test_head_is_saved_even_where_it_is_frozen(tmp_path: Path) -> None:
     model = trained(train_head=False)
     vl.save_adapter(model, tmp_path)
     other_head = base()
-    nn.init.normal_(other_head.fc.weight)
+    nn.init.normal_(tensor(other_head, "fc.weight"))
     assert torch.equal(vl.load_adapter(other_head, tmp_path).eval()(X), model(X))
 
 
@@ -75,14 +76,14 @@ def test_merged_is_not_saved(tmp_path: Path) -> None:
 
 def test_loaded_and_saved_again_is_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    build = {"num_classes": 3, "pretrained": False, "in_chans": 1}
+    build: dict[str, Any] = {"num_classes": 3, "pretrained": False, "in_chans": 1}
     model = vl.create_backbone("timm/test_resnet", **build)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     vl.inject(model, vl.LoraConfig())
     vl.save_adapter(model, tmp_path / "one")
     again = vl.create_backbone("timm/test_resnet", **build)
     again.load_state_dict(state)
-    again.backbone_info.fingerprint = model.backbone_info.fingerprint
+    backbone_info(again).fingerprint = backbone_info(model).fingerprint
     vl.save_adapter(vl.load_adapter(again, tmp_path / "one"), tmp_path / "two")
     one, two = (safetensors.torch.load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
@@ -274,7 +275,7 @@ def test_without_its_settings_the_strength_is_unknown(tmp_path: Path) -> None:
 def test_tied_layers_are_saved(tmp_path: Path) -> None:
     def tied() -> nn.Module:
         model = base("timm/test_vit")
-        model.blocks[1].attn.qkv.weight = model.blocks[0].attn.qkv.weight
+        part(model, "blocks.1.attn.qkv", nn.Linear).weight = part(model, "blocks.0.attn.qkv", nn.Linear).weight
         return model
 
     model = tied()
@@ -298,7 +299,8 @@ def elsewhere(kind: str, seed: int) -> nn.Module:
     """A model that ``create_backbone`` has not made."""
     torch.manual_seed(seed)
     if kind == "timm":
-        return timm.create_model("test_resnet", num_classes=3)
+        model: nn.Module = timm.create_model("test_resnet", num_classes=3)
+        return model
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ def test_gradients_in_float64(shape: tuple[int, ...]) -> None:
 
 
 class Attends(nn.Module):
-    def __init__(self, **kwargs: object) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__()
         self.qkv, self.kwargs = nn.Linear(8, 24), kwargs
 
@@ -42,7 +44,7 @@ class Attends(nn.Module):
     ],
     ids=str,
 )
-def test_it_is_taken_where_it_pays_and_is_the_same(kwargs: dict[str, object], dtype: torch.dtype, taken: bool) -> None:
+def test_it_is_taken_where_it_pays_and_is_the_same(kwargs: dict[str, Any], dtype: torch.dtype, taken: bool) -> None:
     model, x = Attends(**kwargs), torch.randn(2, 6, 8)
 
     def run() -> tuple[Tensor, bool]:

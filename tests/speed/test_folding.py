@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from model_parts import adapter_of, gradient, tensor
 from timm.layers import BatchNormAct2d, Conv2dSame, StdConv2d
 from torch import Tensor, nn
 
@@ -29,7 +30,8 @@ class Net(nn.Module):
         self.fc = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(torch.tanh(self.middle(self.stem(x))).mean((2, 3)))
+        out: Tensor = self.fc(torch.tanh(self.middle(self.stem(x))).mean((2, 3)))
+        return out
 
 
 class Twice(nn.Module):
@@ -41,7 +43,8 @@ class Twice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        return self.bn(y) + y
+        out: Tensor = self.bn(y) + y
+        return out
 
 
 class Shared(nn.Module):
@@ -52,7 +55,8 @@ class Shared(nn.Module):
         self.a, self.b, self.bn = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.a(x)) + self.bn(self.b(x))
+        out: Tensor = self.bn(self.a(x)) + self.bn(self.b(x))
+        return out
 
 
 class Again(nn.Module):
@@ -63,7 +67,8 @@ class Again(nn.Module):
         self.conv, self.bn = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(torch.tanh(self.bn(self.conv(x)))))
+        out: Tensor = self.bn(self.conv(torch.tanh(self.bn(self.conv(x)))))
+        return out
 
 
 CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
@@ -98,8 +103,8 @@ def made(name: str, **config: Any) -> tuple[nn.Module, Tensor]:
     model = CASES[name][0]().double()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
+            tensor(module, "running_mean").normal_()
+            tensor(module, "running_var").uniform_(0.5, 2)
             if module.affine:
                 nn.init.normal_(module.weight)
                 nn.init.normal_(module.bias)
@@ -185,11 +190,11 @@ def test_a_norm_that_trains_after_all_is_computed_apart() -> None:
 
 
 def test_norms_that_move_or_train_are_left() -> None:
-    for config, freeze in (({"train_norm": True}, True), ({}, False)):
+    for train_norm, freeze in ((True, True), (False, False)):
         torch.manual_seed(0)
         model = CASES["conv"][0]().double()
         x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
-        vl.inject(model, vl.LoraConfig(r=2, targets="all", **config), x, freeze_bn=freeze)
+        vl.inject(model, vl.LoraConfig(r=2, targets="all", train_norm=train_norm), x, freeze_bn=freeze)
         assert vl.fold(model, x).folded == []
 
 
@@ -246,7 +251,8 @@ class Clamped(nn.Module):
         y = self.conv(x)
         if torch.is_grad_enabled():
             y.register_hook(lambda grad: grad.clamp(-1e-3, 1e-3))
-        return self.bn(y)
+        out: Tensor = self.bn(y)
+        return out
 
 
 class Slope(nn.Module):
@@ -268,7 +274,7 @@ class Slope(nn.Module):
 def test_what_does_not_hold_on_the_model_at_hand_is_left_out(kind: type[nn.Module], left_out: str) -> None:
     torch.manual_seed(0)
     model = Net(kind(), nn.BatchNorm2d(8)).double()
-    model.middle[1].running_var.fill_(3.0)
+    tensor(model, "middle.1.running_var").fill_(3.0)
     x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
     plain = copy.deepcopy(model)
     vl.inject(model, vl.LoraConfig(r=2, targets="all"), x)
@@ -286,8 +292,8 @@ def test_what_does_not_hold_on_the_model_at_hand_is_left_out(kind: type[nn.Modul
     plain.zero_grad()
     out.square().sum().backward()
     for name in ("stem", "middle.0.conv"):
-        adapter = model.get_submodule(name).adapter_sets["weight"]["default"]
-        whole = plain.get_submodule(name).weight.grad.flatten(1)
+        adapter = adapter_of(model, name)
+        whole = gradient(tensor(plain, f"{name}.weight")).flatten(1)
         assert torch.allclose(got[f"{name}.lora.weight.default.lora_A"], adapter.scaling * adapter.lora_B.T @ whole, rtol=1e-8)
         assert torch.allclose(got[f"{name}.lora.weight.default.lora_B"], adapter.scaling * whole @ adapter.lora_A.T, rtol=1e-8)
 

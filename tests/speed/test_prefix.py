@@ -72,7 +72,8 @@ class Skips(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.stem(x)
-        return self.fc((torch.tanh(self.body(torch.tanh(y))) + y).mean((2, 3)))
+        out: Tensor = self.fc((torch.tanh(self.body(torch.tanh(y))) + y).mean((2, 3)))
+        return out
 
 
 def resnet() -> nn.Module:

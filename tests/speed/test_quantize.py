@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import QUIET, TINY, compose, results
+from model_parts import stored, tensor
 from torch import Tensor, nn
 
 import visionlora as vl
@@ -27,7 +29,7 @@ def made(**config: object) -> tuple[nn.Module, nn.Module, Tensor]:
     plain = copy.deepcopy(model)
     for module in plain.modules():
         if is_quantized(getattr(module, "weight", torch.zeros(0))):
-            module.weight = nn.Parameter(dense(module.weight).detach().clone())
+            module.weight = nn.Parameter(dense(tensor(module, "weight")).detach().clone())
     for each in (model, plain):
         torch.manual_seed(1)
         vl.inject(each, vl.LoraConfig(r=2, **config), x)  # type: ignore[arg-type]
@@ -74,10 +76,10 @@ def test_merging_makes_dense_weights_and_unmerging_takes_them_back() -> None:
 def test_a_quarter_of_the_memory() -> None:
     model, plain, _ = made()
     name = "blocks.0.mlp.fc1"
-    held = model.get_submodule(name)._parameters["weight"]
+    held: Any = stored(model.get_submodule(name))
     assert is_quantized(held)
     size = held.qdata.nbytes + held.scale.nbytes
-    assert size < 0.3 * plain.get_submodule(name)._parameters["weight"].nbytes
+    assert size < 0.3 * stored(plain.get_submodule(name)).nbytes
 
 
 def test_from_the_command_and_back(tmp_path: Path) -> None:
