@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from visionlora.common import compat
 from visionlora.common.watching import watching
@@ -17,8 +20,13 @@ from visionlora.common.watching import watching
 
 def test_transforms_of_torch_func_are_noticed() -> None:
     seen = []
-    torch.func.vmap(lambda x: (seen.append(compat.traced()), x)[1])(torch.zeros(2))
-    torch.func.grad(lambda x: (seen.append(compat.traced()), x)[1])(torch.tensor(1.0))
+
+    def asks(x: torch.Tensor) -> torch.Tensor:
+        seen.append(compat.traced())
+        return x
+
+    torch.func.vmap(asks)(torch.zeros(2))
+    torch.func.grad(asks)(torch.tensor(1.0))
     assert seen == [True, True]
     assert not compat.traced()
 
@@ -66,7 +74,7 @@ def test_the_gradient_of_a_softmax() -> None:
 def test_versions_travel_with_a_state() -> None:
     model = nn.Sequential(nn.BatchNorm2d(2))
     plain = {key: value.clone() for key, value in model.state_dict().items()}
-    state = compat.versioned(model, plain)
+    state: Any = compat.versioned(model, plain)
     assert state._metadata["0"]["version"] == 2
     assert list(state) == list(plain)
 
@@ -87,7 +95,7 @@ def test_hooks_are_gone_afterwards_also_where_making_or_running_them_failed() ->
         model(torch.zeros(1, 2))
     assert seen == ["ran", "ran"]
 
-    def breaking() -> object:
+    def breaking() -> Iterator[RemovableHandle]:
         yield model[0].register_forward_hook(lambda *_: seen.append("left"))
         raise KeyError
 

@@ -13,7 +13,7 @@ import timm.optim
 import torchvision
 import yaml
 from conftest import compose
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from visionlora import UserError
 from visionlora.backbone import timm_models
@@ -91,6 +91,7 @@ def test_a_default_is_the_same_in_the_file_and_in_the_schema(part: str, schema: 
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed: Any = hydra.compose("train", given)
     written = OmegaConf.to_container(composed[part])
+    assert isinstance(written, dict)
     for name, key in every_key(part).items():  # what other sources read
         if "." not in (rest := name.removeprefix(f"{part}.")):
             written.setdefault(rest, yaml.safe_load(key.default))
@@ -106,6 +107,7 @@ def test_off_in_a_file_is_off() -> None:
     """YAML reads it as false."""
     config = compose()
     written = OmegaConf.merge(config, OmegaConf.create("{data: {cache: off}, model: {fold_bn: off}}"))
+    assert isinstance(written, DictConfig)
     found = checked(TrainConfig, written)
     assert (found.data.cache, found.model.fold_bn) == ("off", "off")
 
@@ -117,7 +119,7 @@ def test_what_a_file_asks_for_is_not_answered_by_the_schemas_default() -> None:
 
 def test_types_are_checked() -> None:
     with pytest.raises(UserError, match=r"lora\.r"):
-        checked(TrainConfig, OmegaConf.merge(OmegaConf.create({"model": {}}), {"lora": {"r": "x"}}))
+        checked(TrainConfig, OmegaConf.create({"model": {}, "lora": {"r": "x"}}))
 
 
 def test_slugs_can_be_given_back_to_hydra() -> None:

@@ -21,7 +21,9 @@ def axes_of() -> Axes:
 
 def ticks(axis: Axis) -> dict[float, str]:
     """Place -> text of the ticks that are seen."""
-    axis.get_figure().draw_without_rendering()
+    figure = axis.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()
     low, high = sorted(axis.get_view_interval())
     return {float(tick.get_loc()): tick.label1.get_text() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high}
 

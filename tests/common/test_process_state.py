@@ -45,7 +45,7 @@ def state() -> dict[str, Any]:
         "logging": (logging.raiseExceptions, logging.root.manager.disable),
         "warnings": list(warnings.filters),
         "python's random state": random.getstate(),
-        "numpy's random state": (numpy[0], numpy[1].tobytes(), *numpy[2:]),  # type: ignore[union-attr, index]
+        "numpy's random state": (numpy[0], numpy[1].tobytes(), *numpy[2:]),  # type: ignore[index]
         "torch's random state": torch.get_rng_state().numpy().tobytes(),
         "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "types": (torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(), torch.get_float32_matmul_precision()),
@@ -98,22 +98,24 @@ def injected() -> torch.nn.Module:
     return made
 
 
-def fails(call: Callable[[], Any]) -> None:
-    with pytest.raises(UserError):
+def refused(message: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(UserError, match=message):
         call()
 
 
 CALLS: dict[str, Callable[[Path, Path], Any]] = {
     "create_backbone": lambda run, tmp: model(),
     "inject": lambda run, tmp: injected(),
-    "inject, refused": lambda run, tmp: fails(lambda: vl.inject(model(), vl.LoraConfig(targets="nothing.like.this"))),
+    "inject, refused": lambda run, tmp: refused(
+        "matches no linear or conv layer", lambda: vl.inject(model(), vl.LoraConfig(targets="nothing.like.this"))
+    ),
     "merge and unmerge": lambda run, tmp: vl.unmerge(vl.merge(injected())),
     "fold": lambda run, tmp: vl.fold(injected()),
     "save_adapter": lambda run, tmp: vl.save_adapter(injected(), tmp / "adapter"),
 }
 AS_BEFORE: dict[str, Callable[[Path, Path], Any]] = {
     "load": lambda run, tmp: vl.load(run),
-    "load, refused": lambda run, tmp: fails(lambda: vl.load(tmp)),
+    "load, refused": lambda run, tmp: refused("is not a run folder", lambda: vl.load(tmp)),
     "predict": lambda run, tmp: vl.load(run).predict([torch.zeros(3, 20, 20, dtype=torch.uint8)]),
     "changes": lambda run, tmp: vl.changes(vl.load(run).model),
     "find_runs": lambda run, tmp: vl.configurations(vl.find_runs([run])),
@@ -159,12 +161,18 @@ class Breaks(Callback):
         raise RuntimeError("broken")
 
 
-@pytest.mark.parametrize("words", [("trainer.deterministic=true",), ("optim.lr=1e30", "optim.name=sgd", "trainer.max_epochs=9")])
-def test_a_run_that_breaks(words: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (("trainer.deterministic=true",), RuntimeError, "broken"),
+        (("optim.lr=1e30", "optim.name=sgd", "trainer.max_epochs=9"), UserError, "not finite"),
+    ],
+)
+def test_a_run_that_breaks(words: tuple[str, ...], error: type[Exception], message: str, tmp_path: Path) -> None:
     config = compose(*TINY, *QUIET, *SETTINGS, *words)
 
     def call() -> None:
-        with pytest.raises((RuntimeError, UserError)):
+        with pytest.raises(error, match=message):
             run(config, tmp_path, [Breaks()] if "trainer.deterministic=true" in words else [])
 
     assert not differing(call)
