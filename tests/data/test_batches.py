@@ -45,8 +45,9 @@ def test_the_same_pixels_as_one_by_one(channels: int, shape: tuple[int, ...], in
     for each, whole in ((train_transform(prepared, config), batched), (eval_transform(prepared), eval_batch_transform(prepared))):
         singly = TransformedImages(held, each, channels, torch.tensor)
         images, labels = MemoryImages(held, torch.tensor(held.labels), whole, channels)[0, items]
-        assert near(images, torch.stack([singly[item][0] for item in items]))
-        assert labels.tolist() == [singly[item][1] for item in items]
+        pairs = [singly[item] for item in items]
+        assert near(images, torch.stack([torch.as_tensor(image) for image, _ in pairs]))
+        assert labels.tolist() == [target for _, target in pairs]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,8 @@ def test_what_cannot_be_read_is_not_in_memory(bad: tuple[int, ...], tmp_path: Pa
         assert held.in_memory
         assert held.labels == good
         assert held.names == ["abcd"[i] for i in good]
-        assert held.arrays[:, 0, 0, 0].tolist() == [50 * i for i in good]  # type: ignore[index]
+        assert held.arrays is not None
+        assert held.arrays[:, 0, 0, 0].tolist() == [50 * i for i in good]
 
 
 def test_loaders_of_memory_and_files_give_the_same_batches(tmp_path: Path) -> None:

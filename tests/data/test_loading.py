@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from visionlora.backbone.info import Preprocessing
+from visionlora.data.batches import EpochBatches
 from visionlora.data.config import DataConfig
 from visionlora.data.loading import EpochSampler
 from visionlora.data.module import ImageData
 
 PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.25,) * 3)
-RANDOM = {"crop_scale": [0.5, 1.0], "randaugment": 2, "color_jitter": 0.3, "random_erasing": 0.5}
+RANDOM: dict[str, Any] = {"crop_scale": [0.5, 1.0], "randaugment": 2, "color_jitter": 0.3, "random_erasing": 0.5}
 
 
 def batches(
     epoch: int = 0, seed: int = 0, workers: int = 0, batch_size: int = 16, part: str = "train"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    data = ImageData(DataConfig("fake", "data", batch_size, workers, num_images=48, **RANDOM), seed)  # type: ignore[arg-type]
+    data = ImageData(DataConfig("fake", "data", batch_size, workers, num_images=48, **RANDOM), seed)
     data.prepare_for(PREPROCESSING)
     loader = data.train_dataloader() if part == "train" else data.eval_dataloader(part)
+    assert isinstance(loader.sampler, EpochSampler | EpochBatches)
     loader.sampler.set_epoch(epoch)
     images, labels = zip(*loader, strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
 @pytest.mark.parametrize("other", [{"workers": 2}, {"batch_size": 8}])
-def test_workers_and_batch_size_change_nothing(other: dict[str, int]) -> None:
+def test_workers_and_batch_size_change_nothing(other: dict[str, Any]) -> None:
     for one, two in zip(batches(epoch=3), batches(epoch=3, **other), strict=True):
         assert torch.equal(one, two)
 
 
 @pytest.mark.parametrize("other", [{"epoch": 1}, {"seed": 1}])
-def test_epochs_and_seeds_differ(other: dict[str, int]) -> None:
+def test_epochs_and_seeds_differ(other: dict[str, Any]) -> None:
     assert not torch.equal(batches()[0], batches(**other)[0])
 
 
@@ -42,7 +45,7 @@ def test_global_random_state_is_left_alone() -> None:
     torch.manual_seed(5)
     wanted = torch.rand(2)
     torch.manual_seed(5)
-    data = ImageData(DataConfig("fake", "data", **RANDOM))  # type: ignore[arg-type]
+    data = ImageData(DataConfig("fake", "data", **RANDOM))
     data.prepare_for(PREPROCESSING)
     _ = data.train_dataloader().dataset[(0, 123)]
     assert torch.equal(torch.rand(2), wanted)

@@ -101,6 +101,7 @@ def test_batches_are_those_of_the_whole_set_without_what_cannot_be_read(workers:
         ("test", [data.test_dataloader() for data in (whole, lessened)]),
     ):
         for loader in loaders:
+            assert isinstance(loader.sampler, EpochSampler)
             loader.sampler.set_epoch(1)
         given = whole.parts[part]
         batches, fewer = list(loaders[0]), list(loaders[1])
