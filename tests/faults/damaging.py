@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,17 +93,17 @@ def damages(path: Path, flips: int = FLIPS) -> Iterator[tuple[str, Harm]]:
     yield "missing", Path.unlink
     yield "empty", lambda file: _put(file, b"")
     for share in (0.1, 0.5, 0.9):
-        yield f"cut at {share}", lambda file, share=share: _put(file, whole[: int(share * len(whole))])
+        yield f"cut at {share}", partial(_cut, whole=whole, share=share)
     yield "cut at a line", lambda file: _put(file, whole[: whole[: len(whole) // 2].rfind(b"\n") + 1])
     yield "without its last byte", lambda file: _put(file, whole[:-1])
     for _ in range(flips):
         position, bit = draw.randrange(len(whole)), draw.randrange(8)
-        yield f"bit {bit} of byte {position}", lambda file, p=position, b=bit: _put(file, _flipped(whole, p, b))
+        yield f"bit {bit} of byte {position}", partial(_flip, whole=whole, position=position, bit=bit)
     yield "a block of zeros", lambda file: _put(file, whole[: len(whole) // 3] + bytes(len(whole) // 3) + whole[2 * (len(whole) // 3) :])
     yield "a folder", _folder
-    yield "a pipe", lambda file: (file.unlink(), os.mkfifo(file))[1]
-    yield "a link to nowhere", lambda file: (file.unlink(), file.symlink_to("nowhere"))[1]
-    yield "a link to all zeros", lambda file: (file.unlink(), file.symlink_to("/dev/zero"))[1]
+    yield "a pipe", _pipe
+    yield "a link to nowhere", partial(_link, to="nowhere")
+    yield "a link to all zeros", partial(_link, to="/dev/zero")
     yield "random bytes", lambda file: _put(file, random.Random(1).randbytes(3000))
     yield "text", lambda file: _put(file, b"hello, world\n")
     yield "a list", lambda file: _put(file, b"[1, 2]")
@@ -123,8 +124,30 @@ def _folder(file: Path) -> None:
     (file / "inside").write_text("kept")
 
 
-def _flipped(whole: bytes, position: int, bit: int) -> bytes:
-    return whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :]
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def _link(file: Path, to: str) -> None:
+    file.unlink()
+    file.symlink_to(to)
+
+
+def _cut(file: Path, whole: bytes, share: float) -> None:
+    _put(file, whole[: int(share * len(whole))])
+
+
+def _flip(file: Path, whole: bytes, position: int, bit: int) -> None:
+    _put(file, whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
+
+
+def _put_json(file: Path, values: Any) -> None:
+    _put(file, json.dumps(values).encode())
+
+
+def _put_yaml(file: Path, values: Any) -> None:
+    _put(file, yaml.safe_dump(values).encode(errors="surrogatepass"))
 
 
 STRANGE: tuple[Any, ...] = (
@@ -170,7 +193,7 @@ def strange_json(path: Path, share: float = 1.0) -> Iterator[tuple[str, Harm]]:
     draw = random.Random(path.name)
     for name, mutant in mutants(values):
         if draw.random() < share:
-            yield name, lambda file, mutant=mutant: _put(file, json.dumps(mutant).encode())
+            yield name, partial(_put_json, values=mutant)
     yield "nested deeply", lambda file: _put(file, b'{"a":' * 100_000 + b"1" + b"}" * 100_000)
     yield "a number of 5,000 digits", lambda file: _put(file, b'{"a": ' + b"9" * 5000 + b"}")
     yield "in another encoding", lambda file: _put(file, json.dumps(values).encode("utf-16"))
@@ -182,7 +205,7 @@ def strange_yaml(path: Path, share: float = 1.0) -> Iterator[tuple[str, Harm]]:
     values, draw = yaml.safe_load(path.read_text()), random.Random(0)
     for name, mutant in mutants(values):
         if draw.random() < share:
-            yield name, lambda file, mutant=mutant: _put(file, yaml.safe_dump(mutant).encode(errors="surrogatepass"))
+            yield name, partial(_put_yaml, values=mutant)
     bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
     bomb += "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghi"))
     for name, text in {
@@ -195,7 +218,7 @@ def strange_yaml(path: Path, share: float = 1.0) -> Iterator[tuple[str, Harm]]:
         "megabytes": "a: " + "x" * 3_000_000,
         "a tab": "\tmodel: 1",
     }.items():
-        yield name, lambda file, text=text: _put(file, text.encode())
+        yield name, partial(_put, content=text.encode())
 
 
 def strange_tensors(path: Path) -> Iterator[tuple[str, Harm]]:
@@ -236,7 +259,7 @@ def strange_tensors(path: Path) -> Iterator[tuple[str, Harm]]:
         "one of no rows": with_({key: tensors[key][:0].contiguous()}),
         "a name with escapes": with_({"\x1b[2Jbase_model.model.x.lora_A.weight": torch.zeros(2, 2)}),
     }.items():
-        yield name, lambda file, content=content: _put(file, content)
+        yield name, partial(_put, content=content)
 
 
 class _Boom:
@@ -292,7 +315,7 @@ def strange_log(path: Path) -> Iterator[tuple[str, Harm]]:
         "another encoding": text,
     }.items():
         encoded = content.encode("utf-16" if name == "another encoding" else "utf-8")
-        yield name, lambda file, encoded=encoded: _put(file, encoded)
+        yield name, partial(_put, content=encoded)
 
 
 STRANGERS: dict[str, Callable[..., Iterator[tuple[str, Harm]]]] = {

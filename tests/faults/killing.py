@@ -160,10 +160,10 @@ def _count_changes(folder: Path, ledger: int, at: int | None) -> None:
 
     fsync = os.fsync
 
-    def watched_fsync(file: Any) -> None:
-        number = file if isinstance(file, int) else file.fileno()
+    def watched_fsync(fd: Any) -> None:
+        number = fd if isinstance(fd, int) else fd.fileno()
         change("fsync", os.readlink(f"/proc/self/fd/{number}"))
-        fsync(file)
+        fsync(fd)
 
     os.fsync = watched_fsync
     sys.addaudithook(audit)

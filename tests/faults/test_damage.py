@@ -303,7 +303,11 @@ def test_a_few_of_them(name: str, file: str, place: Path, runs: Runs) -> None:
 @pytest.mark.parametrize("file", READS["train ckpt_path=last"].files)
 def test_a_resume_says_what_is_damaged(file: str, place: Path, runs: Runs) -> None:
     """As a user sees it: an exit code and a sentence, or a run that goes on to its end."""
-    with harmed(runs.stopped, file, lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), place) as (run, _):
+
+    def halved(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    with harmed(runs.stopped, file, halved, place) as (run, _):
         done = command("train", "ckpt_path=last", f"hydra.run.dir={run}", *QUIET)
         assert "Traceback" not in done.stderr
         assert Path(file).name in done.stderr
