@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import QUIET, TINY, command
+from model_parts import tensor
 from PIL import Image
 from torch import nn
 
@@ -20,10 +22,10 @@ def test_gradcam_finds_what_the_class_depends_on() -> None:
     pytest.importorskip("pytorch_grad_cam")
     model = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(1, 1, 1), nn.AvgPool2d(1), nn.Flatten(), nn.Linear(64, 2))
     with torch.no_grad():
-        model[1].weight.fill_(1.0)
-        model[1].bias.zero_()
-        model[4].weight.zero_()
-        model[4].weight[1].view(8, 8)[:4, :4] = 1.0
+        tensor(model, "1.weight").fill_(1.0)
+        tensor(model, "1.bias").zero_()
+        tensor(model, "4.weight").zero_()
+        tensor(model, "4.weight")[1].view(8, 8)[:4, :4] = 1.0
     images = torch.zeros(1, 1, 32, 32)
     images[..., :16, :16] = 1.0
     (heat,) = gradcam(model, images)
@@ -33,7 +35,7 @@ def test_gradcam_finds_what_the_class_depends_on() -> None:
 
 def test_rollout_by_hand() -> None:
     """Products of (attention + identity), rows normalised, as the paper has them."""
-    model = vl.create_backbone("timm/test_vit", num_classes=3, pretrained=False, image_size=48).eval()
+    model: Any = vl.create_backbone("timm/test_vit", num_classes=3, pretrained=False, image_size=48).eval()
     images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     heat = rollout(model, images)
     assert heat.shape == (2, 48, 48)

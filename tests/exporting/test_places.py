@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -78,7 +79,7 @@ def test_a_missing_package(package: str, tmp_path: Path, monkeypatch: pytest.Mon
         if name == package:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(formats.importlib, "import_module", without)
+    monkeypatch.setattr(importlib, "import_module", without)
     with pytest.raises(UserError, match=rf'format=onnx needs the package {package}; install it with: pip install "visionlora\[onnx\]"'):
         writing.check_places(["state_dict", "onnx"], tmp_path / "out", overwrite=False)
 

@@ -7,11 +7,12 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from scipy import stats
 
 from visionlora.common.errors import UserError
@@ -23,9 +24,10 @@ from visionlora.reporting.significance import PAIRED, UNPAIRED, compare, holm
 from visionlora.reporting.summary import Summary
 
 LORA = {"lora.method": "lora", "optim.lr": 0.002}
+Scores = Sequence[float] | np.ndarray
 
 
-def runs_of(config: dict[str, Any], scores: Sequence[float], seeds: Sequence[int] | None = None, **figures: float) -> list[Run]:
+def runs_of(config: dict[str, Any], scores: Scores, seeds: Sequence[int] | None = None, **figures: float) -> list[Run]:
     costs = {"params/trainable": 1000, "seconds/fit": 20.5}
     return [
         Run(
@@ -39,6 +41,12 @@ def runs_of(config: dict[str, Any], scores: Sequence[float], seeds: Sequence[int
 
 def best_first(*groups: list[Run]) -> list[Configuration]:
     return ranked(configurations([run for group in groups for run in group]), "test/top1")
+
+
+def mean(configuration: Configuration, name: str) -> float:
+    found = configuration.summary(name)
+    assert found is not None
+    return found.mean
 
 
 def sweep(seeds: int) -> list[Configuration]:
@@ -110,11 +118,11 @@ def test_the_front_and_the_ranks_are_in_the_picture() -> None:
     found = sweep(2)
     (axes,) = accuracy_against(found).axes
     assert axes.get_xlabel() == "trainable parameters"
-    places = {text.get_text(): text.xy for text in axes.texts if text.get_text()}
+    places = {text.get_text(): cast(Annotation, text).xy for text in axes.texts if text.get_text()}
     assert {name: x for name, (x, _) in places.items()} == {f"r={r}": 1000 * r for r in (1, 2, 4, 8)}
     front = next(line for line in axes.lines if line.get_label() == "Pareto front")
-    x, y = map(list, front.get_data())
-    points = {(c.summary("params/trainable").mean, c.summary("test/top1").mean) for c in found}
+    x, y = (np.asarray(values).tolist() for values in front.get_data())
+    points = {(mean(c, "params/trainable"), mean(c, "test/top1")) for c in found}
     assert set(zip(x, y, strict=True)) == {p for p in points if not any(a <= p[0] and b >= p[1] and (a, b) != p for a, b in points)}
 
 
@@ -208,7 +216,9 @@ def test_odd_names_in_latex_and_markdown(tmp_path: Path) -> None:
     found = best_first(*(runs_of(LORA | {"model.name": name, "lora.r": i}, [0.5, 0.6 + i / 100]) for i, name in enumerate(ODD)))
     table = paper_table(found, "test/top1", ["model.name", "lora.r", "n", "test/top1"], None)
     text = table.latex()
-    rows = re.search(r"\\midrule\n(.*)\\bottomrule", text, re.DOTALL)[1].strip().splitlines()
+    body = re.search(r"\\midrule\n(.*)\\bottomrule", text, re.DOTALL)
+    assert body is not None
+    rows = body[1].strip().splitlines()
     assert len(rows) == len(ODD)
     for row in rows:
         assert len(re.findall(r"(?<!\\)&", row)) == 3

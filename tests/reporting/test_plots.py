@@ -71,6 +71,6 @@ def test_the_rank_of_every_layer_is_seen() -> None:
     figure = layers()
     _, directions = figure.axes
     strokes = next(line for line in directions.lines if line.get_label() == "rank of the adapter")
-    assert set(strokes.get_xdata()) == {8}
+    assert set(np.asarray(strokes.get_xdata()).tolist()) == {8}
     assert directions.get_xlim()[0] == 0
     assert directions.get_xlim()[1] > 8
