@@ -23,7 +23,8 @@ def loader(labels: Any = Y, images: Tensor = X, batch_size: int = 8) -> DataLoad
 def model(name: str = "timm/test_resnet", seed: int = 0, **config: Any) -> nn.Module:
     torch.manual_seed(seed)
     backbone = vl.create_backbone(name, 4, pretrained=False, image_size=64)
-    vl.inject(backbone, vl.LoraConfig(**({"r": 2, "targets": "all"} | config)))
+    settings: dict[str, Any] = {"r": 2, "targets": "all"}
+    vl.inject(backbone, vl.LoraConfig(**settings | config))
     return backbone
 
 

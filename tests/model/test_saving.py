@@ -30,9 +30,10 @@ def base(name: str = "timm/test_resnet", classes: int = 3, seed: int = 0) -> nn.
     return vl.create_backbone(name, classes, pretrained=False, image_size=64).eval()
 
 
-def trained(name: str = "timm/test_resnet", **config: object) -> nn.Module:
+def trained(name: str = "timm/test_resnet", **config: Any) -> nn.Module:
     model = base(name)
-    vl.inject(model, vl.LoraConfig(**({"r": 3, "targets": "all"} | config)))  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"r": 3, "targets": "all"}
+    vl.inject(model, vl.LoraConfig(**settings | config))
     for parameter in model.parameters():
         if parameter.requires_grad:
             nn.init.normal_(parameter, std=0.1)

@@ -37,10 +37,21 @@ READABLE: dict[str, Maker] = {
     "one_pixel.png": lambda path: Image.new("RGB", (1, 1)).save(path),
     "upper.JPG": lambda path: Image.new("RGB", (3000, 200), (4, 90, 200)).save(path),
 }
+
+
+def text(path: Path) -> None:
+    path.write_text("hello")
+
+
+def cut(path: Path) -> None:
+    Image.effect_noise((300, 300), 90).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+
+
 UNREADABLE: dict[str, Maker] = {
-    "empty.jpg": lambda path: path.write_bytes(b"") and None,
-    "text.jpg": lambda path: path.write_text("hello") and None,
-    "cut.jpg": lambda path: (Image.effect_noise((300, 300), 90).save(path), path.write_bytes(path.read_bytes()[:900]))[0],
+    "empty.jpg": Path.touch,
+    "text.jpg": text,
+    "cut.jpg": cut,
     "bomb.png": lambda path: Image.new("1", (20_000, 20_000)).save(path),  # 400 megapixels in a few kilobytes
 }
 
@@ -177,7 +188,7 @@ def test_pictures_in_memory(tiny_run: Path) -> None:
     predictor = vl.load(tiny_run)
     array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    forms = [array, Image.fromarray(array), tensor]
+    forms: list[np.ndarray | Image.Image | torch.Tensor] = [array, Image.fromarray(array), tensor]
     one, *others = predictor.predict(forms)
     assert all(other.probabilities == pytest.approx(one.probabilities) for other in others)
     assert len(predictor.predict(tensor[None].repeat(3, 1, 1, 1))) == 3

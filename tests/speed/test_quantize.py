@@ -20,7 +20,7 @@ from visionlora.training.run import run
 VIT = ("model.name=test_vit",)
 
 
-def made(**config: object) -> tuple[nn.Module, nn.Module, Tensor]:
+def made(**config: Any) -> tuple[nn.Module, nn.Module, Tensor]:
     """A quantised model with adapters, the same with its dense weights, an input."""
     torch.manual_seed(0)
     model = vl.create_backbone("timm/test_vit", 4, pretrained=False)
@@ -32,7 +32,7 @@ def made(**config: object) -> tuple[nn.Module, nn.Module, Tensor]:
             module.weight = nn.Parameter(dense(tensor(module, "weight")).detach().clone())
     for each in (model, plain):
         torch.manual_seed(1)
-        vl.inject(each, vl.LoraConfig(r=2, **config), x)  # type: ignore[arg-type]
+        vl.inject(each, vl.LoraConfig(r=2, **config), x)
         for key, parameter in each.named_parameters():
             if "lora_B" in key:
                 nn.init.normal_(parameter, std=0.1)
@@ -47,7 +47,7 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("config", [{}, {"method": "dora"}, {"init": "pissa"}, {"dropout": 0.2}], ids=str)
-def test_it_computes_what_the_dense_weights_do(config: dict[str, object]) -> None:
+def test_it_computes_what_the_dense_weights_do(config: dict[str, Any]) -> None:
     model, plain, x = made(**config)
     assert quantized(model)
     assert not quantized(plain)

@@ -60,9 +60,9 @@ def test_importance_is_the_spectrum_of_the_gradient() -> None:
     model = backbone().double().eval()
     batches = [(x.double(), y) for x, y in pictures()]
     slots = [slot for slot in candidates(model, ("fc",)).values() if not slot.part][3:5]
-    head = {key: value.clone() for key, value in model.fc.state_dict().items()}
+    head = {key: value.clone() for key, value in model.get_submodule("fc").state_dict().items()}
     spectra = gradient_spectra(model, slots, "fc", batches, nn.functional.cross_entropy)
-    assert all(torch.equal(value, head[key]) for key, value in model.fc.state_dict().items())
+    assert all(torch.equal(value, head[key]) for key, value in model.get_submodule("fc").state_dict().items())
     with fitted_head(model, "fc", batches, nn.functional.cross_entropy):
         losses = [nn.functional.cross_entropy(model(x), y) for x, y in batches]
         weights = [slot.raw for slot in slots]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -36,7 +38,7 @@ class Module(L.LightningDataModule):
         return DataLoader(tensors(), 8)
 
 
-KINDS = {
+KINDS: dict[str, Callable[[], dict[str, Any]]] = {
     "dataset": lambda: {"data": tensors(), "val": tensors(), "test": tensors(), "batch_size": 8},
     "loader": lambda: {"data": DataLoader(tensors(), 8), "val": DataLoader(tensors(), 8), "test": DataLoader(tensors(), 8)},
     "module": lambda: {"data": Module()},
@@ -90,7 +92,7 @@ def test_the_same_seed_is_the_same_training() -> None:
         ({"data": TensorDataset(torch.randn(4, 3, 64, 64), torch.full((4,), 7))}, "label"),
     ],
 )
-def test_mistakes(arguments: dict[str, object], said: str) -> None:
+def test_mistakes(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(vl.UserError, match=said):
         vl.fit(backbone(), **arguments, epochs=1, enable_progress_bar=False)
 

