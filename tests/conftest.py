@@ -180,7 +180,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     held: Counter[str] = Counter()
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
-            counts = dict(report.user_properties)
+            counts: dict[str, Any] = dict(report.user_properties)
             if "kind" in counts:
                 tried[counts["kind"]] += counts.get("tries", 1)
                 held[counts["kind"]] += counts.get("held", counts.get("tries", 1) if outcome == "passed" else 0)

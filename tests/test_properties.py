@@ -29,7 +29,8 @@ from PIL import Image
 
 import visionlora as vl
 from visionlora.backbone.info import BackboneInfo
-from visionlora.cli.command import conf_dir, explain, refuse_huge_numbers, slug
+from visionlora.cli.command import explain, refuse_huge_numbers, slug
+from visionlora.cli.conf import conf_dir
 from visionlora.common.config import checked
 from visionlora.common.rows import to_csv
 from visionlora.data.config import DataConfig
@@ -98,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def adapter(folder: Path) -> Iterator[Path]:
+def adapter(folder: Path) -> Path:
     """An adapter folder as a stranger would hand it on, without seals."""
     torch.manual_seed(0)
     model = vl.create_backbone("timm/test_resnet", 3, pretrained=False)
@@ -302,5 +303,6 @@ def test_reports(folder: Path, data: st.DataObject, value: Any) -> None:
 
 def test_data_config_limits() -> None:
     for key, value in (("image_size", 10**6), ("batch_size", 10**9), ("num_images", 10**9)):
-        with pytest.raises(vl.UserError, match="must be at most"):
-            DataConfig(**{"name": "fake", "root": "x", key: value})
+        given: dict[str, Any] = {"name": "fake", "root": "x", key: value}
+        with pytest.raises(vl.UserError, match=rf"{key}.* must be at most"):
+            DataConfig(**given)
