@@ -114,7 +114,7 @@ class Side:
 
     def step(self) -> None:
         """Forward, backward and update."""
-        self.loss().backward()  # type: ignore[no-untyped-call]
+        self.loss().backward()
         if self.optimizer:
             self.optimizer.step()
             self.optimizer.zero_grad()

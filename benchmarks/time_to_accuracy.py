@@ -93,7 +93,7 @@ def run(side: str, data: ImageData, epochs: float, seed: int) -> tuple[float, fl
             images, labels = data.on_after_batch_transfer(batch, 0)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(images.to(memory_format=torch.channels_last))
-            nn.functional.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

@@ -120,7 +120,7 @@ def _pruned(run: RunFolder, share: float, facts: Facts, folder: Path) -> Path:
     layers = [(module, "weight") for name, module in predictor.model.named_modules() if _prunable(name, module, predictor.info.head)]
     prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=share)
     for module, parameter in layers:
-        prune.remove(module, parameter)  # type: ignore[no-untyped-call]
+        prune.remove(module, parameter)
     return _exported(predictor.model, facts, folder)
 
 

@@ -123,7 +123,7 @@ def fitted_head(model: nn.Module, head: str, batches: list[tuple[Tensor, Tensor]
     for _ in range(steps):
         loss = criterion(fitted((features - mean) / std), labels)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     with torch.no_grad():  # the standardisation goes into the weights
