@@ -44,7 +44,7 @@ from .runs.predictor import load as load
 from .speed.folding import fold as fold
 from .speed.folding import unfold as unfold
 from .tasks.classify.prediction import Prediction as Prediction
-from .tasks.measures import Measure as Measure
+from .tasks.measure import Measure as Measure
 from .tasks.registry import TASKS as TASKS
 from .tasks.task import Task as Task
 from .training.allocation import allocate as allocate

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from visionlora.cli.command import run_command
 from visionlora.common.errors import UserError
 from visionlora.evaluation.config import ExplainConfig
+
+if TYPE_CHECKING:
+    from visionlora.runs.folder import RunFolder
+    from visionlora.runs.predictor import Predictor
 
 
 def explain(config: ExplainConfig, folder: Path) -> list[Path]:
@@ -19,29 +24,16 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     from visionlora.common.drawing import save
     from visionlora.common.files import folder_inside, inside
     from visionlora.common.quiet import quiet
-    from visionlora.data.inputs import paths_of
-    from visionlora.data.module import ImageData
     from visionlora.evaluation.explaining import explain as look
     from visionlora.lora.changes import changes
     from visionlora.reporting.plots import changes_by_layer
-    from visionlora.runs.data import data_config
     from visionlora.runs.predictor import load
 
     quiet()
     if config.output is not None and Path(config.output).is_file():
         raise UserError(f"output={config.output} is a file; name a folder.")
     predictor = load(run.path)
-    if config.input is None:
-        data = ImageData(data_config(run), record=run.read_split(), task=predictor.task.section())
-        pictures = data.parts.get("test", data.parts["train"])
-        if not pictures.paths:
-            raise UserError("the run's data is not in files; name images with input=PATH.")
-        chosen = range(0, len(pictures), max(len(pictures) // config.most, 1))[: config.most]
-        paths = [Path(pictures.paths[i]) for i in chosen]
-        labels: list[str | None] = [data.task.in_words(pictures.labels[i]) for i in chosen]
-    else:
-        paths = paths_of([config.input])[: config.most]
-        labels = [predictor.task.of_folder(path) for path in paths]
+    paths, labels = _images(config, run, predictor)
     figure, method = look(predictor, paths, config.method, labels)
     if config.output is None:
         output = folder_inside(run.path, "explain")
@@ -60,6 +52,23 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
         save(changes_by_layer(moved), written[1])
     print(f"{method}, {len(paths)} images: {', '.join(map(str, written))}")
     return written
+
+
+def _images(config: ExplainConfig, run: RunFolder, predictor: Predictor) -> tuple[list[Path], list[str | None]]:
+    """The images to explain, of the run's test part or those asked for, with what is true of each in words, where it is known."""
+    from visionlora.data.inputs import paths_of
+    from visionlora.data.module import ImageData
+    from visionlora.runs.data import data_config
+
+    if config.input is not None:
+        paths = paths_of([config.input])[: config.most]
+        return paths, [predictor.task.of_folder(path) for path in paths]
+    data = ImageData(data_config(run), record=run.read_split(), task=predictor.task.section())
+    images = data.parts.get("test", data.parts["train"])
+    if not images.paths:
+        raise UserError("the run's data is not in files; name images with input=PATH.")
+    chosen = range(0, len(images), max(len(images) // config.most, 1))[: config.most]
+    return [Path(images.paths[i]) for i in chosen], [data.task.in_words(images.labels[i]) for i in chosen]
 
 
 def main() -> None:

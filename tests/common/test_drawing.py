@@ -12,7 +12,7 @@ from PIL import Image
 
 from visionlora.common.drawing import costs, numbers, percent, save, short, styled
 from visionlora.common.errors import UserError
-from visionlora.tasks.measures import label
+from visionlora.tasks.words import label
 
 
 def axes_of() -> Axes:

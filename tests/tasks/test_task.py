@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from visionlora.common.errors import UserError
-from visionlora.tasks.measures import Measure, higher_is_better, in_words, is_share, label, measure_of
+from visionlora.tasks.measure import Measure
 from visionlora.tasks.metrics import Evaluation
 from visionlora.tasks.registry import TASKS, check_section, kind_of, make_task
 from visionlora.tasks.task import Task
+from visionlora.tasks.words import higher_is_better, in_words, is_share, label, measure_of
 
 PACKAGE = Path(__file__).parents[2] / "visionlora"
 ALLOWED = re.compile(r"``|>>> |\('|^\s*print\(|docstring")

@@ -29,8 +29,8 @@ from visionlora.reporting.tables import print_search
 from visionlora.runs.claim import claimed
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.folder import RunFolder
-from visionlora.tasks.measures import higher_is_better
 from visionlora.tasks.registry import kind_of
+from visionlora.tasks.words import higher_is_better
 from visionlora.training.run import run
 
 STUDY = "study.journal"

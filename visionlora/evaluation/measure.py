@@ -20,7 +20,8 @@ from visionlora.data.module import ImageData
 from visionlora.evaluation.probe import probe_head
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import Predictor, load
-from visionlora.tasks.outcome import Outcome
+from visionlora.tasks.outcome import outcome_of
+from visionlora.tasks.task import Outcome
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def outcome(predictor: Predictor, data: ImageData, split: str) -> Outcome:
     if not outputs:
         raise UserError(f"none of the {len(unreadable)} images of the {split} part can be read: {left_out(unreadable)}.")
     more = {"seconds": seconds, "unreadable": unreadable}
-    return data.task.outcome(split, torch.cat(outputs).clone(), torch.cat(targets), data.readable(split), **more)
+    return outcome_of(data.task, split, torch.cat(outputs).clone(), torch.cat(targets), data.readable(split), **more)
 
 
 def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str, own_data: bool = True) -> list[Compared]:

@@ -9,12 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from visionlora.common.console import console
-from visionlora.tasks.measures import in_words, label
+from visionlora.tasks.words import in_words, label
 
 if TYPE_CHECKING:
     from visionlora.evaluation.measure import Compared
-    from visionlora.tasks.outcome import Outcome
-    from visionlora.tasks.task import Task
+    from visionlora.tasks.task import Outcome, Task
 
 
 def print_metrics(metrics: Mapping[str, float], title: str, task: type[Task]) -> None:

@@ -32,7 +32,8 @@ from visionlora.runs.data import data_config
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import load
 from visionlora.speed.quantize import dequantize
-from visionlora.tasks.measures import Measure
+from visionlora.tasks.measure import Measure
+from visionlora.tasks.outcome import outcome_of
 
 INT8 = "int8.onnx"
 LATENCY_ROUNDS = 15
@@ -164,7 +165,7 @@ def _measured(files: dict[str, Path], data: ImageData, split: str) -> list[Compr
     latency = {n: _latency(sessions, images[:1].expand(n, -1, -1, -1).numpy()) for n in (1, 32)}
     rows = []
     for name, path in files.items():
-        found = data.task.outcome(split, torch.cat(logits[name]), torch.cat(labels), data.readable(split))
+        found = outcome_of(data.task, split, torch.cat(logits[name]), torch.cat(labels), data.readable(split))
         content = path.read_bytes()
         lead = data.task.lead()
         score = found.metrics()[f"{split}/{lead.key}"]

@@ -15,8 +15,8 @@ from visionlora.common.labels import METHODS
 from visionlora.common.rows import is_number, shown
 from visionlora.reporting.plots import beside, pareto
 from visionlora.reporting.runs import Configuration, leading, made_differently, spread_in_words, written
-from visionlora.tasks.measures import higher_is_better, is_share, label
 from visionlora.tasks.task import Task
+from visionlora.tasks.words import higher_is_better, is_share, label
 
 try:
     import plotly.graph_objects as go

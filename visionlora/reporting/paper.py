@@ -16,8 +16,8 @@ from visionlora.common.rows import is_number, shown, write_rows
 from visionlora.reporting.plots import accuracy_against, accuracy_by
 from visionlora.reporting.runs import Configuration, leading, spread_in_words
 from visionlora.reporting.significance import Comparison, compare
-from visionlora.tasks.measures import has_spread, higher_is_better, is_share, label
 from visionlora.tasks.task import Task
+from visionlora.tasks.words import has_spread, higher_is_better, is_share, label
 
 if TYPE_CHECKING:
     import pandas as pd

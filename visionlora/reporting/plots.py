@@ -27,7 +27,7 @@ from visionlora.common.labels import METHODS
 from visionlora.common.rows import is_number, shown
 from visionlora.reporting.runs import Configuration, in_words, leading, ranked, written
 from visionlora.reporting.summary import Summary
-from visionlora.tasks.measures import higher_is_better, is_share, label
+from visionlora.tasks.words import higher_is_better, is_share, label
 
 if TYPE_CHECKING:
     from visionlora.lora.changes import LayerChange

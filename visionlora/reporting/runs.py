@@ -19,9 +19,9 @@ from visionlora.runs.config import OWN
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.identity import NO_MATTER, WITHOUT_FILES, flatten
 from visionlora.runs.log import Curves, curves_of_finished
-from visionlora.tasks.measures import has_spread, higher_is_better, is_share, label
 from visionlora.tasks.registry import kind_of
 from visionlora.tasks.task import Task
+from visionlora.tasks.words import has_spread, higher_is_better, is_share, label
 
 Curve = tuple[list[float], list[float]]
 

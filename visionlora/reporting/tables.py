@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from visionlora.common.console import console
-from visionlora.tasks.measures import in_words
 from visionlora.tasks.registry import kind_of
+from visionlora.tasks.words import in_words
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -21,7 +21,7 @@ from visionlora.runs.checkpoints import damage, write_checkpoint
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.log import HASH
 from visionlora.runs.metrics import RunLogger
-from visionlora.tasks.measures import Measure
+from visionlora.tasks.measure import Measure
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

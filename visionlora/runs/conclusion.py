@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.runs.log import Curves
+from visionlora.tasks.conclusion import compared as compared_plainly
 from visionlora.tasks.task import Task
 
 FEW_STEPS = 100
@@ -26,7 +27,7 @@ def conclusion(task: Task, results: Mapping[str, Any], curves: Curves, folder: P
         curves: what ``read_curves`` read.
         folder: of the run.
     """
-    better, compared = task.compared(results)
+    better, compared = task.compared(results) or compared_plainly(type(task), results)
     more_epochs, course = _course(results, curves)
     run = shlex.quote(str(folder))
     if more_epochs:

@@ -15,7 +15,7 @@ from visionlora.common.files import inside, naming, replace_file
 from visionlora.common.processes import process_rank
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.log import HASH, digest, put_aside_if_damaged, read_rows
-from visionlora.tasks.measures import in_words, label
+from visionlora.tasks.words import in_words, label
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 Row = dict[str, Any]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from visionlora.common.text import counted
-from visionlora.tasks.measures import in_words
+from visionlora.tasks.words import in_words
 
 if TYPE_CHECKING:
     from visionlora.tasks.task import Task

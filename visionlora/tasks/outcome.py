@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from visionlora.tasks.metrics import Evaluation
-from visionlora.tasks.task import Task
+from visionlora.tasks.task import Outcome, PartImages, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from PIL.Image import Image
-
-
-class PartImages(Protocol):
-    """The images of a part of the data, opened one at a time."""
-
-    @property
-    def names(self) -> list[str]:
-        """What tells each image from the others."""
-
-    @property
-    def paths(self) -> Sequence[Path]:
-        """Their files; empty where there are none."""
-
-    def open(self, index: int, channels: int, detail: int | None = None) -> Image:
-        """Image ``index``; ``detail`` is the least number of pixels a side that are wanted of it."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Outputs for one part of the data. A task may give a subclass, which shows more.
+class PlainOutcome:
+    """What every task has of an outcome; a task may give a subclass, which shows more. See ``Outcome`` for what the methods are.
 
     Args:
         task: what the outputs are for.
@@ -103,3 +86,8 @@ class Outcome:
     def calibrated(self, validation: Outcome) -> dict[str, float]:
         """What ``temperature=true`` adds to the metrics, from the outcome on the validation part, where the task ``calibrates``."""
         raise NotImplementedError
+
+
+def outcome_of(task: Task, split: str, outputs: Tensor, targets: Tensor, images: PartImages, **more: Any) -> Outcome:
+    """The task's own outcome, or a plain one where it has none; see ``PlainOutcome`` for the arguments."""
+    return task.outcome(split, outputs, targets, images, **more) or PlainOutcome(task, split, outputs, targets, images, **more)

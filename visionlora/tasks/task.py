@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
-from visionlora.tasks.measures import Measure
+from visionlora.tasks.measure import Measure
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
     from torch import Tensor
     from torchmetrics import Metric
 
-    from visionlora.tasks.outcome import Outcome, PartImages
 
 Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """``(outputs (N, ...), targets (N, ...)) -> `` one number, as ``torch.nn.functional.cross_entropy`` gives it."""
@@ -73,6 +74,84 @@ class Prediction(Protocol):
 
     def brief(self) -> str:
         """In a few words, for the title of a plot."""
+
+
+class PartImages(Protocol):
+    """The images of a part of the data, opened one at a time."""
+
+    @property
+    def names(self) -> list[str]:
+        """What tells each image from the others."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """Their files; empty where there are none."""
+
+    def open(self, index: int, channels: int, detail: int | None = None) -> Image:
+        """Image ``index``; ``detail`` is the least number of pixels a side that are wanted of it."""
+
+
+class Outcome(Protocol):
+    """A model's outputs for one part of the data, and what they are worth; ``PlainOutcome`` is one, and most are made from it."""
+
+    @property
+    def task(self) -> Task:
+        """What the outputs are for."""
+
+    @property
+    def split(self) -> str:
+        """Name of the part."""
+
+    @property
+    def outputs(self) -> Tensor:
+        """Of the model, float32 ``(N, ...)``."""
+
+    @property
+    def targets(self) -> Tensor:
+        """``(N, ...)``, as the batches had them."""
+
+    @property
+    def images(self) -> PartImages:
+        """The images themselves, in the same order."""
+
+    @property
+    def seconds(self) -> float:
+        """The forward passes took, data aside."""
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Images that could not be read, and why; they are none of those above."""
+
+    @property
+    def tests(self) -> str:
+        """A sentence on what interval and p are."""
+
+    def metrics(self) -> dict[str, float]:
+        """``SPLIT/KEY`` for the loss and each measure of the task, and ``SPLIT/unreadable``."""
+
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the leading measure; ``None`` where none is known."""
+
+    def p_against(self, other: Any) -> float | None:
+        """p of a test that this one and another on the same images are equally good; ``None`` where there is no test."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row an image, the unreadable ones among them, for ``predictions.csv``."""
+
+    def details(self) -> dict[str, Any]:
+        """Files of JSON that are written beside the rows, by name: ``{"classes.json": …}``."""
+
+    def plots(self) -> dict[str, Figure | None]:
+        """Plots by name; ``None`` where there is nothing to draw this time, so that an earlier one is removed."""
+
+    def page(self) -> str | None:
+        """``mistakes.html``, or ``None`` where nothing is wrong or the task has no such page."""
+
+    def tell(self) -> None:
+        """Print what is to be said beside the metrics."""
+
+    def calibrated(self, validation: Any) -> dict[str, float]:
+        """What ``temperature=true`` adds to the metrics, from the outcome on the validation part, where the task ``calibrates``."""
 
 
 class Task:
@@ -198,11 +277,11 @@ class Task:
 
     # Results.
 
-    def compared(self, results: Mapping[str, Any]) -> tuple[bool, str]:
-        """Whether the test is better than before, beyond chance where that can be told, and that in a sentence or two."""
-        from visionlora.tasks.conclusion import compared
-
-        return compared(type(self), results)
+    def compared(self, results: Mapping[str, Any]) -> tuple[bool, str] | None:
+        """Whether the test is better than before, beyond chance, and that in a sentence or two; ``None`` where chance is not known, and
+        what is said is whether the leading measure is better.
+        """
+        return None
 
     def doubts(self, results: Mapping[str, Any]) -> str:
         """A sentence on what the validation part is too small for; ``""`` where it is not."""
@@ -222,11 +301,9 @@ class Task:
         """What stands for an image that cannot be read."""
         raise NotImplementedError
 
-    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: PartImages, **more: Any) -> Outcome:
-        """The outputs for a part of the data as what ``evaluate`` shows; see ``Outcome`` for the arguments."""
-        from visionlora.tasks.outcome import Outcome
-
-        return Outcome(self, split, outputs, targets, images, **more)
+    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: PartImages, **more: Any) -> Outcome | None:
+        """The outputs for a part of the data as what ``evaluate`` shows; ``None`` for the plain one. See ``PlainOutcome``."""
+        return None
 
     # Exports.
 

@@ -102,14 +102,30 @@ def fit(
     L.seed_everything(seed, verbose=False)
     if not adapter_names(model):
         inject(model, lora or LoraConfig())
-    if task is None:
-        module: TaskModule = Classifier(model, optim=optim, seed=seed, loss=loss, metrics=metrics)
-    else:
-        module = TaskModule(model, task, optim=optim, seed=seed, loss=loss, metrics=metrics)
-        if info := info_of(model):  # what is saved knows what the outputs are for
-            info.task, info.classes = task.section(), task.names
+    module = _module(model, task, optim, seed, loss, metrics)
     usual: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "max_epochs": epochs}
     runner = L.Trainer(**usual | trainer, callbacks=list(callbacks))
+    found = _run(runner, module, data, val, test, batch_size)
+    model.eval()
+    if place is not None:
+        save_adapter(model, place, extra={"metrics": found})
+    return Fit(module, runner, found)
+
+
+def _module(
+    model: nn.Module, task: Task | None, optim: OptimConfig | None, seed: int, loss: Loss | None, metrics: Metrics | None
+) -> TaskModule:
+    if task is None:
+        return Classifier(model, optim=optim, seed=seed, loss=loss, metrics=metrics)
+    if info := info_of(model):  # what is saved knows what the outputs are for
+        info.task, info.classes = task.section(), task.names
+    return TaskModule(model, task, optim=optim, seed=seed, loss=loss, metrics=metrics)
+
+
+def _run(
+    runner: L.Trainer, module: TaskModule, data: Data, val: DataLoader | Dataset | None, test: DataLoader | Dataset | None, batch_size: int
+) -> dict[str, float]:
+    """Train and, where there are such data, test; what was logged."""
     found: dict[str, float] = {}
     if isinstance(data, L.LightningDataModule):
         runner.fit(module, datamodule=data)
@@ -121,11 +137,7 @@ def fit(
         found |= _numbers(runner)
         if test is not None:
             runner.test(module, _loader(test, batch_size), verbose=False)
-    found |= _numbers(runner)
-    model.eval()
-    if place is not None:
-        save_adapter(model, place, extra={"metrics": found})
-    return Fit(module, runner, found)
+    return found | _numbers(runner)
 
 
 def _place(folder: str | Path) -> Path:

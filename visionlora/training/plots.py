@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from visionlora.common.drawing import BLUE, GREEN, GREY, SKY, VERMILION, WIDTH, legend_below, percent, rate_axis, styled
-from visionlora.tasks.measures import in_words
+from visionlora.tasks.words import in_words
 
 if TYPE_CHECKING:
     from visionlora.tasks.task import Task

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from visionlora.common.console import LOG, console
 from visionlora.common.text import counted
-from visionlora.tasks.measures import PARTS, in_words, label
+from visionlora.tasks.words import PARTS, in_words, label
 
 if TYPE_CHECKING:
     from visionlora.data.module import ImageData

@@ -26,7 +26,7 @@ from visionlora.runs.checkpoint_io import RunCheckpoints, checkpoints, read_run_
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.metrics import RunLogger
-from visionlora.tasks.measures import Measure
+from visionlora.tasks.measure import Measure
 from visionlora.training.callbacks import AdaptiveRanks, Stopwatch, Terminable
 from visionlora.training.module import TaskModule
 

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from visionlora.data.images import Images
 from visionlora.evaluation.writing import write_outcome
-from visionlora.tasks.classify.outcome import Classified, temperature_of
+from visionlora.tasks.classify.classified import Classified, temperature_of
 from visionlora.tasks.classify.plots import confused, confusion, most_wrong
 from visionlora.tasks.registry import make_task
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from visionlora.tasks.classify.outcome import Classified
+from visionlora.tasks.classify.classified import Classified
 from visionlora.tasks.classify.plots import THUMBNAIL, thumbnail
 
 SHOWN = 300

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from visionlora.common.drawing import BLUE, GREY, VERMILION, WIDTH, Percent, legend_below, percent, short, styled
-from visionlora.tasks.classify.outcome import BINS, Classified
+from visionlora.tasks.classify.classified import BINS, Classified
 
 NAMED = 40
 """Classes up to which a confusion matrix has their names."""

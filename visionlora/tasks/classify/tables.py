@@ -10,7 +10,7 @@ from rich.table import Table
 from visionlora.common.console import console
 
 if TYPE_CHECKING:
-    from visionlora.tasks.classify.outcome import Classified
+    from visionlora.tasks.classify.classified import Classified
 
 WORST = 10
 """Classes shown where there are more than thirty: those with the lowest F1."""

@@ -10,8 +10,8 @@ from visionlora.common.errors import UserError
 from visionlora.common.text import markdown
 from visionlora.tasks.classify import conclusion
 from visionlora.tasks.classify.prediction import Prediction
-from visionlora.tasks.measures import Measure
-from visionlora.tasks.task import Loss, Task
+from visionlora.tasks.measure import Measure
+from visionlora.tasks.task import Loss, PartImages, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from visionlora.tasks.classify.baseline import ClassMeans
     from visionlora.tasks.classify.labels import Labels
-    from visionlora.tasks.classify.outcome import Classified
-    from visionlora.tasks.outcome import PartImages
+    from visionlora.tasks.classify.outcome import ClassifyOutcome
 
 NAMED = 20
 """Classes that a card names."""
@@ -109,10 +108,10 @@ class Classify(Task):
     def unreadable(self, name: str, why: str) -> Prediction:
         return Prediction(name, error=why)
 
-    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: PartImages, **more: Any) -> Classified:
-        from visionlora.tasks.classify.outcome import Classified
+    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: PartImages, **more: Any) -> ClassifyOutcome:
+        from visionlora.tasks.classify.outcome import ClassifyOutcome
 
-        return Classified(self, split, outputs, targets, images, **more)
+        return ClassifyOutcome(self, split, outputs, targets, images, **more)
 
     @classmethod
     def described(cls, names: Sequence[str], outputs: int) -> str:
