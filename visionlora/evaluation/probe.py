@@ -1,4 +1,4 @@
-"""Start the head as the best linear layer on the frozen features: a probe first, then fine-tuning."""
+"""The best linear layer on frozen features: a head to start with, to compare with, and to keep a part of."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from visionlora.common.errors import UserError
 from visionlora.data.every_view import ViewData, all_predicted
 from visionlora.data.module import Batch, ImageData
+
+Linear = tuple[np.ndarray, np.ndarray]
+"""``weight (outputs, D)`` and ``bias (outputs,)``."""
 
 
 class _HeadInputs(L.LightningModule):
@@ -29,29 +32,57 @@ class _HeadInputs(L.LightningModule):
         self.targets.append(targets.cpu())
         return targets[:0]  # Lightning warns of None
 
-    def close(self) -> tuple[np.ndarray, np.ndarray]:
+    def close(self) -> tuple[Tensor, Tensor]:
         self._hook.remove()
-        return torch.cat(self.rows).flatten(1).numpy(), torch.cat(self.targets).numpy()
+        return torch.cat(self.rows).flatten(1), torch.cat(self.targets)
+
+
+def head_inputs(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData, part: str) -> tuple[Tensor, Tensor]:
+    """What enters the head for every image of a part, unaugmented: features ``(N, D)`` with targets ``(N, ...)``, on the CPU."""
+    inputs = _HeadInputs(model, head)
+    trainer.predict(inputs, ViewData(data, part), return_predictions=False)
+    return inputs.close()
+
+
+def why_no_probe(trainer: L.Trainer, model: nn.Module, head: str) -> str:
+    """Why there can be no probe of this model here; ``""`` where there can be one."""
+    module = model.get_submodule(head)
+    if not isinstance(module, nn.Linear):
+        return f"the head of this model is a {type(module).__name__}, not a linear layer"
+    if trainer.world_size > 1:
+        return "it takes one process"
+    if not all_predicted(trainer):
+        return "trainer.limit_predict_batches or trainer.fast_dev_run leaves images out"
+    return ""
+
+
+def probe_of(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData) -> Linear:
+    """The task's probe on the features that ``model`` now gives of all training images, unaugmented.
+
+    Raises:
+        UserError: the task has none.
+    """
+    features, targets = head_inputs(trainer, model, head, data, "train")
+    return data.task.probe(features.numpy(), targets.numpy())
+
+
+@torch.no_grad()
+def set_head(module: nn.Linear, head: Linear) -> None:
+    """Write weight and bias into a head."""
+    weight, bias = head
+    module.weight.copy_(torch.from_numpy(weight))
+    if module.bias is not None:
+        module.bias.copy_(torch.from_numpy(bias))
 
 
 def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData) -> None:
-    """Fit the linear layer ``head`` to the features of all training images, unaugmented, as the task's probe does, and write it into the
-    model (LP-FT, Kumar et al. 2022, arXiv 2202.10054, §3.4).
+    """Let the linear layer ``head`` be the probe (LP-FT, Kumar et al. 2022, arXiv 2202.10054, §3.4).
 
     Raises:
         UserError: the head is not one linear layer, the task has no probe, or not all images can be looked at.
     """
+    if why := why_no_probe(trainer, model, head):
+        raise UserError(f"model.head_init=probe: {why}; leave it at random.")
     module = model.get_submodule(head)
-    if not isinstance(module, nn.Linear):
-        raise UserError(f"model.head_init=probe: the head of this model is a {type(module).__name__}, not a linear layer.")
-    if trainer.world_size > 1:
-        raise UserError("model.head_init=probe runs in one process; fit the head first, or take model.head_init=random.")
-    if not all_predicted(trainer):
-        raise UserError("model.head_init=probe: trainer.limit_predict_batches or trainer.fast_dev_run leaves images out.")
-    inputs = _HeadInputs(model, head)
-    trainer.predict(inputs, ViewData(data, "train"), return_predictions=False)
-    weight, bias = data.task.probe(*inputs.close())
-    with torch.no_grad():
-        module.weight.copy_(torch.from_numpy(weight))
-        if module.bias is not None:
-            module.bias.copy_(torch.from_numpy(bias))
+    assert isinstance(module, nn.Linear)
+    set_head(module, probe_of(trainer, model, head, data))

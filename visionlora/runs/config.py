@@ -52,10 +52,12 @@ class OptimConfig:
     schedule: str = "onecycle"
     warmup: float = 0.1
     label_smoothing: float = 0.0
+    strength: str = "all"
 
     def __post_init__(self) -> None:
         one_of("optim.name", self.name, OPTIMIZERS)
         one_of("optim.schedule", self.schedule, SCHEDULES)
+        one_of("optim.strength", self.strength, ("all", "auto"))
         for key in ("lr", "head_lr"):
             value = getattr(self, key)
             if value is not None and not value > 0:

@@ -9,6 +9,7 @@ import lightning as L
 
 from visionlora.data.module import ImageData
 from visionlora.evaluation.baseline import BaselineData, FrozenFeatures
+from visionlora.runs.checkpoint_io import read_run_checkpoint
 from visionlora.training.adapted import Adapted
 from visionlora.training.module import TaskModule
 from visionlora.training.place import Place
@@ -34,8 +35,8 @@ def measure_before(trainer: L.Trainer, adapted: Adapted, data: ImageData) -> dic
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
 
-def measure_after(trainer: L.Trainer, module: TaskModule, data: ImageData, place: Place) -> dict[str, Any]:
-    """``val/*`` and ``test/*`` of the best checkpoint, or of the last where nothing chose a best one.
+def load_best(module: TaskModule, data: ImageData, place: Place) -> str:
+    """Put the best checkpoint into the module, or the last where nothing chose a best one; its name, ``none`` where no epoch was trained.
 
     Raises:
         UserError: that checkpoint is one that a run which goes on has found, and holds what does not belong there.
@@ -43,10 +44,18 @@ def measure_after(trainer: L.Trainer, module: TaskModule, data: ImageData, place
     run_folder = place.folder
     best = "val" in data.parts and run_folder.best.is_file()
     path = run_folder.best if best else run_folder.last if run_folder.last.is_file() else None
-    results: dict[str, Any] = {"checkpoint": path.stem if path else "none"}  # none: no epoch was trained
+    if path is None:
+        return "none"
     with read_from(path) if place.resuming else contextlib.nullcontext():
-        if "val" in data.parts:
-            results |= dict(*trainer.validate(module, data, ckpt_path=path, verbose=False, weights_only=True))
-        if "test" in data.parts:
-            results |= dict(*trainer.test(module, data, ckpt_path=path, verbose=False, weights_only=True))
+        module.on_load_checkpoint(read_run_checkpoint(path))
+    return path.stem
+
+
+def measure_after(trainer: L.Trainer, module: TaskModule, data: ImageData) -> dict[str, Any]:
+    """``val/*`` and ``test/*`` of the module as it is."""
+    results: dict[str, Any] = {}
+    if "val" in data.parts:
+        results |= dict(*trainer.validate(module, data, verbose=False))
+    if "test" in data.parts:
+        results |= dict(*trainer.test(module, data, verbose=False))
     return results

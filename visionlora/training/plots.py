@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from visionlora.common.drawing import BLUE, GREEN, GREY, SKY, VERMILION, WIDTH, legend_below, percent, rate_axis, styled
+from visionlora.common.drawing import BLACK, BLUE, GREEN, GREY, PALETTE, SKY, VERMILION, WIDTH, legend_below, percent, rate_axis, styled
 from visionlora.tasks.words import in_words
 
 if TYPE_CHECKING:
     from visionlora.tasks.task import Task
+    from visionlora.training.strength import Strength
 
 
 @styled
@@ -61,4 +62,28 @@ def learning_curves(task: type[Task], curves: Mapping[str, tuple[list[float], li
         percent(score.yaxis)
     score.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(figure, loss, score, columns=2)
+    return figure
+
+
+@styled
+def strengths(task: type[Task], strength: Strength) -> Figure:
+    """The leading measure on the validation part over the share of the update that is kept, a line for each share of the trained head.
+
+    Args:
+        task: of the run.
+        strength: what was tried, and what was kept.
+    """
+    figure = Figure(figsize=(WIDTH / 2, 3))
+    axes = figure.subplots()
+    lead, tried = task.lead(), strength.tried
+    for number, head in enumerate(sorted({one.head for one in tried})):
+        line = [(one.update, one.score) for one in tried if one.head == head]
+        name = {0.0: "the probe's head", 1.0: "the trained head"}.get(head, f"{head:g} of the trained head")
+        axes.plot(*zip(*line, strict=True), marker="o", markersize=3, color=PALETTE[number % len(PALETTE)], label=name)
+    if strength.kept is not None:
+        axes.plot(strength.kept.update, strength.kept.score, "o", markersize=9, color=BLACK, fillstyle="none", label="kept")
+    axes.set(xlabel="share of the update", ylabel=f"validation {lead.words}")
+    if lead.share:
+        percent(axes.yaxis)
+    legend_below(figure, axes, columns=2)
     return figure

@@ -26,9 +26,10 @@ from visionlora.training.adapted import Adapted, adapt, base_to_keep, build_back
 from visionlora.training.caching import cached
 from visionlora.training.callbacks import Stopwatch, peak_memory_mib
 from visionlora.training.finders import find
-from visionlora.training.measuring import measure_after, measure_before
+from visionlora.training.measuring import load_best, measure_after, measure_before
 from visionlora.training.module import TaskModule
 from visionlora.training.place import Place, find_place, resumable
+from visionlora.training.strength import Strength, choose_strength
 from visionlora.training.trainer import build_trainer, check_hardware, fit
 from visionlora.training.writing import begun, write_results, write_settings
 
@@ -69,10 +70,21 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         with tracking.closing(trainer.loggers), resumable(trainer, place.folder):
             before = measure_before(trainer, adapted, data)
             fitted = train(config, place, adapted, trainer, stopwatch, data)
-            after = measure_after(trainer, fitted.module, data, place)
-        results = {**after, **before, **fitted.figures, **found, **counts(config, adapted, trainer, data), **made_with}
+            checkpoint = load_best(fitted.module, data, place)
+            strength = choose_strength(config.lora, trainer, adapted, data) if config.optim.strength == "auto" else Strength()
+            after = measure_after(trainer, fitted.module, data)
+        results = {
+            "checkpoint": checkpoint,
+            **after,
+            **strength.figures,
+            **before,
+            **fitted.figures,
+            **found,
+            **counts(config, adapted, trainer, data),
+            **made_with,
+        }
         if trainer.is_global_zero:
-            results = write_results(place, trainer, adapted.model, data.task, results, started)
+            results = write_results(place, trainer, adapted.model, data.task, results, started, strength)
         return results
 
 
@@ -116,7 +128,6 @@ def train(config: TrainConfig, place: Place, adapted: Adapted, trainer: L.Traine
             model.compile()
         with module.fed_by(front):
             fit(trainer, module, data, place.checkpoint, stopwatch)
-    # The stopwatch is read now: with the best checkpoint, it would be set back to its epoch.
     return Fitted(module, stopwatch.figures() | {"seconds/cache": caching})
 
 

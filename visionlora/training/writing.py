@@ -27,7 +27,8 @@ from visionlora.tasks.task import Task
 from visionlora.training import tracking
 from visionlora.training.adapted import Adapted, Ranks
 from visionlora.training.place import Place, resumable
-from visionlora.training.plots import learning_curves
+from visionlora.training.plots import learning_curves, strengths
+from visionlora.training.strength import Strength
 from visionlora.training.tables import print_beginning, print_results, print_trained
 
 
@@ -76,7 +77,7 @@ def write_settings(
 
 
 def write_results(
-    place: Place, trainer: L.Trainer, model: nn.Module, task: Task, results: dict[str, Any], started: float
+    place: Place, trainer: L.Trainer, model: nn.Module, task: Task, results: dict[str, Any], started: float, strength: Strength
 ) -> dict[str, Any]:
     """The adapter, the curves and ``results.json``, and what is printed at the end; returns all the figures.
 
@@ -87,9 +88,12 @@ def write_results(
         task: that it was trained for.
         results: the figures so far.
         started: by ``time.perf_counter``.
+        strength: what was kept of the update.
     """
     with resumable(trainer, place.folder):
         results = results | _left(place.folder, model, task, results, started)
+        if strength.tried:
+            save(strengths(type(task), strength), inside(place.folder.path, "strength.png"))
     tracking.end(trainer.loggers, place.folder, results, trainer.global_step)
     words = conclusion(task, results, read_curves(place.folder.metrics), place.folder.path)
     print_results(type(task), results, words, place.folder.path)
