@@ -113,6 +113,7 @@ def test_a_task_of_the_package_is_trained_and_told(of_a_task: tuple[str, Path], 
     assert (refused.returncode, "classifiers" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_task_of_the_package_predicts_and_is_exported(of_a_task: tuple[str, Path], installed: dict[str, str], tmp_path: Path) -> None:
     name, folder = of_a_task
     Image.new("RGB", (24, 24), (200, 200, 200)).save(tmp_path / "light.png")
@@ -132,6 +133,7 @@ def test_a_task_of_the_package_predicts_and_is_exported(of_a_task: tuple[str, Pa
     assert "classes" not in code.partition("## Preparing")[0]
 
 
+@pytest.mark.slow
 def test_goes_on_and_is_loaded_in_python(of_a_task: tuple[str, Path], installed: dict[str, str]) -> None:
     name, folder = of_a_task
     load = f"vl.TaskModule.load_from_checkpoint(r'{folder}/checkpoints/last.ckpt')"

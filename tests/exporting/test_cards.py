@@ -43,7 +43,7 @@ def assert_cards_work(run: Path, output: Path, formats: tuple[str, ...], mode: s
     assert done.returncode == 0, done.stderr
     for name in formats:
         folder = output / name
-        wanted = answer(run, photo(folder / "image.jpg", mode))
+        wanted = answer(run, photo(folder / "picture.jpg", mode))
         card, prepared = (folder / "README.md").read_text(), json.loads((folder / "preprocessing.json").read_text())
         assert f"| crop_pct | {prepared['crop_pct']:g}: " in card
         assert f"| interpolation | {prepared['interpolation']} |" in card
@@ -71,6 +71,7 @@ def test_the_code_of_a_runs_card(overrides: tuple[str, ...], formats: tuple[str,
     assert_cards_work(trained(tmp_path / "run", *overrides), tmp_path / "out", formats, mode)
 
 
+@pytest.mark.slow
 def test_names_that_are_markup(tmp_path: Path, class_folders: Callable[..., Path]) -> None:
     """Names of classes stay names: in the card, in its code and in what the code prints."""
     names = [name.replace("/", "∕") for name in HOSTILE]
@@ -88,7 +89,7 @@ def test_timm_prepares_the_same_view(tmp_path: Path) -> None:
     assert command("export", f"run={run}", f"output={tmp_path}").returncode == 0
     model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
-    picture = photo(tmp_path / "image.jpg", size=(60, 50))
+    picture = photo(tmp_path / "picture.jpg", size=(60, 50))
     predictor = vl.load(run)
     wanted = normalize(predictor.prepare(picture)[None], predictor.preprocessing)[0]
     assert torch.allclose(transform(open_image(picture, 3)), wanted, atol=0.02)
@@ -99,7 +100,7 @@ def test_the_code_of_the_documentation(tiny_run: Path, tmp_path: Path) -> None:
     """In the order of the page, in one folder, with the run where the page has it."""
     shutil.copytree(tiny_run, tmp_path / "outputs" / "RUN")
     assert command("compress", "run=outputs/RUN", "calibration=16", "prune=[]", cwd=tmp_path).returncode == 0
-    picture = photo(tmp_path / "image.jpg")
+    picture = photo(tmp_path / "picture.jpg")
     codes = blocks(ROOT / "docs" / "after.md")
     assert len(codes) == 2
     exported, named = (run_block(code, tmp_path) for code in codes)

@@ -218,7 +218,7 @@ def test_the_code_of_the_card(given: dict[str, Any], tmp_path: Path) -> None:
     model, names = learned(backbone()), ["a `b`", 'c "d"\\', "<e>\nf", "```"]
     prepared = Preprocessing(**given)
     for one in vl.export(model, EXAMPLE, (*TRACED, "state_dict", "timm"), folder=tmp_path, classes=names, preprocessing=prepared):
-        picture = photo(one.folder / "image.jpg")
+        picture = photo(one.folder / "picture.jpg")
         images = normalize(eval_transform(prepared)(open_image(picture, 3))[None], prepared)
         found = logits_of(model, images).softmax(-1)[0]
         (code,) = blocks(one.folder / "README.md")

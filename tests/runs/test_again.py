@@ -80,7 +80,7 @@ def altered(run: Path, folder: Path, **changes: Any) -> Path:
 def test_it_says_in_one_line_what_is_not_as_it_was(tiny_run: Path, tmp_path: Path) -> None:
     run = altered(tiny_run, tmp_path / "then", versions__torch="2.10.0", threads=64, fingerprint__pictures="others", machine__os="x")
     (line,) = [line for line in again(run, tmp_path / "now", *QUIET).splitlines() if "not as it was" in line]
-    for part in ("versions/torch 2.10.0 -> ", "threads 64 -> 1", "fingerprint/images others -> "):
+    for part in ("versions/torch 2.10.0 -> ", "threads 64 -> 1", "fingerprint/pictures others -> "):
         assert part in line
     assert "machine/os" not in line
 

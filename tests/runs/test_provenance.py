@@ -85,7 +85,8 @@ def test_other_pictures_have_another_fingerprint() -> None:
     same = of(["a", "b"], [0, 1])
     assert same == of(["b", "a"], [1, 0])
     assert (
-        len({of(*each)["fingerprint/images"] for each in (([], []), (["a", "b"], [0, 1]), (["a", "b"], [0, 0]), (["a", "c"], [0, 1]))}) == 4
+        len({of(*each)["fingerprint/pictures"] for each in (([], []), (["a", "b"], [0, 1]), (["a", "b"], [0, 0]), (["a", "c"], [0, 1]))})
+        == 4
     )
 
 

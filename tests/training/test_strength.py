@@ -108,7 +108,6 @@ def test_a_share_is_in_the_scaling_that_peft_reads(tmp_path: Path, monkeypatch: 
     ("overrides", "why"),
     [
         (("lora.method=dora",), "no straight line"),
-        (("lora=full",), "no straight line"),
         (("lora.train_norm=true",), "norms or biases were trained"),
         (("data.val_fraction=0",), "no validation part"),
         (("lora.train_head=false",), "the head was not trained"),

@@ -28,6 +28,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert "lora.r" in (tmp_path / "tensorboard" / "hparams.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_wandb_and_mlflow_together(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     mlflow = pytest.importorskip("mlflow")

@@ -217,7 +217,7 @@ def test_data_that_has_moved(class_folders: Callable[..., Path], tmp_path: Path)
     root = class_folders(train={"cat": 20, "dog": 20})
     folder = tmp_path / "run"
     done = command(
-        "train", *TINY, *QUIET, "data=imagefolder", "data.root=images", "data.image_size=32", f"hydra.run.dir={folder}", cwd=root.parent
+        "train", *TINY, *QUIET, "data=imagefolder", "data.root=pictures", "data.image_size=32", f"hydra.run.dir={folder}", cwd=root.parent
     )
     assert done.returncode == 0, done.stderr
     assert command("evaluate", f"run={folder}", cwd=folder).returncode == 0  # from another folder
@@ -239,6 +239,7 @@ def test_never_a_silent_fresh_start(tiny_run: Path, tmp_path: Path) -> None:
     assert "there is no checkpoint" in missing.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_from_the_console_script_inside_a_multirun(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("visionlora")
     call = [str(script), "train", "-m", *TINY, *QUIET, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1", "lora.r=1,2"]
