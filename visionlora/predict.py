@@ -10,7 +10,7 @@ from visionlora.common.errors import UserError
 from visionlora.evaluation.config import PredictConfig
 
 if TYPE_CHECKING:
-    from visionlora.tasks.task import Prediction
+    from visionlora.tasks.interfaces import Prediction
 
 SHOWN = 20
 

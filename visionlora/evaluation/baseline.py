@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from visionlora.data.module import Batch, ImageData
+from visionlora.tasks.interfaces import Baseline
 from visionlora.tasks.metrics import Evaluation
-from visionlora.tasks.task import Baseline, Task
+from visionlora.tasks.task import Task
 
 
 class BaselineData(L.LightningDataModule):

@@ -11,7 +11,7 @@ from rich.table import Table
 from visionlora.common.console import console
 
 if TYPE_CHECKING:
-    from visionlora.tasks.task import Prediction
+    from visionlora.tasks.interfaces import Prediction
 
 
 def print_predictions(predictions: Sequence[Prediction], columns: Sequence[str], runs: Sequence[str] | None = None) -> None:

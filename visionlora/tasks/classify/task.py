@@ -10,8 +10,9 @@ from visionlora.common.errors import UserError
 from visionlora.common.text import markdown
 from visionlora.tasks.classify import conclusion
 from visionlora.tasks.classify.prediction import Prediction
+from visionlora.tasks.interfaces import PartImages
 from visionlora.tasks.measure import Measure
-from visionlora.tasks.task import Loss, PartImages, Task
+from visionlora.tasks.task import Loss, Task
 
 if TYPE_CHECKING:
     import numpy as np
