@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from visionlora.common.errors import UserError
 from visionlora.data.every_view import ViewData, all_predicted
 from visionlora.data.module import Batch, ImageData
 
-Linear = tuple[np.ndarray, np.ndarray]
+Linear = tuple[Tensor, Tensor]
 """``weight (outputs, D)`` and ``bias (outputs,)``."""
 
 
@@ -63,16 +62,17 @@ def probe_of(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData) -
         UserError: the task has none.
     """
     features, targets = head_inputs(trainer, model, head, data, "train")
-    return data.task.probe(features.numpy(), targets.numpy())
+    weight, bias = data.task.probe(features.numpy(), targets.numpy())
+    return torch.from_numpy(weight), torch.from_numpy(bias)
 
 
 @torch.no_grad()
 def set_head(module: nn.Linear, head: Linear) -> None:
     """Write weight and bias into a head."""
     weight, bias = head
-    module.weight.copy_(torch.from_numpy(weight))
+    module.weight.copy_(weight)
     if module.bias is not None:
-        module.bias.copy_(torch.from_numpy(bias))
+        module.bias.copy_(bias)
 
 
 def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData) -> None:

@@ -58,8 +58,7 @@ class PlainOutcome:
     def rows(self) -> list[dict[str, Any]]:
         """A row an image: ``file`` and what ``row`` says. An image that could not be read has its ``file`` and its ``error``."""
         files = [str(path) for path in self.images.paths] or self.images.names
-        found = [{**self.row(index), "file": file} for index, file in enumerate(files)]
-        found = [{"file": row["file"], **row} for row in found]  # the first column
+        found = [{"file": file} | self.row(index) | {"file": file} for index, file in enumerate(files)]  # whatever an output is called
         return found + [{"file": name, "error": why} for name, why in self.unreadable.items()]
 
     def row(self, index: int) -> dict[str, Any]:

@@ -74,8 +74,7 @@ def choose_strength(config: LoraConfig, trainer: L.Trainer, adapted: Adapted, da
     assert isinstance(module, nn.Linear)
     trained = module.weight.detach().float().cpu(), _bias(module)
     with scaled(model, 0.0):
-        probe = probe_of(trainer, model, head, data)
-    start = torch.from_numpy(probe[0]).float(), torch.from_numpy(probe[1]).float()
+        start = [values.float() for values in probe_of(trainer, model, head, data)]
     tried: list[Tried] = []
     for update in UPDATES if _adapters(model) else (1.0,):
         with scaled(model, update):
@@ -85,7 +84,8 @@ def choose_strength(config: LoraConfig, trainer: L.Trainer, adapted: Adapted, da
             tried.append(Tried(update, share, *_measured(data, features @ weight.T + bias, targets)))
     best = max(tried, key=_preference(data))
     keep(model, best.update)
-    set_head(module, tuple(torch.lerp(a, b, best.head).numpy() for a, b in zip(start, trained, strict=True)))  # type: ignore[arg-type]
+    weight, bias = (torch.lerp(a, b, best.head) for a, b in zip(start, trained, strict=True))
+    set_head(module, (weight, bias))
     _tell(data, best, tried)
     return Strength(best, tried)
 
