@@ -27,11 +27,12 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     configs = [_data_config(run, config) for run in runs]
 
     from visionlora.evaluation import measure
-    from visionlora.evaluation.tables import print_comparison, print_metrics, say_left_out
+    from visionlora.evaluation.tables import print_comparison, print_metrics, say_left_out, say_what_views_are_worth
     from visionlora.evaluation.writing import write_outcome
 
     own_data = config.data is None
     what = config.split if config.data is None else f"{config.split}_{config.data['name']}"  # the run's own evaluation stays
+    what += "" if config.tta == "none" else f"_{config.tta}"
     if config.compare:
         rows = measure.compare(runs, configs, config.split, own_data)
         replace_file(inside(runs[0].path, f"comparison_{what}.json"), json.dumps(measure.as_rows(rows), indent=2).encode())
@@ -42,12 +43,17 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
         predictor, data = measure.open_run(run, its_data, own_data)
         if config.temperature and not data.task.calibrates:
             raise UserError(f"temperature=true is for classifiers; the task of {run.path} is {data.task.name}.")
-        found = measure.outcome(predictor, data, config.split)
+        plain = found = measure.outcome(predictor, data, config.split)
+        if config.tta != "none":
+            predictor.tta = config.tta
+            found = measure.outcome(predictor, data, config.split)
         metrics = found.metrics()
         if config.temperature:
             metrics |= found.calibrated(measure.outcome(predictor, data, "val"))
         replace_file(inside(run.path, f"evaluation_{what}.json"), json.dumps(metrics, indent=2).encode())
         print_metrics(metrics, f"{run.path}, {what}", type(data.task))
+        if found is not plain:
+            say_what_views_are_worth(plain, found, config.tta)
         say_left_out(found.unreadable)
         found.tell()
         write_outcome(found, measure.folder_of(run, what), config.figures)

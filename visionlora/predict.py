@@ -45,6 +45,7 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     predictors = shared(config.runs)
     for predictor in predictors.values():
         predictor.model.to(device)
+        predictor.tta = config.tta
     first = next(iter(predictors.values()))
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("images", total=len(pictures))

@@ -8,6 +8,9 @@ from typing import Any
 from visionlora.common.config import at_least, listed, one_of
 from visionlora.common.errors import UserError
 
+TTA = ("none", "flip", "crops", "scales")
+"""Views whose outputs are averaged, see ``runs.tta``."""
+
 
 @dataclass
 class EvaluateConfig:
@@ -21,10 +24,12 @@ class EvaluateConfig:
     num_workers: int | None = None
     compare: bool = False
     temperature: bool = False
+    tta: str = "none"
     figures: bool = True
 
     def __post_init__(self) -> None:
         one_of("split", self.split, ("train", "val", "test"))
+        one_of("tta", self.tta, TTA)
         if self.data is not None and (not isinstance(self.data, dict) or "name" not in self.data):
             raise UserError("data is another source than the run's, as in data=imagefolder data.root=DIR.")
 
@@ -42,11 +47,13 @@ class PredictConfig:
     topk: int = 3
     batch_size: int = 32
     num_workers: int | None = None
+    tta: str = "none"
     output: str = "predictions.csv"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         at_least("topk", self.topk, 1)
+        one_of("tta", self.tta, TTA)
         at_least("batch_size", self.batch_size, 1)
         if self.num_workers is not None:
             at_least("num_workers", self.num_workers, 0)

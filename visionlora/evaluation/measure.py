@@ -100,7 +100,7 @@ def outcome(predictor: Predictor, data: ImageData, split: str) -> Outcome:
         prepared, _ = data.on_after_batch_transfer((images.to(device), its_targets), 0)
         started = time.perf_counter()
         with torch.inference_mode():
-            outputs.append(predictor.model(prepared).float().cpu())
+            outputs.append(predictor.outputs(prepared))
         seconds += time.perf_counter() - started
         targets.append(torch.as_tensor(its_targets))
     unreadable = data.unreadable_in(split)

@@ -69,3 +69,16 @@ def _interval(outcome: Outcome) -> str:
     low, high = outcome.interval() or (0.0, 0.0)
     lead = outcome.task.lead().key
     return f"{in_words(lead, low, type(outcome.task))}–{in_words(lead, high, type(outcome.task))}"
+
+
+def say_what_views_are_worth(plain: Outcome, found: Outcome, kind: str) -> None:
+    """Print what averaging over views changes of the leading measure, and what it costs."""
+    lead = found.task.lead()
+    key, task = f"{found.split}/{lead.key}", type(found.task)
+    before, after, times = plain.metrics().get(key), found.metrics().get(key), found.seconds / max(plain.seconds, 1e-9)
+    if before is None or after is None:
+        return
+    p = plain.p_against(found)
+    chance = f", p={p:.2g}" if p is not None else ""
+    scores = f"{lead.words} {in_words(lead.key, after, task)}, {in_words(lead.key, before, task)} without it{chance}"
+    console.print(f"tta={kind}: {scores}; {times:.1f} times the time.", highlight=False)

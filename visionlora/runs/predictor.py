@@ -22,6 +22,7 @@ from visionlora.data.transforms import eval_transform, normalize
 from visionlora.lora.adapter_files import CARD, AdapterFiles
 from visionlora.model.saving import load_adapter, read_info
 from visionlora.runs.folder import RunFolder
+from visionlora.runs.tta import averaged
 from visionlora.speed.quantize import quantize
 from visionlora.tasks.registry import make_task
 
@@ -42,10 +43,11 @@ class Predictor:
     Args:
         model: float32, in eval mode; ``(N, C, H, W) -> (N, ...)``.
         info: of the backbone, with names of the outputs.
+        tta: views whose outputs are averaged: none, flip, crops or scales, see ``runs.tta``.
     """
 
-    def __init__(self, model: nn.Module, info: BackboneInfo) -> None:
-        self.model, self.info = model, info
+    def __init__(self, model: nn.Module, info: BackboneInfo, tta: str = "none") -> None:
+        self.model, self.info, self.tta = model, info, tta
         self.transform = eval_transform(info.preprocessing)
         self.task = make_task(info.task, info.classes)
 
@@ -81,9 +83,13 @@ class Predictor:
             UserError: one of them is not finite.
         """
         device = next(self.model.parameters()).device
-        logits: Tensor = self.model(normalize(batch.to(device), self.preprocessing)).float().cpu()
+        logits = self.outputs(normalize(batch.to(device), self.preprocessing))
         refuse_not_finite([("the output", logits)], self.info.spec.full_name)
         return logits
+
+    def outputs(self, images: Tensor) -> Tensor:
+        """Outputs ``(N, ...)``, float32 on the CPU, for normalised images ``(N, C, H, W)``."""
+        return averaged(self.model, images, self.tta, self.task).cpu()
 
     def predict(self, pictures: Picture | Sequence[Picture], topk: int = 1, batch_size: int = 32, num_workers: int = 0) -> list[Any]:
         """Predict for images, one or many: paths, bytes of an image file, binary files open for reading, PIL images, uint8 arrays
