@@ -31,19 +31,24 @@ TRANSFORMS: Registry[Callable[..., Any]] = Registry(
 """Name -> ``(config: DataConfig) -> transform`` of one training image: a PIL image as the view shows it, and one of the same size back."""
 
 
+BALANCES = ("none", "weights", "sampler", "logit_adjustment")
+
+
 @dataclass
 class DataConfig:
     """The images and how they are split, prepared and augmented; see ``data.module.ImageData``."""
 
     name: str
     root: str = "data"
-    batch_size: int = 64
+    batch_size: int | None = 64
     num_workers: int | None = None
     image_size: int | None = None
-    val_fraction: float = 0.1
+    val_fraction: float | None = 0.1
+    folds: int | str = 0
     test_fraction: float = 0.2
     split_seed: int = 0
     per_class: int | None = None
+    balance: str = "none"
     max_bad: float = 0.01
     download: bool = True
     hflip: float = 0.5
@@ -51,6 +56,9 @@ class DataConfig:
     randaugment: int = 0
     color_jitter: float = 0.0
     random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    repeats: int = 1
     transform: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     cache: str = "auto"
@@ -68,16 +76,22 @@ class DataConfig:
             at_least("data.per_class", self.per_class, 1)
         if self.cache_views is not None:
             at_least("data.cache_views", self.cache_views, 1)
-        at_least("data.batch_size", self.batch_size, 1)
-        at_most("data.batch_size", self.batch_size, 2**20)
+        if self.batch_size is not None:
+            at_least("data.batch_size", self.batch_size, 1)
+            at_most("data.batch_size", self.batch_size, 2**20)
+        self._check_folds()
+        one_of("data.balance", self.balance, BALANCES)
         if self.num_workers is not None:
             at_least("data.num_workers", self.num_workers, 0)
         if self.image_size is not None:
             at_least("data.image_size", self.image_size, 8)
             at_most("data.image_size", self.image_size, 4096)
         for key in ("val_fraction", "test_fraction", "hflip", "random_erasing", "max_bad"):
-            fraction(f"data.{key}", getattr(self, key), one=key in ("hflip", "random_erasing", "max_bad"))
-        at_least("data.randaugment", self.randaugment, 0)
+            if getattr(self, key) is not None:
+                fraction(f"data.{key}", getattr(self, key), one=key in ("hflip", "random_erasing", "max_bad"))
+        for key in ("randaugment", "mixup", "cutmix"):
+            at_least(f"data.{key}", getattr(self, key), 0)
+        at_least("data.repeats", self.repeats, 1)
         at_least("data.color_jitter", self.color_jitter, 0)
         scale = self.crop_scale
         if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
@@ -85,3 +99,9 @@ class DataConfig:
         at_least("data.num_classes", self.num_classes, 1)
         at_least("data.num_images", self.num_images, 1)
         at_most("data.num_images", max(self.num_classes, self.num_images), 2**20)  # made in memory
+
+    def _check_folds(self) -> None:
+        text = str(self.folds)
+        if text not in ("auto", "0") and not (text.isdecimal() and int(text) >= 2):
+            raise UserError(f"data.folds={text} must be auto, 0 for none, or a number of folds, 2 or more.")
+        self.folds = "auto" if text == "auto" else int(text)

@@ -106,10 +106,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: of the run.
         shuffle: a new order each epoch, shares padded to the same length; otherwise in order, and shares may differ by one,
             so that an evaluation counts every image once.
+        weights: of the images, where an epoch is as many draws in proportion to them, with replacement.
+        repeats: times that an image comes in a row, each time as another view; an epoch is as long, so that it shows a share of the images.
     """
 
-    def __init__(self, size: int, seed: int, shuffle: bool) -> None:
-        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
+    def __init__(self, size: int, seed: int, shuffle: bool, weights: Tensor | None = None, repeats: int = 1) -> None:
+        self.size, self.seed, self.shuffle, self.weights, self.repeats, self.epoch = size, seed, shuffle, weights, repeats, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch, after a resume too."""
@@ -119,9 +121,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
         rank, processes = _process()
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         seeds = torch.randint(2**62, (self.size,), generator=generator).tolist()
-        order = torch.randperm(self.size, generator=generator).tolist() if self.shuffle else list(range(self.size))
+        order = list(range(self.size))
+        if self.shuffle and self.weights is not None:
+            order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator).tolist()
+        elif self.shuffle:
+            order = torch.randperm(self.size, generator=generator).tolist()
+        if self.repeats > 1:
+            order = [index for index in order for _ in range(self.repeats)][: self.size]
         if self.shuffle:
             order += order[: -self.size % processes]
+        if self.weights is not None or self.repeats > 1:  # an image that comes twice is shown as two views
+            return iter([(index, seeds[place % self.size]) for place, index in enumerate(order)][rank::processes])
         return iter([(index, seeds[index]) for index in order[rank::processes]])
 
     def __len__(self) -> int:

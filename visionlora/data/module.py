@@ -21,7 +21,7 @@ from visionlora.data.config import DataConfig
 from visionlora.data.images import Images, Unreadable, checked, find_images, into_memory
 from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedImages
 from visionlora.data.sources import load_source
-from visionlora.data.split import complete, recorded
+from visionlora.data.split import complete, folds_of, recorded
 from visionlora.data.transforms import (
     BatchTransform,
     Transform,
@@ -36,6 +36,10 @@ from visionlora.tasks.registry import make_task
 
 Batch = tuple[Tensor, Tensor]
 """Images, or cached features in their place, and targets."""
+
+
+USUAL_BATCH = 64
+"""What ``data.batch_size=null`` is until the recipe has chosen."""
 
 
 class ImageData(L.LightningDataModule):
@@ -68,11 +72,27 @@ class ImageData(L.LightningDataModule):
             self.parts, self.record = recorded(source, record), dict(record)
         else:
             self.parts, self.record = complete(source, config, self.task)
+        self._count_groups()
+        self.folds, self.why_not_folds = folds_of(self.parts, config, self.task)  # in place of a validation part
         self.names = {part: pictures.names for part, pictures in self.parts.items()}  # of all, readable or not
         self.unreadable: Unreadable = {}  # what has been found so far
-        self.batch_size = config.batch_size  # an attribute: Lightning's finder changes it
+        self.batch_size = config.batch_size or USUAL_BATCH  # an attribute: the recipe and Lightning's finder change it
         self.preprocessing: Preprocessing | None = None
         self.cached: dict[str, CachedFeatures] = {}
+
+    def _count_groups(self) -> None:
+        """Tell the task how many training images each group has.
+
+        Raises:
+            UserError: ``data.balance`` is asked of a task without groups.
+        """
+        groups = self.task.groups(self.parts["train"].labels)
+        if groups is not None:
+            counts = Counter(groups)
+            self.task.counts = [counts[group] for group in self.task.every_group(self.parts["train"].labels)]
+            self.task.balance = self.config.balance
+        elif self.config.balance != "none":
+            raise UserError(f"data.balance={self.config.balance} is for classes, and task={self.task.name} has none; leave it out.")
 
     @property
     def classes(self) -> list[str]:
@@ -133,7 +153,7 @@ class ImageData(L.LightningDataModule):
 
     def names_of(self, epoch: int, batch_idx: int) -> list[str]:
         """What tells the images of this process's training batch from others: paths below the root, or positions."""
-        sampler = EpochSampler(len(self.parts["train"]), self.seed, shuffle=True)
+        sampler = self._in_training()
         sampler.set_epoch(epoch)
         items = list(sampler)[batch_idx * self.batch_size :][: self.batch_size]
         return [self.parts["train"].names[index] for index, _ in items]
@@ -141,8 +161,17 @@ class ImageData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Random views in a new order each epoch."""
         if "train" in self.cached:
-            return self._batches(self.cached["train"], EpochSampler(len(self.cached["train"]), self.seed, shuffle=True))
-        return self._train_loader(EpochSampler(len(self.parts["train"]), self.seed, shuffle=True))
+            return self._batches(self.cached["train"], self._in_training())
+        return self._train_loader(self._in_training())
+
+    def _in_training(self) -> EpochSampler:
+        """The order of training: every image once an epoch, or with ``data.balance=sampler`` every group as often."""
+        train, weights = self.parts["train"], None
+        groups = self.task.groups(train.labels)
+        if self.config.balance == "sampler" and groups is not None:
+            counts = Counter(groups)
+            weights = torch.tensor([1 / counts[group] for group in groups], dtype=torch.float64)
+        return EpochSampler(len(train), self.seed, shuffle=True, weights=weights, repeats=self.config.repeats)
 
     def view_dataloader(self, part: str, view: int | None) -> DataLoader[Any]:
         """The images in order, as epoch ``view`` shows them in training; ``None`` as an evaluation does."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 
 from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
@@ -14,6 +14,13 @@ from visionlora.data.folders import PARTS
 from visionlora.data.images import Images
 from visionlora.data.sources import Source
 from visionlora.tasks.task import Task
+
+VAL_FRACTION = 0.1
+"""What ``data.val_fraction=null`` is where there are images enough."""
+FEWEST = 100
+"""Images in a validation split below which ``data.folds=auto`` takes folds: of 24 images, one is four points."""
+FOLDS = {200: 5, 500: 3, 1_000: 2}
+"""Training images up to which ``data.folds=auto`` takes so many folds: each costs a training."""
 
 
 def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, Images], dict[str, list[str]]]:
@@ -29,10 +36,11 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
     """
     parts = dict(source.parts)
     record: dict[str, list[str]] = {}
-    for part, share in (("test", config.test_fraction), ("val", config.val_fraction)):
+    for part in ("test", "val"):
+        train = parts["train"]
+        share = config.test_fraction if part == "test" else _val_fraction(train, config, task)
         if part in parts or share == 0:
             continue
-        train = parts["train"]
         groups = task.groups(train.labels)
         try:
             kept, held_out = train_test_split(range(len(train)), test_size=share, stratify=groups, random_state=config.split_seed)
@@ -49,6 +57,44 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
         parts["train"] = _few(parts["train"], config, task)
         record["train"] = parts["train"].names
     return {part: parts[part] for part in PARTS if part in parts}, record
+
+
+def _val_fraction(train: Images, config: DataConfig, task: Task) -> float:
+    """What is split off for validation; nothing where folds take its place, or where a group has one image only and there are few."""
+    if config.folds not in ("auto", 0):
+        return 0.0
+    if config.val_fraction is not None:
+        return config.val_fraction
+    few = len(train) * VAL_FRACTION < FEWEST
+    return 0.0 if few and (config.folds == "auto" or _smallest(train, task) < 2) else VAL_FRACTION
+
+
+def folds_of(parts: Mapping[str, Images], config: DataConfig, task: Task) -> tuple[int, str]:
+    """How many folds there are in place of a validation part, 0 for none; and, where it is not what was asked for, why."""
+    train = parts["train"]
+    if "val" in parts or config.folds == 0 or (config.folds == "auto" and config.val_fraction is not None):
+        return 0, "there is a validation part" if config.folds not in ("auto", 0) else ""
+    most = _smallest(train, task)
+    if config.folds == "auto":
+        wanted = next((count for most, count in FOLDS.items() if len(train) <= most), 2)
+        return (0, f"one {task.group_word} has one training image only") if most < 2 else (min(wanted, most), "")
+    wanted = int(config.folds)
+    if most < 2:
+        return 0, f"one {task.group_word} has one training image only"
+    return min(wanted, most), f"one {task.group_word} has {most} training images only" if most < wanted else ""
+
+
+def fold_parts(train: Images, folds: int, seed: int, task: Task) -> list[tuple[list[int], list[int]]]:
+    """Positions of the images that each fold trains on, and of those that it holds out; every fold has its share of each group."""
+    groups = task.groups(train.labels)
+    splitter = KFold(folds, shuffle=True, random_state=seed) if groups is None else StratifiedKFold(folds, shuffle=True, random_state=seed)
+    return [(kept.tolist(), held_out.tolist()) for kept, held_out in splitter.split(np.zeros(len(train)), groups)]
+
+
+def _smallest(train: Images, task: Task) -> int:
+    """Images of the smallest group, or of all where there are no groups."""
+    groups = task.groups(train.labels)
+    return len(train) if groups is None else min(Counter(groups).values())
 
 
 def _few(train: Images, config: DataConfig, task: Task) -> Images:

@@ -125,11 +125,17 @@ class Task:
     def __init__(self, names: Sequence[str], options: Any = None) -> None:
         self.names = list(names)
         self.options = self.Options() if options is None else options
+        self.counts: list[int] | None = None  # training images of each group, where the data have been seen
+        self.balance = "none"  # data.balance
 
     @classmethod
     def lead(cls) -> Measure:
-        """The measure that chooses the best epoch."""
+        """The measure that ranks runs and trials."""
         return cls.measures[0]
+
+    def leading(self) -> Measure:
+        """The measure that chooses the best epoch for the images at hand; by default ``lead``."""
+        return self.lead()
 
     @classmethod
     def every_measure(cls) -> tuple[Measure, ...]:
@@ -137,8 +143,9 @@ class Task:
         return *cls.measures, Measure("loss", cls.loss_words, share=False, higher=False)
 
     def section(self) -> dict[str, Any]:
-        """The section ``task`` of a config that makes it again, without the names."""
-        return {"name": self.name, **asdict(self.options)}
+        """The section ``task`` of a config that makes it again, without the names: options that are not the usual ones."""
+        usual = asdict(self.Options())
+        return {"name": self.name, **{key: value for key, value in asdict(self.options).items() if value != usual[key]}}
 
     @property
     def outputs(self) -> int:
@@ -190,6 +197,20 @@ class Task:
         """
         raise NotImplementedError
 
+    def soft(self, targets: Tensor) -> Tensor:
+        """Targets ``(N, ...)`` as numbers that can be mixed, ``(N, outputs)``: what mixup and CutMix make targets of.
+
+        Raises:
+            UserError: the task's targets cannot be mixed.
+        """
+        from visionlora.common.errors import UserError
+
+        raise UserError(f"data.mixup and data.cutmix mix targets, which those of task={self.name} cannot be; leave them at 0.")
+
+    def training_criterion(self, smoothing: float = 0.0) -> Loss:
+        """The loss of training alone; by default ``criterion``. It is where ``balance`` counts."""
+        return self.criterion(smoothing)
+
     def metrics(self) -> dict[str, Metric]:
         """One of torchmetrics for each of ``measures`` that is logged, by its key; new ones at each call."""
         raise NotImplementedError
@@ -209,6 +230,19 @@ class Task:
         from visionlora.common.errors import UserError
 
         raise UserError(f"task={self.name} has no probe of frozen features.")
+
+    def start_of_head(
+        self, weight: np.ndarray, bias: np.ndarray, features: np.ndarray, targets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What a head that starts as the probe starts as, for training; by default the probe itself.
+
+        Args:
+            weight: of the probe.
+            bias: of the probe.
+            features: that it was fitted to.
+            targets: of the same images.
+        """
+        return weight, bias
 
     # Results.
 
@@ -231,6 +265,10 @@ class Task:
             most: how many answers an image gets, where there can be several (``topk``).
         """
         raise NotImplementedError
+
+    def averaged(self, outputs: Tensor) -> Tensor:
+        """One output ``(N, ...)`` for several ``(V, N, ...)`` of the same images, as of a model's views; by default their mean."""
+        return outputs.mean(0)
 
     def unreadable(self, name: str, why: str) -> Prediction:
         """What stands for an image that cannot be read."""

@@ -7,9 +7,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 
 def metrics(num_classes: int) -> dict[str, Metric]:
-    """Top-1, macro F1, and top-5 where there are more than five classes; torchmetrics' own."""
+    """Top-1, balanced accuracy, macro F1, and top-5 where there are more than five classes; torchmetrics' own."""
     found: dict[str, Metric] = {
         "top1": MulticlassAccuracy(num_classes, average="micro"),
+        "balanced": MulticlassAccuracy(num_classes, average="macro"),
         "f1": MulticlassF1Score(num_classes, average="macro"),
     }
     if num_classes > 5:

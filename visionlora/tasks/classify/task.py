@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visionlora.common.config import at_least, one_of
 from visionlora.common.errors import UserError
 from visionlora.common.text import markdown
 from visionlora.tasks.classify import conclusion
@@ -25,6 +27,25 @@ if TYPE_CHECKING:
 
 NAMED = 20
 """Classes that a card names."""
+IMBALANCED = 5
+"""Images of the largest class, by those of the smallest, from which balanced accuracy leads."""
+
+
+@dataclass
+class ClassifyOptions:
+    """The section ``task``.
+
+    Args:
+        loss: of training; ``focal`` (Lin et al. 2017, arXiv 1708.02002, §3) makes less of images that are right already.
+        gamma: exponent of the focal loss.
+    """
+
+    loss: str = "cross_entropy"
+    gamma: float = 2.0
+
+    def __post_init__(self) -> None:
+        one_of("task.loss", self.loss, ("cross_entropy", "focal"))
+        at_least("task.gamma", self.gamma, 0)
 
 
 class Classify(Task):
@@ -34,6 +55,7 @@ class Classify(Task):
     measures = (
         Measure("top1", "top-1 accuracy", "top-1", hub="accuracy"),
         Measure("top5", "top-5 accuracy", "top-5"),
+        Measure("balanced", "balanced accuracy", "balanced"),
         Measure("f1", "macro F1", hub="f1"),
         Measure("f1_weighted", "weighted F1", spread=False),
         Measure("ece", "calibration error", higher=False),
@@ -48,6 +70,7 @@ class Classify(Task):
     calibrates = True
     hub = "image-classification"
     columns = ("class", "probability")
+    Options = ClassifyOptions
 
     def check_names(self, source: str) -> None:
         if len(self.names) < 2:
@@ -75,6 +98,25 @@ class Classify(Task):
 
         return Labels(self.outputs)
 
+    def leading(self) -> Measure:
+        return next(measure for measure in self.measures if measure.key == "balanced") if self.imbalanced else self.lead()
+
+    @property
+    def imbalanced(self) -> bool:
+        """Whether classes differ in size so much that top-1 is mostly the largest one's."""
+        seen = [count for count in self.counts or () if count]
+        return bool(seen) and max(seen) >= IMBALANCED * min(seen)
+
+    def soft(self, targets: Tensor) -> Tensor:
+        from torch.nn import functional
+
+        return functional.one_hot(targets, self.outputs).float()
+
+    def training_criterion(self, smoothing: float = 0.0) -> Loss:
+        from visionlora.tasks.classify.losses import training_loss
+
+        return training_loss(self.options, smoothing, self.balance, self.counts)
+
     def criterion(self, smoothing: float = 0.0) -> Loss:
         from torch import nn
 
@@ -95,6 +137,14 @@ class Classify(Task):
 
         return logistic_regression(features, targets, self.outputs)
 
+    def start_of_head(
+        self, weight: np.ndarray, bias: np.ndarray, features: np.ndarray, targets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        from visionlora.tasks.classify.probe import softened
+
+        share = softened(features @ weight.T + bias, targets)
+        return weight * share, bias * share
+
     def compared(self, results: Mapping[str, Any]) -> tuple[bool, str]:
         return conclusion.compared(self, results)
 
@@ -105,6 +155,9 @@ class Classify(Task):
         best = outputs.softmax(-1).topk(min(most, self.outputs))
         found = zip(names, best.indices.tolist(), best.values.tolist(), strict=True)
         return [Prediction(name, tuple(self.names[i] for i in indices), tuple(values)) for name, indices, values in found]
+
+    def averaged(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(-1).mean(0).log().clamp(min=-100)  # of probabilities: a view that is sure counts no more than one
 
     def unreadable(self, name: str, why: str) -> Prediction:
         return Prediction(name, error=why)
