@@ -42,7 +42,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # of the process that commands are forked f
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["visionlora.training.run", "visionlora.runs.predictor", "visionlora.evaluation"])
 
-TINY = ("model=timm", "model.name=test_resnet", "model.pretrained=false", "data=fake", "data.num_workers=0")
+TINY = ("model=timm", "model.name=test_resnet", "model.pretrained=false", "data=fake", "data.num_workers=0", "recipe=plain")
 QUIET = ("callbacks=none", "trainer.enable_progress_bar=false")
 
 

@@ -35,7 +35,7 @@ TRAIN: list[tuple[str, str]] = [
     ("output_dir=out", "write hydra.run.dir=out."),
     ("patience=3", "write callbacks=early_stopping callbacks.early_stopping.patience=3."),
     ("num_classes=10", "the classes are the class folders"),
-    ("name=x", "there are model.name, task.name, data.name and optim.name"),
+    ("name=x", "there are model.name, task.name, recipe.name, data.name and optim.name"),
     # misspelt
     ("epocs=3", "Did you mean 'trainer.max_epochs'?"),
     ("momentun=0.8", "Did you mean 'optim.momentum'?"),

@@ -108,9 +108,9 @@ def test_a_share_is_in_the_scaling_that_peft_reads(tmp_path: Path, monkeypatch: 
     ("overrides", "why"),
     [
         (("lora.method=dora",), "no straight line"),
-        (("lora.train_norm=true",), "norms or biases were trained"),
+        (("lora.train_norm=true",), "norms or biases are trained"),
         (("data.val_fraction=0",), "no validation part"),
-        (("lora.train_head=false",), "the head was not trained"),
+        (("lora.train_head=false",), "the head is not trained"),
         (("+trainer.limit_predict_batches=1",), "leaves images out"),
     ],
 )

@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from visionlora.cli.overrides import parsed
 from visionlora.common.config import checked
 from visionlora.common.errors import UserError
+from visionlora.common.reading import read_json
 from visionlora.runs.config import OF_THE_RUN, OWN, TrainConfig, portable, usual_rate
 from visionlora.runs.folder import RunFolder
-from visionlora.runs.identity import found_keys
+from visionlora.runs.identity import found_keys, left_open
 
 _PLANNED = ("optim", "data.batch_size", "trainer.max_epochs", "trainer.accumulate_grad_batches")
 """What the learning-rate schedule was laid out for."""
@@ -35,7 +36,7 @@ def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
         return config
     saved = run.read_config()
     given = OmegaConf.create(portable(config))
-    for key in found_keys(saved):
+    for key in (*found_keys(saved), *(key for key in left_open(given) if OmegaConf.select(saved, key) is not None)):
         OmegaConf.update(given, key, OmegaConf.select(saved, key))
     resumed = OmegaConf.merge(given, {key: saved[key] for key in OWN if key in saved})
     assert isinstance(resumed, DictConfig)
@@ -79,13 +80,23 @@ def repeated_config(config: TrainConfig, words: Sequence[str]) -> TrainConfig:
     if "ckpt_path" not in overrides:
         repeated.ckpt_path = saved.get("ckpt_path") if saved.get("ckpt_path") not in OF_THE_RUN else None
     asked = config if "optim" in overrides else checked(TrainConfig, repeated)
-    usual = overrides["optim.lr"] is None if "optim.lr" in overrides else asked.optim.lr == usual_rate(asked.optim.name, asked.lora)
+    usual = overrides["optim.lr"] is None if "optim.lr" in overrides else _rate_was_left_open(run, asked, overrides)
     for key in overrides:
         if key.split(".")[0] in OWN:
             OmegaConf.update(repeated, key, OmegaConf.select(given, key), merge=False, force_add=True)
     if usual:
         repeated.optim.lr = None
     return checked(TrainConfig, repeated)
+
+
+def _rate_was_left_open(run: RunFolder, asked: TrainConfig, overrides: Mapping[str, Any]) -> bool:
+    """Whether the run's learning rate was a recipe's (in runs of earlier versions the usual one), and what it goes by is another now."""
+    if not run.recipe.is_file():
+        return asked.optim.lr == usual_rate(asked.optim.name, asked.lora)
+    chosen = {
+        str(one.get("key")) for one in read_json(run.recipe).get("choices", []) if isinstance(one, dict) and one.get("instead") is None
+    }
+    return "optim.lr" in chosen and any(key.split(".")[0] in ("lora", "optim", "model", "recipe") for key in overrides)
 
 
 def _refuse_what_is_not_taken(config: TrainConfig, saved: DictConfig, overrides: Mapping[str, Any]) -> None:

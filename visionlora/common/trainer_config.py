@@ -109,7 +109,7 @@ class TrainerConfig:
         if epochs < -1 or steps < -1:
             key, value = ("max_epochs", epochs) if epochs < -1 else ("max_steps", steps)
             raise UserError(f"trainer.{key}={value} must be at least 1 (or -1 for no limit).")
-        if epochs == steps == -1:
+        if self.max_epochs is not None and epochs == steps == -1:
             raise UserError("trainer.max_epochs=-1 has no end that a learning-rate schedule could be laid out for; set trainer.max_steps.")
 
     def _check_precision(self) -> None:

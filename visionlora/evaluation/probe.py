@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
+from visionlora.backbone.head import example_batch
 from visionlora.common.errors import UserError
 from visionlora.data.every_view import ViewData, all_predicted
 from visionlora.data.module import Batch, ImageData
+from visionlora.lora.audit import undisturbed
+from visionlora.tasks.task import Task
 
 Linear = tuple[Tensor, Tensor]
 """``weight (outputs, D)`` and ``bias (outputs,)``."""
@@ -43,16 +47,42 @@ def head_inputs(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData
     return inputs.close()
 
 
-def why_no_probe(trainer: L.Trainer, model: nn.Module, head: str) -> str:
-    """Why there can be no probe of this model here; ``""`` where there can be one."""
-    module = model.get_submodule(head)
+def why_no_probe(trainer: L.Trainer, model: nn.Module, head: Sequence[str], task: Task) -> str:
+    """Why there can be no probe of this model here, whose head these modules are; ``""`` where there can be one."""
+    module = model.get_submodule(head[0])
+    if len(head) > 1:
+        return f"the model has {len(head)} heads"
     if not isinstance(module, nn.Linear):
         return f"the head of this model is a {type(module).__name__}, not a linear layer"
+    if type(task).probe is Task.probe:
+        return f"task={task.name} has none"
+    if not _takes_features(model, module):
+        return "its head is not given one vector of features an image"
     if trainer.world_size > 1:
         return "it takes one process"
     if not all_predicted(trainer):
         return "trainer.limit_predict_batches or trainer.fast_dev_run leaves images out"
     return ""
+
+
+def _takes_features(model: nn.Module, module: nn.Linear) -> bool:
+    """Whether the head gets ``(N, D)``, once, and its outputs are the model's."""
+    example, seen = example_batch(model), list[tuple[Tensor, Tensor]]()
+    hook = module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    try:
+        with undisturbed(model), torch.no_grad():
+            outputs = model(example)
+    finally:
+        hook.remove()
+    if len(seen) != 1 or seen[0][0].flatten(1).shape != (len(example), module.in_features):
+        return False
+    return isinstance(outputs, Tensor) and outputs.shape == seen[0][1].shape and torch.equal(outputs, seen[0][1])
+
+
+def started(data: ImageData, probe: Linear, features: Tensor, targets: Tensor) -> Linear:
+    """What a head that starts as this probe of these features starts as."""
+    weight, bias = data.task.start_of_head(probe[0].numpy(), probe[1].numpy(), features.numpy(), targets.numpy())
+    return torch.from_numpy(weight), torch.from_numpy(bias)
 
 
 def probe_of(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData) -> Linear:
@@ -75,14 +105,24 @@ def set_head(module: nn.Linear, head: Linear) -> None:
         module.bias.copy_(bias)
 
 
-def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData) -> None:
+def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData, to_train: bool = False) -> None:
     """Let the linear layer ``head`` be the probe (LP-FT, Kumar et al. 2022, arXiv 2202.10054, §3.4).
+
+    Args:
+        trainer: that runs the backbone.
+        model: with the head.
+        head: its name.
+        data: whose training images the probe learns from.
+        to_train: let it be what a training from the probe starts with, see ``Task.start_of_head``.
 
     Raises:
         UserError: the head is not one linear layer, the task has no probe, or not all images can be looked at.
     """
-    if why := why_no_probe(trainer, model, head):
+    if why := why_no_probe(trainer, model, (head,), data.task):
         raise UserError(f"model.head_init=probe: {why}; leave it at random.")
     module = model.get_submodule(head)
     assert isinstance(module, nn.Linear)
-    set_head(module, probe_of(trainer, model, head, data))
+    features, targets = head_inputs(trainer, model, head, data, "train")
+    weight, bias = data.task.probe(features.numpy(), targets.numpy())
+    probe = torch.from_numpy(weight), torch.from_numpy(bias)
+    set_head(module, started(data, probe, features, targets) if to_train else probe)

@@ -13,18 +13,20 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import lightning as L
-
 from visionlora.common.errors import UserError
 from visionlora.common.memory import OutOfMemory, available_memory, memory_has_an_end
 from visionlora.common.processes import end_with
 from visionlora.common.quiet import quiet
+from visionlora.data.module import USUAL_BATCH, ImageData
 from visionlora.planning.abridged import Abridged
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.folder import RunFolder
+from visionlora.training.adapted import Adapted
 from visionlora.training.callbacks import peak_memory_mib
+from visionlora.training.folds import Folds
 from visionlora.training.run import run
-from visionlora.training.trainer import lightning_arguments
+from visionlora.training.strength import UPDATES, Strength, Tried
+from visionlora.training.trainer import bare_trainer
 
 SHARE = 0.95
 """Of the free memory, beyond which a run is taken not to fit."""
@@ -61,14 +63,16 @@ def plan(config: TrainConfig) -> Plan:
     """
     if config.ckpt_path is not None:
         raise UserError("ckpt_path: a plan is for a whole run, from its start; leave it out.")
-    size = asked = config.data.batch_size
+    size, asked = config.data.batch_size, None
     while True:
         try:
             found = _measured(replace(config, data=replace(config.data, batch_size=size)))
-            return replace(found, asked=asked) if size < asked else found
+            return replace(found, asked=asked)
         except OutOfMemory:
             if size == 1 or config.trainer.get("batch_size") == "auto":
                 raise
+            size = size or USUAL_BATCH
+            asked = asked or size
             size //= 2
 
 
@@ -137,20 +141,33 @@ def abridged_run(config: TrainConfig, folder: Path) -> Plan:
     available, at_start = available_memory(), peak_memory_mib()
     abridged = Abridged(validate_every)
     with memory_has_an_end(SHARE):
-        results = run(config, folder, [abridged])
+        results = run(config, folder, [abridged], _not_validated)
     left = abridged.left_out
     fit = results["seconds/fit"] + left["training"] + left["validation"] + left["epochs"]
-    total = results["seconds/total"] + sum(left.values())
+    spent = {key: abridged.figures.pop(f"seconds/{key}") for key in ("step", "training", "validation", "epochs")}
+    folds = _folds_seconds(results, spent["training"], int(abridged.figures["epochs"]))
+    total = results["seconds/total"] + sum(left.values()) + folds
     cache = results["seconds/cache"] + left["cache"]
-    seconds = {"cache": cache, "fit": fit, "measuring": total - fit - cache, "total": total}
-    seconds |= {key: abridged.figures.pop(f"seconds/{key}") for key in ("step", "training", "validation", "epochs")}
+    seconds = {"cache": cache, "fit": fit, "folds": folds, "measuring": total - fit - cache - folds, "total": total} | spent
     figures = results | abridged.figures | {"memory/start_mib": at_start}
     return Plan(figures, seconds, _bytes(RunFolder(folder), int(abridged.figures["epochs"]), abridged.features), available)
 
 
+def _not_validated(config: TrainConfig, adapted: Adapted, data: ImageData) -> Folds:
+    """In place of the folds, whose time is reckoned from that of the run itself: all of the update is kept."""
+    return Folds(data.folds, Strength(Tried(1.0, 1.0, 0.0, 0.0), folds=data.folds), {})
+
+
+def _folds_seconds(results: Mapping[str, Any], training: float, epochs: int) -> float:
+    """What cross-validation takes: each fold trains without its share of the images, and every image is looked at by each model between.
+    A look is a third of a training step.
+    """
+    folds = int(results["folds"])
+    return (folds - 1) * training + len(UPDATES) / 3 * training / max(epochs, 1) if folds else 0.0
+
+
 def _refuse_several_processes(config: TrainConfig) -> None:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    processes = L.Trainer(**lightning_arguments(config) | quiet).world_size
+    processes = bare_trainer(config).world_size
     if processes > 1:
         raise UserError(f"the run is one of {processes} processes, and a plan measures one: set trainer.devices=1 trainer.strategy=auto.")
 

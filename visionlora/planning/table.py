@@ -48,6 +48,7 @@ def _time(plan: Plan) -> list[tuple[str, str]]:
         "validation": seconds["validation"],
         "checkpoints and the like": seconds["epochs"],
         "features to be cached": seconds["cache"],
+        "cross-validation": seconds["folds"],
         "start, measuring before and after": seconds["measuring"],
     }
     epoch = sum(seconds[key] for key in ("training", "validation", "epochs")) / max(plan.figures["epochs"], 1)

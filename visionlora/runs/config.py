@@ -52,18 +52,26 @@ class OptimConfig:
     schedule: str = "onecycle"
     warmup: float = 0.1
     label_smoothing: float = 0.0
-    strength: str = "all"
+    layer_decay: float | None = None
+    average: str = "none"
+    average_decay: float = 0.99
+    soup: bool = True
+    strength: str | None = "all"
 
     def __post_init__(self) -> None:
         one_of("optim.name", self.name, OPTIMIZERS)
         one_of("optim.schedule", self.schedule, SCHEDULES)
-        one_of("optim.strength", self.strength, ("all", "auto"))
+        if self.strength is not None:
+            one_of("optim.strength", self.strength, ("all", "auto"))
         for key in ("lr", "head_lr"):
             value = getattr(self, key)
             if value is not None and not value > 0:
                 raise UserError(f"optim.{key}={value} must be above 0.")
         at_least("optim.weight_decay", self.weight_decay, 0)
-        for key in ("momentum", "warmup", "label_smoothing"):
+        one_of("optim.average", self.average, ("none", "ema", "swa"))
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise UserError(f"optim.layer_decay={self.layer_decay} must be above 0 and at most 1.")
+        for key in ("momentum", "warmup", "label_smoothing", "average_decay"):
             fraction(f"optim.{key}", getattr(self, key))
 
     @property
@@ -72,13 +80,52 @@ class OptimConfig:
         return usual_rate(self.name, LoraConfig()) if self.lr is None else self.lr
 
 
+OPEN = {
+    "model.head_init": None,
+    "data.batch_size": None,
+    "data.folds": "auto",
+    "optim.lr": None,
+    "optim.strength": None,
+    "trainer.max_epochs": None,
+}
+"""Settings that a recipe chooses, and what they are where it is left to it."""
+RECIPES = ("auto", "fast", "best", "plain")
+
+
+@dataclass
+class RecipeConfig:
+    """What chooses the settings that are left open; see ``training/recipe.py``."""
+
+    name: str = "auto"
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        one_of("recipe.name", self.name, RECIPES)
+        if self.minutes is not None and not self.minutes > 0:
+            raise UserError(f"recipe.minutes={self.minutes} must be above 0.")
+
+
+@dataclass
+class RunModelConfig(ModelConfig):
+    """The section ``model`` of a run: it may leave the start of the head to the recipe."""
+
+    head_init: str | None = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        left_open = self.head_init is None
+        self.head_init = self.head_init or "random"
+        super().__post_init__()
+        if left_open:
+            self.head_init = None
+
+
 @dataclass
 class TrainConfig:
     """One run of ``visionlora.train``. ``trainer`` holds arguments of ``lightning.Trainer`` under their own names, ``task`` the name of a
     task and its options.
     """
 
-    model: ModelConfig
+    model: RunModelConfig
     data: DataConfig
     lora: LoraConfig
     optim: OptimConfig
@@ -86,13 +133,12 @@ class TrainConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=lambda: {"name": USUAL})
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
     seed: int = 0
     ckpt_path: str | None = None
     again: str | None = None
 
     def __post_init__(self) -> None:
-        if self.optim.lr is None:
-            self.optim.lr = usual_rate(self.optim.name, self.lora)
         at_least("seed", self.seed, 0)
         if self.seed >= 2**32:
             raise UserError(f"seed={self.seed} must be below 2**32 (NumPy's limit).")
@@ -106,7 +152,7 @@ def _checked_trainer(values: dict[str, Any]) -> dict[str, Any]:
     return {key: getattr(found, key) for key in values}
 
 
-OWN = ("model", "data", "lora", "optim", "trainer", "task", "seed")
+OWN = ("model", "data", "lora", "optim", "trainer", "task", "recipe", "seed")
 """Sections a resumed run takes from its folder. Callbacks and loggers come from the command line: they name classes to make,
 and nothing read from a run folder is ever instantiated."""
 

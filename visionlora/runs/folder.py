@@ -36,12 +36,15 @@ class RunFolder:
         self.metrics = self.path / "metrics.csv"
         self.split = self.path / "split.json"
         self.ranks = self.path / "ranks.json"
+        self.recipe = self.path / "recipe.json"
+        self.strength = self.path / "strength.json"
         self.bad_files = self.path / "bad_files.csv"
         self.base = self.path / "base.safetensors"
         self.adapter = self.path / "adapter"
         self.checkpoints = self.path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
+        self.folds = self.checkpoints / "folds.safetensors"
         self.previous = self.checkpoints / "previous.ckpt"
         self.figures = self.path / "figures"
         self.curves = self.path / "curves.png"
@@ -112,7 +115,7 @@ class RunFolder:
         self.refuse_foreign()
         self.refuse_links()
         if self.marker.exists():
-            for path in (*self._attempted, self.best):
+            for path in (*self._attempted, self.best, self.folds):
                 path.unlink(missing_ok=True)
         self.mark()
 
@@ -134,7 +137,7 @@ class RunFolder:
         """
         files = [*self._attempted, self.error, self.results, self.marker, self.lock, self.log]
         files += [self.adapter / name for name in ("adapter_model.safetensors", "adapter_config.json", "visionlora.json")]
-        for path in (*files, self.best, self.last, self.previous):
+        for path in (*files, self.best, self.last, self.previous, self.folds):
             inside(self.path, *path.relative_to(self.path).parts)
             if path.exists() and not path.is_file():
                 raise UserError(f"{path} is not a file, where the run has to write one; move it away.")
@@ -145,7 +148,8 @@ class RunFolder:
     @property
     def _attempted(self) -> tuple[Path, ...]:
         drawn = [self.figures / f"{picture.stem}.pdf" for picture in (self.curves, self.rates)]
-        return (self.config, self.base, self.split, self.ranks, self.metrics, self.curves, self.rates, self.bad_files, *drawn)
+        beside = (self.recipe, self.strength, self.bad_files)
+        return (self.config, self.base, self.split, self.ranks, self.metrics, self.curves, self.rates, *beside, *drawn)
 
     def mark(self) -> None:
         """Mark the folder as a run's, where it is not."""

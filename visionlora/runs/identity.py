@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from visionlora.runs.config import OWN, TrainConfig, portable
+from visionlora.runs.config import OPEN, OWN, TrainConfig, portable
 from visionlora.runs.folder import RunFolder
 
 WITHOUT_FILES = ("digits", "fake")
@@ -23,10 +23,15 @@ def same_run(config: TrainConfig, run: RunFolder) -> bool:
     if not run.config.is_file():
         return False
     ours, theirs = OmegaConf.create(portable(config)), run.read_config()
-    unimportant = [*NO_MATTER, *found_keys(theirs), *(["data.root"] if theirs.data.name in WITHOUT_FILES else [])]
+    unimportant = [*NO_MATTER, *found_keys(theirs), *left_open(ours), *(["data.root"] if theirs.data.name in WITHOUT_FILES else [])]
     for key in unimportant:
         OmegaConf.update(theirs, key, OmegaConf.select(ours, key), force_add=True)
     return all(ours.get(key) == theirs.get(key) for key in OWN)
+
+
+def left_open(asked: DictConfig) -> list[str]:
+    """Keys that a config leaves to the recipe: what they became was not asked for."""
+    return [key for key, value in OPEN.items() if OmegaConf.select(asked, key) == value]
 
 
 def found_keys(saved: DictConfig) -> list[str]:

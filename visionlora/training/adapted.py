@@ -17,7 +17,7 @@ from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
 from visionlora.common.errors import UserError
 from visionlora.data.module import ImageData
 from visionlora.lora.audit import undisturbed
-from visionlora.lora.config import LayerRank
+from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.inject_report import InjectReport
 from visionlora.lora.slots import slots
 from visionlora.model.inject import inject
@@ -26,6 +26,8 @@ from visionlora.speed.checkpointing import checkpoint_activations, checkpoint_bl
 from visionlora.speed.folding import fold
 from visionlora.speed.quantize import quantize
 from visionlora.training.allocation import allocate
+from visionlora.training.mixing import mixing
+from visionlora.training.module import TaskModule
 from visionlora.training.place import Place
 
 Ranks = dict[str, LayerRank]
@@ -57,6 +59,22 @@ class Adapted:
     report: InjectReport
     note: str
     halve: bool
+
+
+def starts_training(lora: LoraConfig) -> bool:
+    """Whether layers below the head learn from where it starts; else it is the probe as it is."""
+    return lora.method != "none" and lora.train_head
+
+
+def build_module(config: TrainConfig, adapted: Adapted, data: ImageData) -> TaskModule:
+    """What Lightning trains.
+
+    Raises:
+        UserError: the task's targets cannot be mixed, as ``data.mixup`` or ``data.cutmix`` asks.
+    """
+    module = TaskModule(adapted.model, data.task, config.optim, adapted.info.head, config.seed, config.lora, adapted.halve)
+    module.mix = mixing(config.data, data.task)
+    return module
 
 
 def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbone:
@@ -102,7 +120,7 @@ def choose_ranks(config: TrainConfig, place: Place, backbone: Backbone, data: Im
             raise UserError(f"ranks.json is damaged or of another run: the model has no layer {absent[0][:80]!r}.")
         return {name: LayerRank(r, float(alpha), explicit=True) for name, (r, alpha) in known.items()}
     looks = config.lora.allocate in ("importance", "shift")
-    images = config.lora.allocate_batches * config.data.batch_size
+    images = config.lora.allocate_batches * data.batch_size
     loader = data.sample_dataloader(-(-images // data.task.outputs)) if looks else ()
     reference = data.reference_batches(Path(config.lora.reference), images) if config.lora.reference else ()
     return allocate(

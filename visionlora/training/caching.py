@@ -104,6 +104,10 @@ _WHERE = {"memory": "in memory", "disk": "on the disk while it trains"}
 def _front(config: TrainConfig, trainer: L.Trainer, model: nn.Module) -> Front:
     if config.model.checkpointing == "blocks":
         raise UserError("model.checkpointing=blocks computes blocks again from their inputs")
+    if config.data.mixup or config.data.cutmix:
+        raise UserError("data.mixup and data.cutmix mix images")
+    if config.data.repeats > 1:
+        raise UserError("data.repeats asks for several views an epoch")
     if not all_predicted(trainer):
         raise UserError("trainer.limit_predict_batches or trainer.fast_dev_run leaves images out")
     if trainer.world_size > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -16,6 +17,7 @@ from visionlora.lora.config import LoraConfig
 from visionlora.model.saving import check_trained_state, load_trained_state, trained_state
 from visionlora.runs.config import OptimConfig
 from visionlora.tasks.task import Loss, Task
+from visionlora.training.averaging import Average
 from visionlora.training.reloading import CHECKPOINT_KEY, card, check_base, reloaded
 
 
@@ -26,14 +28,20 @@ class Checkpointed(L.LightningModule):
     criterion: Loss
     task: Task
     portions: Portions
+    average: Average | None
+    average_state: dict[str, Any] | None
     optim_config: OptimConfig
     lora_config: LoraConfig
     seed: int
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         says = card(self.model, self.task, self.optim_config, self.lora_config, self.seed)
-        checkpoint["state_dict"] = trained_state(self.model)
+        with self.average.in_place() if self.average is not None else contextlib.nullcontext():
+            checkpoint["state_dict"] = {key: value.detach().clone() for key, value in trained_state(self.model).items()}
         checkpoint[CHECKPOINT_KEY] = says | ({"pictures_at_once": self.portions.most} if self.portions.most < ALL else {})
+        if self.average is not None:  # what the training goes on with: a swap of what is loaded with this
+            with self.average.in_place():
+                checkpoint[CHECKPOINT_KEY]["average"] = {key: value.clone() for key, value in self.average.state().items()}
         if trained := self.loss_parameters():
             checkpoint[CHECKPOINT_KEY]["loss"] = {name: parameter.detach() for name, parameter in trained.items()}
 
@@ -44,6 +52,7 @@ class Checkpointed(L.LightningModule):
             for name, parameter in self.loss_parameters().items():
                 parameter.copy_(checkpoint[CHECKPOINT_KEY]["loss"][name])
         self.portions.most = min(self.portions.most, int(checkpoint[CHECKPOINT_KEY].get("pictures_at_once", ALL)))
+        self.average_state = checkpoint[CHECKPOINT_KEY].get("average")
         checkpoint["state_dict"] = versioned(self, {})  # loaded, and checked more strictly than Lightning could
 
     def check_checkpoint(self, checkpoint: dict[str, Any], where: str) -> None:

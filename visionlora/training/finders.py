@@ -20,7 +20,7 @@ from visionlora.common.quiet import hushed
 from visionlora.data.module import ImageData
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.folder import RunFolder
-from visionlora.training.adapted import Adapted
+from visionlora.training.adapted import Adapted, build_module
 from visionlora.training.module import TaskModule
 from visionlora.training.plots import rate_finder
 from visionlora.training.trainer import lightning_arguments
@@ -72,15 +72,15 @@ def find(config: TrainConfig, adapted: Adapted, data: ImageData, run_folder: Run
     return config, found
 
 
-def _tuned(config: TrainConfig, adapted: Adapted, data: ImageData, use: Callable[[Tuner, TaskModule], Any]) -> Any:
-    """What ``use`` finds; the model's state is put back."""
+def tuned(config: TrainConfig, adapted: Adapted, data: ImageData, use: Callable[[Tuner, TaskModule], Any], **arguments: Any) -> Any:
+    """What ``use`` finds with a Trainer of its own, which takes ``arguments`` too; the model's state is put back."""
     model = adapted.model
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modes = {module: module.training for module in model.modules()}
-    module = TaskModule(model, data.task, config.optim, adapted.info.head, config.seed, lora=config.lora)
+    module = build_module(config, adapted, data)
     try:
         with hushed("lightning.pytorch"), tempfile.TemporaryDirectory() as folder:
-            trainer = L.Trainer(**lightning_arguments(config) | BARE, default_root_dir=folder)
+            trainer = L.Trainer(**lightning_arguments(config) | BARE | arguments, default_root_dir=folder)
             return use(Tuner(trainer), module)
     finally:
         model.load_state_dict(versioned(model, before))
@@ -97,7 +97,7 @@ def _batch_size(config: TrainConfig, adapted: Adapted, data: ImageData) -> int:
         return tuner.scale_batch_size(module, datamodule=data, mode="power", steps_per_trial=2, init_val=min(8, most), max_val=most)
 
     with memory_has_an_end():
-        size = int(_tuned(config, adapted, data, use) or config.data.batch_size)
+        size = int(tuned(config, adapted, data, use) or data.batch_size)
     data.batch_size = min(size, most)
     return data.batch_size
 
@@ -107,7 +107,7 @@ def _learning_rate(config: TrainConfig, adapted: Adapted, data: ImageData, run_f
         low, high = RATES
         return tuner.lr_find(module, datamodule=data, min_lr=low, max_lr=high, num_training=100, update_attr=False)
 
-    curve = _tuned(config, adapted, data, use)
+    curve = tuned(config, adapted, data, use)
     # Lightning counts a step too many where it corrects the start of the running mean, so that every curve would begin by rising.
     curve.results["loss"] = [loss * (1 - BETA ** (i + 2)) / (1 - BETA ** (i + 1)) for i, loss in enumerate(curve.results["loss"])]
     rate = _steepest(curve.results["lr"], curve.results["loss"])

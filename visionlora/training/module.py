@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -25,9 +26,13 @@ from visionlora.runs.config import OptimConfig, usual_rate
 from visionlora.speed.prefix import Front
 from visionlora.tasks.metrics import Evaluation, Metrics, one_number
 from visionlora.tasks.task import Loss, Task
+from visionlora.training.averaging import Average
 from visionlora.training.checkpointed import Checkpointed
+from visionlora.training.mixing import Mix
 from visionlora.training.optimizer import build_optimizer, build_schedule, parameter_groups
 
+MIXING = 0x6D6978
+"""In seeds of what is mixed, so that they are no others."""
 SHOWN = 8
 """Files of a batch that a sentence names."""
 CURE = "Lower optim.lr or lora.alpha, or set trainer.gradient_clip_val=1; the checkpoint before stands."
@@ -76,11 +81,14 @@ class TaskModule(Checkpointed):
         self.head = find_head(model) if head is None else head
         self.task, self.targets = task, task.targets()
         self.portions = Portions(halve)
+        self.mix: Mix | None = None  # see ``training.mixing``
+        self.average: Average | None = None
+        self.average_state: dict[str, Any] | None = None  # of the checkpoint that the training goes on from
         self.front: Front | None = None  # while batches are cached features: what makes outputs of them
         self.strict_loading = False  # checkpoints hold what training changed; on_load_checkpoint checks the keys
         if loss is not None and optim.label_smoothing:
             raise UserError("optim.label_smoothing is for the task's own loss; give it to yours.")
-        self.criterion: Loss = task.criterion(optim.label_smoothing) if loss is None else loss
+        self.criterion: Loss = task.training_criterion(optim.label_smoothing) if loss is None else loss
         self.train_loss = MeanMetric()
         self.evaluations = nn.ModuleDict({part: Evaluation(task, part, loss, metrics) for part in ("val", "test")})
 
@@ -112,10 +120,33 @@ class TaskModule(Checkpointed):
 
     def on_fit_start(self) -> None:
         self.train()  # Lightning leaves modes as they are; frozen batch-norm stays in eval mode whatever is called
+        if self.optim_config.average != "none":
+            steps = int(self.trainer.estimated_stepping_batches)
+            self.average = Average(self.model, self.optim_config.average, self.optim_config.average_decay, steps)
+            if self.average_state is not None:  # the model has the average, as every reader of a checkpoint gets it
+                self.average.load(self.average_state)
+                self.average.swap()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.average is not None and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.average.update(self.trainer.global_step)
+
+    def on_validation_start(self) -> None:
+        if self.average is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.average.swap()
+
+    def on_validation_end(self) -> None:
+        if self.average is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.average.swap()
+
+    def on_fit_end(self) -> None:
+        if self.average is not None:
+            self.average.swap()
+            self.average = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         targets = self.targets.of(batch, "train")
-        batch = batch[0], targets
+        batch = self._mixed((batch[0], targets), batch_idx)
         if not len(batch[1]) or (len(batch[1]) == 1 and self._one_is_too_few()):
             return self._without_images()
         loss = self._in_portions(batch, batch_idx) if self.portions.wanted else self._loss(batch, batch_idx)
@@ -125,6 +156,13 @@ class TaskModule(Checkpointed):
         self.train_loss.update(loss.detach(), weight=len(batch[1]))
         penalty = regularization(self.model, self.lora_config)
         return loss if penalty is None else loss + penalty
+
+    def _mixed(self, batch: Batch, batch_idx: int) -> Batch:
+        if self.mix is None or not len(batch[1]):
+            return batch
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank, MIXING))
+            return self.mix(*batch)
 
     def _one_is_too_few(self) -> bool:
         """Whether a batch that has shrunk to one image cannot be taken: batch-norm in train mode needs two."""

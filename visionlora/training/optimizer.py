@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, OneCycleLR, SequentialLR
 
+from visionlora.common.errors import UserError
 from visionlora.lora.adapter import Adapter
 from visionlora.runs.config import OptimConfig
 
@@ -23,6 +25,7 @@ def parameter_groups(model: nn.Module, head: Collection[str], config: OptimConfi
     started = {
         id(p) for module in model.modules() if isinstance(module, Adapter) and module.start_A is not None for p in module.parameters()
     }
+    shares = layer_shares(model, config.layer_decay) if config.layer_decay else {}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -31,11 +34,27 @@ def parameter_groups(model: nn.Module, head: Collection[str], config: OptimConfi
                 rate = config.head_lr or config.rate
             elif name.endswith(".lora_B"):
                 rate *= lr_ratio
+            rate *= shares.get(name, 1.0)
             groups.setdefault((rate, parameter.ndim > 1 and id(parameter) not in started), []).append(parameter)
     return [
         {"params": parameters, "lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
         for (rate, decays), parameters in groups.items()
     ]
+
+
+def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
+    """The share of the learning rate that each parameter has: 1 in the last layer, ``decay`` in the one before it, and so on
+    (Clark et al. 2020, arXiv 2003.10555, appendix A). What is a layer, timm's models say themselves.
+
+    Raises:
+        UserError: the model does not say it.
+    """
+    matcher = getattr(model, "group_matcher", None)
+    if matcher is None:
+        raise UserError("optim.layer_decay is for models of timm, which say what their layers are; leave it out.")
+    layers = group_parameters(model, matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    return {name: decay ** (last - layer) for name, layer in layers.items()}
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> Optimizer:

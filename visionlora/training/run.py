@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from visionlora.common.memory import out_of_memory_told
 from visionlora.common.process_state import process_as_before
-from visionlora.data.module import ImageData
+from visionlora.data.module import USUAL_BATCH, ImageData
 from visionlora.evaluation.probe import probe_head
 from visionlora.lora.injection import adapter_parameters
 from visionlora.runs.bad_files import BadFiles
@@ -22,22 +22,29 @@ from visionlora.runs.checkpoint_io import read_run_checkpoint
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.provenance import fingerprints, provenance
 from visionlora.training import tracking
-from visionlora.training.adapted import Adapted, adapt, base_to_keep, build_backbone, choose_ranks
+from visionlora.training.adapted import Adapted, adapt, base_to_keep, build_module, choose_ranks, starts_training
 from visionlora.training.caching import cached
 from visionlora.training.callbacks import Stopwatch, peak_memory_mib
 from visionlora.training.finders import find
+from visionlora.training.folds import Folds, cross_validate
 from visionlora.training.measuring import load_best, measure_after, measure_before
 from visionlora.training.module import TaskModule
+from visionlora.training.opening import open_both
 from visionlora.training.place import Place, find_place, resumable
+from visionlora.training.recipe import decide
 from visionlora.training.strength import Strength, choose_strength
 from visionlora.training.trainer import build_trainer, check_hardware, fit
 from visionlora.training.writing import begun, write_results, write_settings
 
+CrossValidation = Callable[[TrainConfig, Adapted, ImageData], Folds]
+
 
 @process_as_before()
-def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Train as ``config`` says and leave a run folder; ``more_callbacks`` beside those of the config. The process is left as it was,
-    its random states and settings of torch too.
+def run(
+    config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = (), validate: CrossValidation = cross_validate
+) -> dict[str, Any]:
+    """Train as ``config`` says and leave a run folder; ``more_callbacks`` beside those of the config, ``validate`` where there are
+    folds. The process is left as it was, its random states and settings of torch too.
 
     Returns:
         The figures of ``results.json``.
@@ -46,17 +53,17 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         UserError: a mistake in the config, the data, the weights or the checkpoint; nothing is half-written.
     """
     started = time.perf_counter()
-    with out_of_memory_told(lambda: config.data.batch_size), contextlib.ExitStack() as until_the_end:
+    with out_of_memory_told(lambda: config.data.batch_size or USUAL_BATCH), contextlib.ExitStack() as until_the_end:
         check_hardware(config)
         place = find_place(config, folder)
         L.seed_everything(config.seed, verbose=False)
-        data = ImageData(config.data, config.seed, place.known.read_split() if place.known else None, config.task)
-        backbone = build_backbone(config, place, data)
+        data, backbone = open_both(config, place)
         bad_files = look_for_bad_files(config, place, data)
         ranks = choose_ranks(config, place, backbone, data)
         base = base_to_keep(place, backbone)
         adapted = adapt(config, backbone, ranks)
-        best_by = data.task.lead() if "val" in data.parts else None
+        config, recipe = decide(config, adapted, data)
+        best_by = data.task.leading() if "val" in data.parts else None
         trainer, stopwatch = build_trainer(config, place.folder, place.checkpoint, best_by, (*more_callbacks, bad_files))
         made_with = provenance() | {"precision": str(trainer.precision)} | fingerprints(adapted.info.fingerprint, data.parts)
 
@@ -65,18 +72,30 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         if trainer.is_global_zero:
             write_settings(config, place, trainer, data, adapted, ranks, base, made_with)
             bad_files.settle()
+            if not place.resuming:
+                recipe.tell()
+                recipe.write(place.folder)
         del base  # it may be all that keeps the dense weights of a quantised model
 
         with tracking.closing(trainer.loggers), resumable(trainer, place.folder):
             before = measure_before(trainer, adapted, data)
+            folds = by_folds(config, place, adapted, data, validate)
             fitted = train(config, place, adapted, trainer, stopwatch, data)
             checkpoint = load_best(fitted.module, data, place)
-            strength = choose_strength(config.lora, trainer, adapted, data) if config.optim.strength == "auto" else Strength()
+            if folds:
+                folds.average(adapted.model)
+            strength = (
+                choose_strength(trainer, adapted, data, folds.strength if folds else None)
+                if config.optim.strength == "auto"
+                else Strength()
+            )
             after = measure_after(trainer, fitted.module, data)
         results = {
             "checkpoint": checkpoint,
             **after,
-            **strength.figures,
+            **strength.results,
+            "folds": data.folds,
+            "recipe": recipe.name if "trainer.max_epochs" in recipe.chosen else "",
             **before,
             **fitted.figures,
             **found,
@@ -86,6 +105,17 @@ def run(config: TrainConfig, folder: Path, more_callbacks: Sequence[Callback] = 
         if trainer.is_global_zero:
             results = write_results(place, trainer, adapted.model, data.task, results, started, strength)
         return results
+
+
+def by_folds(config: TrainConfig, place: Place, adapted: Adapted, data: ImageData, validate: CrossValidation) -> Folds | None:
+    """What cross-validation leaves; ``None`` without folds. A run that goes on has it in its folder."""
+    if not data.folds:
+        return None
+    if place.resuming:
+        return Folds.read(place.folder, config.optim.soup)
+    found = validate(config, adapted, data)
+    found.write(place.folder)
+    return found
 
 
 def look_for_bad_files(config: TrainConfig, place: Place, data: ImageData) -> BadFiles:
@@ -117,11 +147,11 @@ def train(config: TrainConfig, place: Place, adapted: Adapted, trainer: L.Traine
     """
     model, head = adapted.model, adapted.info.head
     if config.model.head_init == "probe" and (place.checkpoint is None or not config.lora.train_head):  # else it is in the checkpoint
-        probe_head(trainer, model, head[0], data)
+        probe_head(trainer, model, head[0], data, to_train=starts_training(config.lora))
     started = time.perf_counter()
     with cached(config, trainer, model, data) as front:
         caching = time.perf_counter() - started if front else 0.0
-        module = TaskModule(model, data.task, config.optim, head, config.seed, config.lora, adapted.halve)
+        module = build_module(config, adapted, data)
         if place.resuming and place.folder.best.is_file():  # it is read at the end: what is wrong with it is told now
             module.check_checkpoint(read_run_checkpoint(place.folder.best), str(place.folder.best))
         if config.model.compile:

@@ -31,6 +31,12 @@ def print_beginning(data: ImageData, made_with: Mapping[str, Any], resuming: boo
         LOG.info("goes on from a checkpoint")
     sizes = ", ".join(f"{len(pictures):,} for {PARTS[part]}" for part, pictures in data.parts.items())
     console.print(f"images: {sizes}; {counted(data.task.outputs, *data.task.output_words)}", highlight=False)
+    leading, counts = data.task.leading(), data.task.counts
+    if leading != data.task.lead() and counts:
+        sizes = f"The {data.task.output_words[1]} have {min(counts):,} to {max(counts):,} training images"
+        console.print(
+            f"{sizes}: {leading.words} chooses the best epoch, and data.balance=logit_adjustment may help the small ones.", highlight=False
+        )
 
 
 def print_trained(report: InjectReport, backbone: str, note: str = "") -> None:

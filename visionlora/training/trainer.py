@@ -88,6 +88,19 @@ def build_trainer(
     return trainer, stopwatch
 
 
+def bare_trainer(config: TrainConfig) -> L.Trainer:
+    """A Trainer as the run's, which keeps nothing and shows nothing.
+
+    Raises:
+        UserError: an argument Lightning does not know or cannot meet here.
+    """
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
+    try:
+        return L.Trainer(**lightning_arguments(config) | quiet, num_sanity_val_steps=0, use_distributed_sampler=False)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from None
+
+
 def lightning_arguments(config: TrainConfig) -> dict[str, Any]:
     """``config.trainer`` as Lightning's Trainer takes it.
 

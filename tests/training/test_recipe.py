@@ -1,0 +1,104 @@
+"""What is left open is chosen for the images, the method and the machine; what is given wins, and both are told and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import QUIET, TINY, command, compose, results
+
+from visionlora.common.errors import UserError
+from visionlora.runs.config import usual_rate
+from visionlora.training.recipe_table import PLAIN, TABLE, row_for
+from visionlora.training.run import run
+
+TYPED = (*TINY, *QUIET, "recipe=auto", "trainer.precision=32-true", "data.num_images=48", "data.image_size=64")
+OPEN = (*TYPED, "logger={}")
+QUICK = ("trainer.max_epochs=1", "data.folds=0", "data.val_fraction=0.25")
+
+
+def chosen(folder: Path) -> dict[str, dict[str, object]]:
+    found = json.loads((folder / "recipe.json").read_text())
+    return {choice["key"]: choice for choice in found["choices"]}
+
+
+def test_open_settings_are_those_of_the_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = compose(*OPEN, "data.folds=0", "data.val_fraction=0.25", "data.batch_size=null")
+    run(config, tmp_path)
+    found, (row, _) = chosen(tmp_path), row_for(36, 9, "lora")
+    assert found["model.head_init"]["value"] == row.head == "probe"
+    assert found["data.batch_size"]["value"] == min(row.batch, results(tmp_path)["images/train"])
+    assert found["trainer.max_epochs"]["value"] == row.epochs == results(tmp_path)["epochs"]
+    assert found["optim.lr"]["value"] == pytest.approx(usual_rate("adamw", config.lora) * row.rate, rel=1e-2)
+    said = capsys.readouterr().out
+    assert all(key in said for key in found)
+    written = (tmp_path / "config.yaml").read_text()
+    assert f"max_epochs: {row.epochs}" in written
+    assert "head_init: probe" in written
+
+
+def test_what_is_given_wins_and_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(compose(*OPEN, *QUICK, "optim.lr=0.5e-3", "model.head_init=random"), tmp_path)
+    found = chosen(tmp_path)
+    assert (found["optim.lr"]["value"], found["model.head_init"]["value"]) == (0.5e-3, "random")
+    assert found["model.head_init"]["instead"] == "probe"
+    assert results(tmp_path)["epochs"] == 1
+    assert "as you say" in capsys.readouterr().out
+
+
+def test_plain_is_the_same_for_all_data(tmp_path: Path) -> None:
+    run(compose(*OPEN, "recipe=plain", "data.batch_size=null"), tmp_path)
+    found = {key: choice["value"] for key, choice in chosen(tmp_path).items()}
+    assert found == {
+        "model.head_init": PLAIN.head,
+        "data.batch_size": results(tmp_path)["images/train"],
+        "optim.lr": 3e-3,
+        "optim.strength": "all",
+        "trainer.max_epochs": PLAIN.epochs,
+    }
+    assert results(tmp_path)["folds"] == 0
+
+
+def test_minutes_cut_the_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(compose(*OPEN, "recipe.minutes=0.0001", "data.folds=0", "data.val_fraction=0.25"), tmp_path)
+    assert results(tmp_path)["epochs"] == 1
+    assert "recipe.minutes=0.0001" in capsys.readouterr().out
+
+
+def test_a_head_that_has_no_probe_starts_at_random(tmp_path: Path) -> None:
+    model = ("model.source=torchvision", "model.name=squeezenet1_1")
+    run(compose(*OPEN, *QUICK, *model), tmp_path)
+    found = chosen(tmp_path)
+    assert found["model.head_init"]["value"] == "random"
+    assert "not a linear layer" in str(found["model.head_init"]["why"])
+    assert found["optim.strength"]["value"] == "all"
+
+
+def test_a_resumed_run_and_one_run_again_keep_what_was_chosen(tmp_path: Path) -> None:
+    first = command("train", *TYPED, "data.folds=0", "data.val_fraction=0.25", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'a'}")
+    assert first.returncode == 0, first.stderr
+    again = command("train", f"again={tmp_path / 'a'}", *QUIET, f"hydra.run.dir={tmp_path / 'b'}")
+    assert again.returncode == 0, again.stderr
+    same = [{key: results(tmp_path / name)[key] for key in ("test/loss", "val/loss", "epochs")} for name in "ab"]
+    assert same[0] == same[1]
+
+
+def test_the_table_goes_up() -> None:
+    assert [row.most for row in TABLE] == sorted(row.most for row in TABLE)
+    assert row_for(10**9, 10**6, "lora")[0] == TABLE[-1]
+
+
+@pytest.mark.parametrize("word", ["recipe=slow", "recipe.minutes=0", "recipe.minutes=-1"])
+def test_what_there_is_not_is_told(word: str) -> None:
+    done = command("train", *TYPED, word)
+    assert done.returncode == 2
+    assert "recipe" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_folds_that_cannot_be_had_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(compose(*OPEN, "trainer.max_epochs=1", "data.folds=3", "lora=dora"), tmp_path)
+    assert "data.folds=3: there are none, as with lora.method=dora" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match=r"data\.folds=1 must be auto, 0"):
+        compose(*OPEN, "data.folds=1")

@@ -1,0 +1,47 @@
+"""The images of a run and its backbone, opened together: each says something of the other, and whether there can be folds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from visionlora.common.console import console
+from visionlora.data.module import ImageData
+from visionlora.evaluation.probe import why_no_probe
+from visionlora.runs.config import TrainConfig
+from visionlora.training.adapted import Backbone, build_backbone
+from visionlora.training.place import Place
+from visionlora.training.strength import why_no_line
+from visionlora.training.trainer import bare_trainer
+
+
+def open_both(config: TrainConfig, place: Place) -> tuple[ImageData, Backbone]:
+    """The images, and the backbone that they are prepared for.
+
+    Raises:
+        UserError: see ``ImageData`` and ``build_backbone``.
+    """
+    record = place.known.read_split() if place.known else None
+    without, why = replace(config.data, folds=0), _why_no_folds(config)
+    data = ImageData(without if why else config.data, config.seed, record, config.task)
+    backbone = build_backbone(config, place, data)
+    if data.folds and (why := why_no_probe(bare_trainer(config), backbone.model, backbone.info.head, data.task)):
+        data = ImageData(without, config.seed, record, config.task)
+        backbone.info.preprocessing = data.prepare_for(backbone.info.preprocessing, check=True)
+    why = why or data.why_not_folds
+    if why and config.data.folds not in ("auto", 0):
+        console.print(f"data.folds={config.data.folds}: there are {data.folds or 'none'}, as {why}.", highlight=False, markup=False)
+    return data, backbone
+
+
+def _why_no_folds(config: TrainConfig) -> str:
+    """Why this config cannot have folds, or does not want them; ``""`` where it does."""
+    if config.data.folds == 0:
+        return ""
+    if why := why_no_line(config.lora):
+        return why
+    if config.data.folds != "auto":
+        return ""
+    if config.recipe.name in ("plain", "fast"):
+        return f"recipe={config.recipe.name} does without"
+    waiting = [name for name, node in config.callbacks.items() if str((node or {}).get("monitor", "")).startswith("val/")]
+    return f"callbacks.{waiting[0]} waits for a validation part" if waiting else ""

@@ -1,0 +1,195 @@
+"""``recipe``: what the settings that were left open are, for this many images, this method and this machine.
+
+A setting is open where it is null; what is given wins. The table is of measured cells, see ``benchmarks/recipes.py`` and
+``docs/recipes.md``.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import lightning as L
+from rich.table import Table
+
+from visionlora.common.console import console
+from visionlora.common.files import inside, replace_file
+from visionlora.common.reading import sealed_json
+from visionlora.data.module import ImageData
+from visionlora.evaluation.probe import why_no_probe
+from visionlora.runs.config import TrainConfig, usual_rate
+from visionlora.runs.folder import RunFolder
+from visionlora.training.adapted import Adapted
+from visionlora.training.finders import tuned
+from visionlora.training.recipe_table import PLAIN, SHARES, Row, row_for
+from visionlora.training.strength import why_all, why_rather_all
+from visionlora.training.trainer import bare_trainer
+
+TIMED = 6
+"""Batches by which ``recipe.minutes`` reckons; the first of them are not timed."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting.
+
+    Args:
+        key: as it is typed.
+        value: that the run has.
+        why: in a few words.
+        instead: what the recipe would have taken, where another value was given; ``None`` where the recipe chose.
+    """
+
+    key: str
+    value: Any
+    why: str
+    instead: Any = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings that a recipe has chosen, and those it would have chosen otherwise."""
+
+    name: str
+    choices: Sequence[Choice]
+
+    @property
+    def chosen(self) -> list[str]:
+        """Keys that the recipe chose."""
+        return [choice.key for choice in self.choices if choice.instead is None]
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``recipe.json`` of a run folder."""
+        return {"recipe": self.name, "choices": [asdict(choice) for choice in self.choices]}
+
+    def write(self, folder: RunFolder) -> None:
+        """Keep it in the run's folder."""
+        replace_file(inside(folder.path, folder.recipe.name), sealed_json(self.as_json()))
+
+    def tell(self) -> None:
+        """Print each choice and why it was made."""
+        table = Table(title=f"recipe={self.name}", title_justify="left", show_header=False)
+        table.add_column()
+        table.add_column(overflow="fold")
+        for choice in self.choices:
+            why = choice.why if choice.instead is None else f"as you say; the recipe would take {_typed(choice.instead)}"
+            table.add_row(f"{choice.key}={_typed(choice.value)}", why)
+        if self.choices:
+            console.print(table, highlight=False, markup=False)
+
+
+def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[TrainConfig, Recipe]:
+    """Fill in what ``config`` leaves open; where nothing is open, it is as it was.
+
+    Args:
+        config: of the run; its open settings are None.
+        adapted: the model that is to be trained.
+        data: the images; its batch size is set.
+    """
+    name, images = config.recipe.name, len(data.parts["train"])
+    why_random = why_no_probe(bare_trainer(config), adapted.model, adapted.info.head, data.task)
+    a_class = images / len(data.task.counts or [1])
+    row, because = (PLAIN, "the same for all data") if name == "plain" else row_for(images, a_class, config.lora.method)
+    if row.head == "probe" and why_random:
+        row, because_head = replace(row, head="random", rate=1.0), f"no probe, as {why_random}"
+    else:
+        because_head = because
+    filling = _Filling(name)
+    start = filling.of("model.head_init", config.model.head_init, row.head, because_head)
+    config = replace(config, model=replace(config.model, head_init=start))
+    size = filling.of("data.batch_size", config.data.batch_size, min(row.batch, max(images, 1)), because)
+    data.batch_size = size
+    config = replace(config, data=replace(config.data, batch_size=size, folds=data.folds))
+    rate = _rate(config, row)
+    chosen_rate = filling.of("optim.lr", config.optim.lr, rate, f"{_head_words(start)}, {_share_words(config, rate)}")
+    impossible = why_all(config.lora, data) or why_random
+    if config.optim.strength == "auto" and impossible:
+        console.print(f"optim.strength=auto is off: {impossible}.", highlight=False, markup=False)
+        config = replace(config, optim=replace(config.optim, strength="all"))
+    strength = filling.of("optim.strength", config.optim.strength, *_strength(name, data, impossible))
+    config = replace(config, optim=replace(config.optim, lr=chosen_rate, strength=strength))
+    config = _with_epochs(config, row, because, filling, adapted, data)
+    return config, Recipe(name, filling.choices)
+
+
+class _Filling:
+    """Takes what is given, or what the recipe says, and notes which it was."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.choices = name, list[Choice]()
+
+    def of(self, key: str, given: Any, value: Any, why: str) -> Any:
+        """What the setting is, where ``given`` stands in the config and the recipe would take ``value``."""
+        if given is None:
+            self.choices.append(Choice(key, value, why))
+            return value
+        if given != value:
+            self.choices.append(Choice(key, given, why, instead=value))
+        return given
+
+
+def _with_epochs(config: TrainConfig, row: Row, because: str, filling: _Filling, adapted: Adapted, data: ImageData) -> TrainConfig:
+    """``trainer.max_epochs``, unless ``trainer.max_steps`` says how long it is."""
+    given, steps = config.trainer.get("max_epochs"), config.trainer.get("max_steps")
+    if given is None and steps not in (None, -1):
+        return config
+    epochs = max(1, round(row.epochs * SHARES.get(filling.name, 1.0)))
+    minutes = config.recipe.minutes
+    if minutes is not None and given is None:
+        seconds = _epoch_seconds(config, adapted, data)
+        most = max(1, math.floor(60 * minutes / (seconds * (1 + max(data.folds - 1, 0)))))
+        if most < epochs:
+            because = f"recipe.minutes={minutes:g} has room for so many of {epochs}, at {seconds:.1f} s each"
+            epochs = most
+    epochs = filling.of("trainer.max_epochs", given, epochs, because)
+    return replace(config, trainer=config.trainer | {"max_epochs": epochs})
+
+
+def _rate(config: TrainConfig, row: Row) -> float:
+    usual = usual_rate(config.optim.name, config.lora)
+    started = row.rate if config.model.head_init == "probe" else 1.0
+    return float(f"{usual * started:.3g}")
+
+
+def _head_words(head: str) -> str:
+    return "from the probe" if head == "probe" else "from a head at random"
+
+
+def _share_words(config: TrainConfig, rate: float) -> str:
+    share = rate / usual_rate(config.optim.name, config.lora)
+    return f"{'the usual rate' if share == 1 else f'{share:.2g} of the usual rate'} of {config.optim.name} and {config.lora.method}"
+
+
+def _strength(name: str, data: ImageData, impossible: str) -> tuple[str, str]:
+    if name == "plain":
+        return "all", "the same for all data"
+    if why := impossible or why_rather_all(data):
+        return "all", why
+    return "auto", "validation says how much of the update is kept"
+
+
+def _epoch_seconds(config: TrainConfig, adapted: Adapted, data: ImageData) -> float:
+    """What an epoch of training takes here, reckoned from a few batches; the model is as before afterwards."""
+    times: list[float] = []
+
+    class Clock(L.Callback):
+        def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter())
+
+    def use(tuner: Any, module: Any) -> None:
+        tuner._trainer.callbacks.append(Clock())
+        tuner._trainer.fit(module, data)
+
+    tuned(config, adapted, data, use, max_steps=TIMED)
+    batches = math.ceil(len(data.parts["train"]) / data.batch_size)
+    if len(times) < 3:
+        return 1e-9
+    later = times[len(times) // 3 :]
+    return batches * (later[-1] - later[0]) / max(len(later) - 1, 1)
+
+
+def _typed(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

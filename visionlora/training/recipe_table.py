@@ -1,0 +1,61 @@
+"""The table of ``recipe=auto``; its cells are in ``benchmarks/results/recipes.json``, and ``docs/recipes.md`` shows them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from visionlora.training.strength import FEW
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is taken up to a number of training images.
+
+    Args:
+        most: training images.
+        head: how the head starts, ``probe`` or ``random``.
+        rate: the learning rate in units of the usual one of optimizer and method, where the head is the probe; else it is the usual one.
+        epochs: of ``recipe=auto``.
+        batch: images a batch.
+    """
+
+    most: float
+    head: str
+    rate: float
+    epochs: int
+    batch: int
+
+
+PLAIN = Row(math.inf, "random", 1.0, 3, 64)
+"""``recipe=plain``: what the command took for all data before there were recipes."""
+TABLE = (
+    Row(100, "probe", 1 / 3, 12, 16),
+    Row(200, "probe", 1 / 2, 12, 16),
+    Row(500, "probe", 2 / 3, 12, 16),
+    Row(2_000, "probe", 1.0, 6, 16),
+    Row(5_000, "probe", 1.0, 5, 32),
+    Row(math.inf, "probe", 1.0, 3, 64),
+)
+RATE_OF_FEW = 1 / 6
+"""The highest rate with fewer than ``FEW`` images a class, as a share of the usual one."""
+SHARES = {"fast": 1 / 3, "best": 2.0}
+"""Epochs of the other recipes, in units of those of ``auto``."""
+
+
+def row_for(images: int, a_class: float, method: str) -> tuple[Row, str]:
+    """The row to be taken, and why. Full fine-tuning and the head alone were not measured: they start at random, with their usual rates.
+
+    Args:
+        images: of training.
+        a_class: of these, for each class on average.
+        method: ``lora.method``.
+    """
+    row = next(row for row in TABLE if images <= row.most)
+    why = f"up to {row.most:,} training images" if row.most < math.inf else f"above {TABLE[-2].most:,} training images"
+    why = f"{why} (there are {images:,})"
+    if a_class < FEW and row.rate > RATE_OF_FEW:
+        row, why = replace(row, rate=RATE_OF_FEW), f"{why}, {a_class:.2g} a class"
+    if method in ("none", "full"):
+        row = replace(row, head="random", rate=1.0)
+    return row, why
