@@ -24,13 +24,20 @@ from visionlora.common.config import checked
 from visionlora.runs.config import TrainConfig
 from visionlora.training.run import run
 
-COMMON = ("experiment=cifar10_lite0", "data.per_class=25", "callbacks=none", "trainer.enable_progress_bar=false", "logger={}")
+COMMON = (
+    "recipe=plain",
+    "experiment=cifar10_lite0",
+    "data.per_class=25",
+    "callbacks=none",
+    "trainer.enable_progress_bar=false",
+    "logger={}",
+)
 ROWS: dict[str, tuple[str, ...]] = {
     "probe (logistic regression)": ("lora=none", "model.head_init=probe", "optim.lr=1e-9", "trainer.max_epochs=1"),
     "LoRA as for large sets": ("data.batch_size=16", "trainer.max_epochs=12"),
     "LoRA, the recipe": (
         "model.head_init=probe",
-        "optim.lr=5e-4",
+        "optim.lr=3e-3",
         "data.batch_size=16",
         "trainer.max_epochs=12",
     ),
