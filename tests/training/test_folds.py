@@ -104,7 +104,7 @@ def test_the_soup_is_half_of_the_folds_and_half_of_all_images(tmp_path: Path, mo
         return real(trainer, model, *more)
 
     monkeypatch.setattr("visionlora.training.folds.outputs_between", noted)
-    run(compose(*SHORT, "data.folds=2"), tmp_path)
+    run(compose(*SHORT, "data.folds=2", "optim.soup=true"), tmp_path)
     states.append(torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     assert len(states) == 3
     saved = trained_state(vl.load(tmp_path).model)

@@ -55,7 +55,7 @@ class OptimConfig:
     layer_decay: float | None = None
     average: str = "none"
     average_decay: float = 0.99
-    soup: bool = True
+    soup: bool | None = False
     strength: str | None = "all"
 
     def __post_init__(self) -> None:
@@ -86,6 +86,7 @@ OPEN = {
     "data.folds": "auto",
     "optim.lr": None,
     "optim.strength": None,
+    "optim.soup": None,
     "trainer.max_epochs": None,
 }
 """Settings that a recipe chooses, and what they are where it is left to it."""

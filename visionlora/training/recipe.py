@@ -32,6 +32,10 @@ TIMED = 6
 """Batches by which ``recipe.minutes`` reckons; the first of them are not timed."""
 
 
+SOUPS = 200
+"""Training images up to which weights are averaged with those of the folds: with fewer folds it was no better (docs/recipes.md)."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """One setting.
@@ -110,7 +114,10 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[Trai
         console.print(f"optim.strength=auto is off: {impossible}.", highlight=False, markup=False)
         config = replace(config, optim=replace(config.optim, strength="all"))
     strength = filling.of("optim.strength", config.optim.strength, *_strength(name, data, impossible))
-    config = replace(config, optim=replace(config.optim, lr=chosen_rate, strength=strength))
+    soup = config.optim.soup
+    if data.folds:
+        soup = filling.of("optim.soup", soup, *_soup(images, config.optim.lr is not None))
+    config = replace(config, optim=replace(config.optim, lr=chosen_rate, strength=strength, soup=bool(soup)))
     config = _with_epochs(config, row, because, filling, adapted, data)
     return config, Recipe(name, filling.choices)
 
@@ -169,6 +176,13 @@ def _strength(name: str, data: ImageData, impossible: str) -> tuple[str, str]:
     if why := impossible or why_rather_all(data):
         return "all", why
     return "auto", "validation says how much of the update is kept"
+
+
+def _soup(images: int, own_rate: bool) -> tuple[bool, str]:
+    """Weights may be averaged where trainings stay near to each other, as at the recipe's rates."""
+    if own_rate:
+        return False, "at a rate of your own, trainings may end too far apart"
+    return images <= SOUPS, f"averaging with the folds gained {'up to' if images <= SOUPS else 'nothing above'} {SOUPS} training images"
 
 
 def _epoch_seconds(config: TrainConfig, adapted: Adapted, data: ImageData) -> float:

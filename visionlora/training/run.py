@@ -112,7 +112,7 @@ def by_folds(config: TrainConfig, place: Place, adapted: Adapted, data: ImageDat
     if not data.folds:
         return None
     if place.resuming:
-        return Folds.read(place.folder, config.optim.soup)
+        return Folds.read(place.folder, bool(config.optim.soup))
     found = validate(config, adapted, data)
     found.write(place.folder)
     return found
