@@ -190,6 +190,7 @@ class RunFolder:
             if name not in values:
                 raise UserError(f"{self.config} is damaged: it has no section {name}.")
         values.setdefault("task", {"name": USUAL})  # runs of earlier versions do not say it
+        values.setdefault("recipe", {"name": "plain"})  # what it was then
         return values, re.findall(r"\w+\.\w+", text.partition("\n")[0]) if text.startswith(_BESIDE) else []
 
     def read_split(self) -> dict[str, list[str]] | None:
