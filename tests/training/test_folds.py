@@ -18,8 +18,9 @@ from visionlora.data.split import fold_parts
 from visionlora.model.saving import trained_state
 from visionlora.runs.folder import RunFolder
 from visionlora.training import strength
+from visionlora.training.kept import Strength
 from visionlora.training.run import run
-from visionlora.training.strength import HEADS, UPDATES, Strength
+from visionlora.training.strength import HEADS, UPDATES
 
 SETTINGS = (
     *TINY,

@@ -24,8 +24,9 @@ from visionlora.runs.folder import RunFolder
 from visionlora.training.adapted import Adapted
 from visionlora.training.callbacks import peak_memory_mib
 from visionlora.training.folds import Folds
+from visionlora.training.kept import Strength, Tried
 from visionlora.training.run import run
-from visionlora.training.strength import UPDATES, Strength, Tried
+from visionlora.training.strength import UPDATES
 from visionlora.training.trainer import bare_trainer
 
 SHARE = 0.95

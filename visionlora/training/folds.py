@@ -26,7 +26,8 @@ from visionlora.tasks.words import in_words
 from visionlora.training.adapted import Adapted, build_module, starts_training
 from visionlora.training.caching import cached
 from visionlora.training.callbacks import Terminable
-from visionlora.training.strength import Outputs, Strength, choose, measured, outputs_between
+from visionlora.training.kept import Strength
+from visionlora.training.strength import Outputs, choose, measured, outputs_between
 from visionlora.training.trainer import bare_trainer
 
 HELD_OUT = "held out"

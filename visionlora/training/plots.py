@@ -13,7 +13,7 @@ from visionlora.tasks.words import in_words
 
 if TYPE_CHECKING:
     from visionlora.tasks.task import Task
-    from visionlora.training.strength import Strength
+    from visionlora.training.kept import Strength
 
 
 @styled

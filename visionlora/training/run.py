@@ -27,12 +27,13 @@ from visionlora.training.caching import cached
 from visionlora.training.callbacks import Stopwatch, peak_memory_mib
 from visionlora.training.finders import find
 from visionlora.training.folds import Folds, cross_validate
+from visionlora.training.kept import Strength
 from visionlora.training.measuring import load_best, measure_after, measure_before
 from visionlora.training.module import TaskModule
 from visionlora.training.opening import open_both
 from visionlora.training.place import Place, find_place, resumable
 from visionlora.training.recipe import decide
-from visionlora.training.strength import Strength, choose_strength
+from visionlora.training.strength import choose_strength
 from visionlora.training.trainer import build_trainer, check_hardware, fit
 from visionlora.training.writing import begun, write_results, write_settings
 

@@ -26,9 +26,9 @@ from visionlora.runs.metrics import RunLogger
 from visionlora.tasks.task import Task
 from visionlora.training import tracking
 from visionlora.training.adapted import Adapted, Ranks
+from visionlora.training.kept import Strength
 from visionlora.training.place import Place, resumable
 from visionlora.training.plots import learning_curves, strengths
-from visionlora.training.strength import Strength
 from visionlora.training.tables import print_beginning, print_results, print_trained
 
 
