@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import QUIET, TINY, compose
@@ -39,7 +40,7 @@ def test_an_image_that_comes_twice_is_shown_as_two_views() -> None:
 
 def test_without_either_the_order_is_what_it_was() -> None:
     """Bit for bit: a run of an earlier version goes on in the same order."""
-    generator = torch.Generator().manual_seed(int(__import__("numpy").random.SeedSequence((3, 2)).generate_state(1, "uint64")[0] >> 1))
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence((3, 2)).generate_state(1, "uint64")[0] >> 1))
     seeds = torch.randint(2**62, (7,), generator=generator).tolist()
     order = torch.randperm(7, generator=generator).tolist()
     sampler = EpochSampler(7, 3, shuffle=True)

@@ -72,7 +72,7 @@ def find(config: TrainConfig, adapted: Adapted, data: ImageData, run_folder: Run
     return config, found
 
 
-def tuned(config: TrainConfig, adapted: Adapted, data: ImageData, use: Callable[[Tuner, TaskModule], Any], **arguments: Any) -> Any:
+def tuned(config: TrainConfig, adapted: Adapted, data: ImageData, use: Callable[[L.Trainer, TaskModule], Any], **arguments: Any) -> Any:
     """What ``use`` finds with a Trainer of its own, which takes ``arguments`` too; the model's state is put back."""
     model = adapted.model
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -81,7 +81,7 @@ def tuned(config: TrainConfig, adapted: Adapted, data: ImageData, use: Callable[
     try:
         with hushed("lightning.pytorch"), tempfile.TemporaryDirectory() as folder:
             trainer = L.Trainer(**lightning_arguments(config) | BARE | arguments, default_root_dir=folder)
-            return use(Tuner(trainer), module)
+            return use(trainer, module)
     finally:
         model.load_state_dict(versioned(model, before))
         for part, mode in modes.items():
@@ -93,8 +93,10 @@ def tuned(config: TrainConfig, adapted: Adapted, data: ImageData, use: Callable[
 def _batch_size(config: TrainConfig, adapted: Adapted, data: ImageData) -> int:
     most = max(min(LARGEST, len(data.parts["train"]) // FEWEST_STEPS), 1)
 
-    def use(tuner: Tuner, module: TaskModule) -> int | None:
-        return tuner.scale_batch_size(module, datamodule=data, mode="power", steps_per_trial=2, init_val=min(8, most), max_val=most)
+    def use(trainer: L.Trainer, module: TaskModule) -> int | None:
+        return Tuner(trainer).scale_batch_size(
+            module, datamodule=data, mode="power", steps_per_trial=2, init_val=min(8, most), max_val=most
+        )
 
     with memory_has_an_end():
         size = int(tuned(config, adapted, data, use) or data.batch_size)
@@ -103,9 +105,9 @@ def _batch_size(config: TrainConfig, adapted: Adapted, data: ImageData) -> int:
 
 
 def _learning_rate(config: TrainConfig, adapted: Adapted, data: ImageData, run_folder: RunFolder) -> float:
-    def use(tuner: Tuner, module: TaskModule) -> Any:
+    def use(trainer: L.Trainer, module: TaskModule) -> Any:
         low, high = RATES
-        return tuner.lr_find(module, datamodule=data, min_lr=low, max_lr=high, num_training=100, update_attr=False)
+        return Tuner(trainer).lr_find(module, datamodule=data, min_lr=low, max_lr=high, num_training=100, update_attr=False)
 
     curve = tuned(config, adapted, data, use)
     # Lightning counts a step too many where it corrects the start of the running mean, so that every curve would begin by rising.

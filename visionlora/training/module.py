@@ -83,6 +83,7 @@ class TaskModule(Checkpointed):
         self.portions = Portions(halve)
         self.mix: Mix | None = None  # see ``training.mixing``
         self.average: Average | None = None
+        self._averaged_step = 0
         self.average_state: dict[str, Any] | None = None  # of the checkpoint that the training goes on from
         self.front: Front | None = None  # while batches are cached features: what makes outputs of them
         self.strict_loading = False  # checkpoints hold what training changed; on_load_checkpoint checks the keys
@@ -127,9 +128,13 @@ class TaskModule(Checkpointed):
                 self.average.load(self.average_state)
                 self.average.swap()
 
+    def on_train_start(self) -> None:
+        self._averaged_step = self.trainer.global_step
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if self.average is not None and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.average.update(self.trainer.global_step)
+        if self.average is not None and self.trainer.global_step > self._averaged_step:  # not while gradients are accumulated
+            self._averaged_step = self.trainer.global_step
+            self.average.update(self._averaged_step)
 
     def on_validation_start(self) -> None:
         if self.average is not None and self.trainer.state.fn == TrainerFn.FITTING:

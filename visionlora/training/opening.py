@@ -43,5 +43,6 @@ def _why_no_folds(config: TrainConfig) -> str:
         return ""
     if config.recipe.name in ("plain", "fast"):
         return f"recipe={config.recipe.name} does without"
-    waiting = [name for name, node in config.callbacks.items() if str((node or {}).get("monitor", "")).startswith("val/")]
+    monitors = {name: node.get("monitor") for name, node in config.callbacks.items() if isinstance(node, dict)}
+    waiting = [name for name, monitor in monitors.items() if str(monitor).startswith("val/")]
     return f"callbacks.{waiting[0]} waits for a validation part" if waiting else ""

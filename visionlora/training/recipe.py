@@ -30,8 +30,6 @@ from visionlora.training.trainer import bare_trainer
 
 TIMED = 6
 """Batches by which ``recipe.minutes`` reckons; the first of them are not timed."""
-
-
 SOUPS = 200
 """Training images up to which weights are averaged with those of the folds: with fewer folds it was no better (docs/recipes.md)."""
 
@@ -179,9 +177,9 @@ def _strength(name: str, data: ImageData, impossible: str) -> tuple[str, str]:
 
 
 def _soup(images: int, own_rate: bool) -> tuple[bool, str]:
-    """Weights may be averaged where trainings stay near to each other, as at the recipe's rates."""
+    """Whether the weights are averaged with those of the folds: where it was tried and was better."""
     if own_rate:
-        return False, "at a rate of your own, trainings may end too far apart"
+        return False, "at a rate of your own it was not tried"
     return images <= SOUPS, f"averaging with the folds gained {'up to' if images <= SOUPS else 'nothing above'} {SOUPS} training images"
 
 
@@ -193,11 +191,7 @@ def _epoch_seconds(config: TrainConfig, adapted: Adapted, data: ImageData) -> fl
         def on_train_batch_end(self, *_: Any, **__: Any) -> None:
             times.append(time.perf_counter())
 
-    def use(tuner: Any, module: Any) -> None:
-        tuner._trainer.callbacks.append(Clock())
-        tuner._trainer.fit(module, data)
-
-    tuned(config, adapted, data, use, max_steps=TIMED)
+    tuned(config, adapted, data, lambda trainer, module: trainer.fit(module, data), max_steps=TIMED, callbacks=[Clock()])
     batches = math.ceil(len(data.parts["train"]) / data.batch_size)
     if len(times) < 3:
         return 1e-9
