@@ -18,14 +18,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import hydra
-from omegaconf import OmegaConf
-
-from visionlora.cli.command import slug
-from visionlora.cli.conf import conf_dir
-from visionlora.common.config import checked
-from visionlora.runs.config import TrainConfig
-from visionlora.training.run import run
+from benchmarks.runs import figures
 
 ALL = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SETS: dict[str, tuple[tuple[str, ...], int, int]] = {
@@ -37,17 +30,22 @@ SETS: dict[str, tuple[tuple[str, ...], int, int]] = {
     "ten100": (ALL, 100, 50),
 }
 """Classes, training images and test images of each."""
-QUIET = ("recipe=plain", "callbacks=none", "trainer.enable_progress_bar=false", "logger={}", "data.num_workers=0")
+COMMON = ("data.num_workers=0",)
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
 USUAL = ("plain", "probe 0.001 e12 b16", "probe 0.002 e12 b16", "probe 0.003 e12 b16")
 
 
 def overrides(row: str) -> tuple[str, ...]:
-    """``plain``, or ``probe RATE eEPOCHS bBATCH``, as overrides."""
+    """A row as overrides: ``plain``, with a validation split; ``regression``, the probe; ``probe RATE eEPOCHS bBATCH``, ``random``
+    likewise; or ``auto eEPOCHS bBATCH``, the rest as the recipe has it.
+    """
     if row == "plain":
-        return ()
-    head, rate, epochs, batch = row.split()
-    return (f"model.head_init={head}", f"optim.lr={rate}", f"trainer.max_epochs={epochs[1:]}", f"data.batch_size={batch[1:]}")
+        return ("recipe=plain", "data.val_fraction=0.1")
+    if row == "regression":
+        return ("recipe=plain", "lora=none", "model.head_init=probe", "optim.lr=1e-9", "trainer.max_epochs=1")
+    head, *rate, epochs, batch = row.split()
+    start = ("recipe=plain", f"model.head_init={head}", f"optim.lr={rate[0]}") if rate else ("recipe=auto",)
+    return (*start, f"trainer.max_epochs={epochs[1:]}", f"data.batch_size={batch[1:]}")
 
 
 def images(root: Path, name: str, folder: Path) -> tuple[str, ...]:
@@ -68,12 +66,8 @@ def images(root: Path, name: str, folder: Path) -> tuple[str, ...]:
 
 def top1(root: Path, name: str, row: str) -> float:
     """Test accuracy of one run."""
-    OmegaConf.register_new_resolver("slug", slug, replace=True)
     with tempfile.TemporaryDirectory() as place:
-        words = (*images(root, name, Path(place, "images")), *overrides(row))
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = checked(TrainConfig, hydra.compose("train", [*QUIET, *words]))
-        return float(run(config, Path(place, "run"))["test/top1"])
+        return float(figures(*COMMON, *images(root, name, Path(place)), *overrides(row))["test/top1"])
 
 
 def main() -> None:

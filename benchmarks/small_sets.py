@@ -10,27 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import OmegaConf
-
-from visionlora.cli.command import slug
-from visionlora.cli.conf import conf_dir
-from visionlora.common.config import checked
-from visionlora.runs.config import TrainConfig
-from visionlora.training.run import run
+from benchmarks.runs import figures
 
 COMMON = (
     "recipe=plain",
     "experiment=cifar10_lite0",
     "data.per_class=25",
-    "callbacks=none",
-    "trainer.enable_progress_bar=false",
-    "logger={}",
 )
 ROWS: dict[str, tuple[str, ...]] = {
     "probe (logistic regression)": ("lora=none", "model.head_init=probe", "optim.lr=1e-9", "trainer.max_epochs=1"),
@@ -48,12 +37,8 @@ T_95 = 2.776
 
 def top1(root: str, overrides: tuple[str, ...], seed: int) -> float:
     """Test accuracy of one run."""
-    OmegaConf.register_new_resolver("slug", slug, replace=True)
     seeds = (f"data.root={root}", f"seed={seed}", f"data.split_seed={seed}")
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = checked(TrainConfig, hydra.compose("train", [*COMMON, *seeds, *overrides]))
-    with tempfile.TemporaryDirectory() as folder:
-        return float(run(config, Path(folder) / "run")["test/top1"])
+    return float(figures(*COMMON, *seeds, *overrides)["test/top1"])
 
 
 def main() -> None:

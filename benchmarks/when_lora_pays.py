@@ -20,16 +20,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import hydra
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
 
-from visionlora.cli.command import slug
-from visionlora.cli.conf import conf_dir
-from visionlora.common.config import checked
+from benchmarks.runs import figures
 from visionlora.common.drawing import PALETTE, WIDTH, legend_below, percent, save, styled
-from visionlora.runs.config import TrainConfig
-from visionlora.training.run import run
 
 ROWS: dict[str, tuple[str, ...]] = {
     "probe": ("recipe=plain", "lora=none", "model.head_init=probe", "optim.lr=1e-9", "trainer.max_epochs=1", "data.val_fraction=0"),
@@ -44,7 +38,7 @@ WORDS = {
     "auto": "LoRA, recipe=auto (the default)",
 }
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
-QUIET = ("callbacks=none", "trainer.enable_progress_bar=false", "logger={}", "data=imagefolder", "data.num_workers=0")
+COMMON = ("data=imagefolder", "data.num_workers=0")
 RESULTS = Path(__file__).parent / "results" / "when_lora_pays.json"
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for a 95 % interval of the mean of so many."""
@@ -63,15 +57,11 @@ def subset(root: Path, count: int, draw: int, folder: Path) -> None:
 
 def measured(root: Path, row: str, count: int, draw: int, size: int) -> dict[str, float]:
     """Test accuracy and seconds of one run."""
-    OmegaConf.register_new_resolver("slug", slug, replace=True)
     with tempfile.TemporaryDirectory() as place:
-        subset(root, count, draw, Path(place, "images"))
-        words = (f"data.root={place}/images", f"data.image_size={size}", f"seed={draw}", *ROWS[row])
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            config = checked(TrainConfig, hydra.compose("train", [*QUIET, *words]))
+        subset(root, count, draw, Path(place))
         started = time.perf_counter()
-        found = run(config, Path(place, "run"))
-    return {"top1": float(found["test/top1"]), "seconds": time.perf_counter() - started}
+        found = figures(*COMMON, f"data.root={place}", f"data.image_size={size}", f"seed={draw}", *ROWS[row])
+        return {"top1": float(found["test/top1"]), "seconds": time.perf_counter() - started}
 
 
 def main() -> None:
