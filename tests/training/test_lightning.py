@@ -26,8 +26,8 @@ def test_a_trainer_callbacks_and_loaders_of_ones_own(tmp_path: Path) -> None:
     own = trainer(tmp_path, saved, EarlyStopping("val/loss"), max_epochs=2)
     own.fit(module, loader(), loader())
     figures = own.validate(module, loader(), ckpt_path="best", verbose=False)[0]
-    assert set(figures) == {"val/loss", "val/top1", "val/f1"}
-    assert set(own.test(module, loader(), verbose=False)[0]) == {"test/loss", "test/top1", "test/f1"}
+    assert set(figures) == {"val/loss", "val/top1", "val/balanced", "val/f1"}
+    assert set(own.test(module, loader(), verbose=False)[0]) == {"test/loss", "test/top1", "test/balanced", "test/f1"}
     back = vl.Classifier.load_from_checkpoint(tmp_path / "last.ckpt", model=model())
     assert set(trainer(tmp_path).validate(back, loader(), verbose=False)[0]) == set(figures)
     assert (back.head, back.task.outputs, back.optim_config.lr) == (("fc",), 4, 3e-3)
@@ -63,7 +63,7 @@ def test_loss_and_metrics_of_ones_own(tmp_path: Path) -> None:
     module.eval()
     with torch.no_grad():
         logits = module(X)
-    assert set(figures) == {"test/loss", "test/top1", "test/f1", "test/auroc"}
+    assert set(figures) == {"test/loss", "test/top1", "test/balanced", "test/f1", "test/auroc"}
     assert figures["test/loss"] == pytest.approx(float(module.criterion(logits, Y)), rel=1e-5)
     assert figures["test/top1"] == pytest.approx(float(MulticlassAccuracy(4, average="macro")(logits, Y)))
     assert isinstance(module.criterion, Margin)
