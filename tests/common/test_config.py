@@ -97,10 +97,10 @@ def test_a_default_is_the_same_in_the_file_and_in_the_schema(part: str, schema: 
             written.setdefault(rest, yaml.safe_load(key.default))
     plain = asdict(schema(**{field.name: written[field.name] for field in fields(schema) if needed(field)}))
     for name, left_open in (OPEN | {"data.val_fraction": None}).items():  # chosen later in the file; the schema says what it is without
-        section, key = name.split(".")
+        section, setting = name.split(".")
         if section == part:
-            assert written.pop(key) == left_open
-            del plain[key]
+            assert written.pop(setting) == left_open
+            del plain[setting]
     assert {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} == written
 
 
