@@ -43,13 +43,13 @@ def refuse_missing_files(config: TrainConfig) -> None:
     Raises:
         UserError: one is not there, or the folder of the images cannot be one of class folders.
     """
-    from visionlora.data.folders import part_folders
+    from visionlora.data.folders import is_archive, part_folders
 
     if config.ckpt_path is not None:  # what a run is resumed with is in its folder
         if config.ckpt_path not in ("last", "best") and not Path(config.ckpt_path).is_file():
             raise UserError(f"ckpt_path={config.ckpt_path}: there is no such file; last and best are those of hydra.run.dir=DIR.")
         return
-    if config.data.name in ("imagefolder", "imagenet"):
+    if config.data.name in ("imagefolder", "imagenet") and not is_archive(Path(config.data.root)):
         part_folders(Path(config.data.root), config.data.name)
     weights = config.model.weights
     if weights is not None and not weights.startswith("pip:") and not Path(weights).is_file():

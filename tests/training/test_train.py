@@ -224,7 +224,7 @@ def test_data_that_has_moved(class_folders: Callable[..., Path], tmp_path: Path)
     root.rename(tmp_path / "elsewhere")
     lost = command("evaluate", f"run={folder}")
     assert lost.returncode == 2
-    assert "which is no folder here" in lost.stderr
+    assert "which is not here" in lost.stderr
     assert command("evaluate", f"run={folder}", f"root={tmp_path / 'elsewhere'}").returncode == 0
 
 

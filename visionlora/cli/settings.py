@@ -24,6 +24,7 @@ from visionlora.tasks.registry import TASKS
 LISTS = (
     "callbacks",
     "data.crop_scale",
+    "data.label",
     "format",
     "input",
     "logger",
@@ -32,6 +33,9 @@ LISTS = (
     "prune",
     "run",
     "runs",
+    "task.center",
+    "task.scale",
+    "task.thresholds",
     "trainer.devices",
 )
 """Keys and groups that take a list."""

@@ -19,6 +19,7 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
     imagefolder="visionlora.data.sources:image_folder",
     imagenet="visionlora.data.sources:image_folder",
     fake="visionlora.data.sources:fake",
+    table="visionlora.data.table:table",
 )
 """Name -> ``(config: DataConfig) -> Source``. What a source of a package wants to be told beside the keys here is in ``options``."""
 TRANSFORMS: Registry[Callable[..., Any]] = Registry(
@@ -31,6 +32,8 @@ TRANSFORMS: Registry[Callable[..., Any]] = Registry(
 """Name -> ``(config: DataConfig) -> transform`` of one training image: a PIL image as the view shows it, and one of the same size back."""
 
 
+USUAL_CROP = (0.35, 1.0)
+"""``data.crop_scale`` where nothing else is said."""
 BALANCES = ("none", "weights", "sampler", "logit_adjustment")
 
 
@@ -51,8 +54,11 @@ class DataConfig:
     balance: str = "none"
     max_bad: float = 0.01
     download: bool = True
+    label: Any = None
+    image: str | None = None
+    separator: str = "|"
     hflip: float = 0.5
-    crop_scale: list[float] | None = field(default_factory=lambda: [0.35, 1.0])
+    crop_scale: list[float] | None = field(default_factory=lambda: [*USUAL_CROP])
     randaugment: int = 0
     color_jitter: float = 0.0
     random_erasing: float = 0.0
@@ -80,6 +86,12 @@ class DataConfig:
             at_least("data.batch_size", self.batch_size, 1)
             at_most("data.batch_size", self.batch_size, 2**20)
         self._check_folds()
+        if self.label is not None:
+            self.label = [self.label] if isinstance(self.label, str) else list(self.label)
+            if not self.label or not all(isinstance(name, str) for name in self.label):
+                raise UserError(f"data.label={self.label} must be the heading of a column, or a list of headings.")
+        if not self.separator:
+            raise UserError("data.separator must not be empty.")
         one_of("data.balance", self.balance, BALANCES)
         if self.num_workers is not None:
             at_least("data.num_workers", self.num_workers, 0)

@@ -10,7 +10,16 @@ from visionlora.common.errors import UserError
 PARTS = ("train", "val", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision takes for an image; a test compares them."""
+PACKED = (".zip", ".tar")
+"""Archives that are read as they are."""
+SQUEEZED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+"""Others."""
 _NEAR = ("val", "test", "dev", "eval")
+
+
+def is_archive(root: Path) -> bool:
+    """Whether it is a file that is named as an archive."""
+    return root.suffix.lower() in (*PACKED, *SQUEEZED) and root.is_file()
 
 
 def part_folders(root: Path, name: str) -> dict[str, Path]:

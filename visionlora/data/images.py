@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from PIL import Image
 
 from visionlora.common.errors import UserError
 from visionlora.common.processes import process_rank
-from visionlora.data.opening import UnreadableError, extensions, open_image, to_mode
+from visionlora.data.opening import UnreadableError, decode_image, extensions, open_image, to_mode
+from visionlora.data.stores import Store
 
 Unreadable = dict[str, str]
 """Name of an image -> why it cannot be read."""
@@ -28,6 +30,48 @@ def left_out(unreadable: Mapping[str, str], most: int = 10) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
+class FilesBelow(Sequence[Path]):
+    """Paths of files below a folder, made when they are asked for: millions of them would take gigabytes.
+
+    Args:
+        root: the folder.
+        names: paths below it.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names = root, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return FilesBelow(self.root, self.names[index]) if isinstance(index, slice) else self.root / self.names[index]
+
+    def subset(self, indices: Sequence[int]) -> FilesBelow:
+        """The paths at ``indices``."""
+        return FilesBelow(self.root, [self.names[i] for i in indices])
+
+    def missing(self) -> list[str]:
+        """Names of those that are no files. Every folder is listed once, which is many times as fast as asking for each file."""
+        known: dict[str, set[str]] = {}
+        found = []
+        for name in self.names:
+            folder, _, last = name.rpartition("/")
+            if folder not in known:
+                known[folder] = _files_in(self.root / folder)
+            if last not in known[folder]:
+                found.append(name)
+        return found
+
+
+def _files_in(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()
+
+
 @dataclass(frozen=True)
 class Images:
     """Images with labels.
@@ -37,12 +81,16 @@ class Images:
         names: what tells each image from the others: its path below the root, or its position.
         paths: their files; empty where there are none.
         arrays: uint8 ``(N, H, W)`` or ``(N, H, W, C)``, where they are held in memory; then the files are not opened.
+        store: reads them by their names where they are no files of their own.
+        groups: of each image, such as the patient it is of; a split leaves every group whole. Empty where there are none.
     """
 
     labels: list[Any]
     names: list[str]
     paths: Sequence[Path] = ()
     arrays: np.ndarray | None = None
+    store: Store | None = None
+    groups: Sequence[str] = ()
 
     @classmethod
     def of_arrays(cls, arrays: np.ndarray, labels: Sequence[Any], prefix: str = "") -> Self:
@@ -69,7 +117,15 @@ class Images:
         """
         if self.arrays is not None:
             return to_mode(Image.fromarray(self.arrays[index]), channels)
+        if self.store is not None:
+            return decode_image(self.store.read(self.names[index]), channels, detail)
         return open_image(self.paths[index], channels, detail)
+
+    def bytes_of(self, index: int) -> int:
+        """How many bytes image ``index`` has where it is kept; 0 where it is not there."""
+        if self.store is not None:
+            return self.store.size(self.names[index])
+        return self.paths[index].stat().st_size if self.paths[index].is_file() else 0
 
     def without(self, unreadable: Unreadable) -> Self:
         """The images that are not among the unreadable ones."""
@@ -82,9 +138,15 @@ class Images:
             self,
             labels=[self.labels[i] for i in indices],
             names=[self.names[i] for i in indices],
-            paths=[self.paths[i] for i in indices] if self.paths else (),
+            paths=self._some_paths(indices),
             arrays=None if self.arrays is None else self.arrays[list(indices)],
+            groups=[self.groups[i] for i in indices] if self.groups else (),
         )
+
+    def _some_paths(self, indices: Sequence[int]) -> Sequence[Path]:
+        if isinstance(self.paths, FilesBelow):
+            return self.paths.subset(indices)
+        return [self.paths[i] for i in indices] if self.paths else ()
 
 
 Pictures = Images
@@ -132,12 +194,12 @@ def checked(pictures: Images, channels: int, detail: int, unreadable: Unreadable
     if pictures.in_memory:
         return pictures
     size = 0
-    for path in pictures.paths:
-        size += path.stat().st_size if path.is_file() else 0
+    for index in range(len(pictures)):
+        size += pictures.bytes_of(index)
         if most is not None and size > most:
             return pictures
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda i: _opened(pictures, i, channels, detail, unreadable) is None, range(len(pictures.paths))))
+        list(pool.map(lambda i: _opened(pictures, i, channels, detail, unreadable) is None, range(len(pictures))))
     return pictures.without(unreadable)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from visionlora.backbone.info import Preprocessing, info_of
 from visionlora.common.errors import UserError
 from visionlora.common.processes import worker_ending
 from visionlora.data.batches import CachedFeatures, EpochBatches, MemoryImages
-from visionlora.data.config import DataConfig
+from visionlora.data.config import USUAL_CROP, DataConfig
 from visionlora.data.images import Images, Unreadable, checked, find_images, into_memory
 from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedImages
 from visionlora.data.sources import load_source
@@ -32,7 +33,7 @@ from visionlora.data.transforms import (
     train_batch_transform,
     train_transform,
 )
-from visionlora.tasks.registry import make_task
+from visionlora.tasks.registry import kind_of, make_task
 
 Batch = tuple[Tensor, Tensor]
 """Images, or cached features in their place, and targets."""
@@ -63,7 +64,10 @@ class ImageData(L.LightningDataModule):
         task: Mapping[str, Any] | str | None = None,
     ) -> None:
         super().__init__()
-        source = load_source(config)
+        kind = kind_of(task)
+        source = load_source(config, kind)
+        if kind.whole_view and config.crop_scale == [*USUAL_CROP]:
+            config = replace(config, crop_scale=None)
         self.config, self.seed = config, seed
         self.task = make_task(task, source.classes)
         self.task.check_names(f"data={config.name}")
@@ -72,7 +76,7 @@ class ImageData(L.LightningDataModule):
             self.parts, self.record = recorded(source, record), dict(record)
         else:
             self.parts, self.record = complete(source, config, self.task)
-        self._count_groups()
+        self._show_the_task()
         self.folds, self.why_not_folds = folds_of(self.parts, config, self.task)  # in place of a validation part
         self.names = {part: pictures.names for part, pictures in self.parts.items()}  # of all, readable or not
         self.unreadable: Unreadable = {}  # what has been found so far
@@ -80,19 +84,22 @@ class ImageData(L.LightningDataModule):
         self.preprocessing: Preprocessing | None = None
         self.cached: dict[str, CachedFeatures] = {}
 
-    def _count_groups(self) -> None:
-        """Tell the task how many training images each group has.
+    def _show_the_task(self) -> None:
+        """Show the task the labels that it is to learn, and tell it how many training images each of its groups has.
 
         Raises:
-            UserError: ``data.balance`` is asked of a task without groups.
+            UserError: the labels are none of the task's, or it cannot balance as ``data.balance`` asks.
         """
-        groups = self.task.groups(self.parts["train"].labels)
+        labels, balance = self.parts["train"].labels, self.config.balance
+        self.task.look_at(labels)
+        groups = self.task.groups(labels)
         if groups is not None:
             counts = Counter(groups)
-            self.task.counts = [counts[group] for group in self.task.every_group(self.parts["train"].labels)]
-            self.task.balance = self.config.balance
-        elif self.config.balance != "none":
-            raise UserError(f"data.balance={self.config.balance} is for classes, and task={self.task.name} has none; leave it out.")
+            self.task.counts = [counts[group] for group in self.task.every_group(labels)]
+        if balance != "none" and balance not in self.task.balances:
+            other = f"it takes {', '.join(self.task.balances)}" if self.task.balances else "leave it out"
+            raise UserError(f"data.balance={balance} is nothing that task={self.task.name} can do; {other}.")
+        self.task.balance = balance
 
     @property
     def classes(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,13 @@ import torchvision
 from torchvision.datasets.folder import make_dataset
 
 from visionlora.common.errors import UserError
+from visionlora.data.archives import packed_folders
 from visionlora.data.config import SOURCES, DataConfig
-from visionlora.data.folders import class_names, part_folders
+from visionlora.data.folders import class_names, is_archive, part_folders
 from visionlora.data.images import Images, OtherFiles
+from visionlora.data.table import Table
+from visionlora.tasks.registry import kind_of
+from visionlora.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -24,13 +28,16 @@ class Source:
     parts: dict[str, Images]
 
 
-def load_source(config: DataConfig) -> Source:
-    """The source ``config.name``.
+def load_source(config: DataConfig, kind: type[Task] | None = None) -> Source:
+    """The source ``config.name``, with the labels of a task of this ``kind``, by default classes.
 
     Raises:
-        UserError: nothing there, a class without images, no network.
+        UserError: nothing there, a class without images, no network, labels that are none of the task's.
     """
     source = SOURCES[config.name](config)
+    if isinstance(source, Table):
+        names, labels = (kind or kind_of(None)).of_cells(source.cells)
+        source = Source(names, {part: replace(images, labels=labels[part]) for part, images in source.parts.items()})
     if not isinstance(source, Source) or "train" not in source.parts:
         raise UserError(f"data={config.name}: the source gives {type(source).__name__}, not a Source with a part named train.")
     return source
@@ -80,8 +87,12 @@ def cifar(config: DataConfig) -> Source:
 
 
 def image_folder(config: DataConfig) -> Source:
-    """``root/{train,val,test}/CLASS/*``, or ``root/CLASS/*``, which is all train."""
-    return class_folders(Path(config.root), config.name)
+    """``root/{train,val,test}/CLASS/*``, or ``root/CLASS/*``, which is all train; the same in a zip or tar archive."""
+    root = Path(config.root)
+    if is_archive(root):
+        classes, parts = packed_folders(root)
+        return Source(classes, _held_out_tests(parts))
+    return class_folders(root, config.name)
 
 
 def class_folders(root: Path, name: str) -> Source:
@@ -107,7 +118,9 @@ def class_folders(root: Path, name: str) -> Source:
         paths = [Path(path) for path, _ in samples]
         parts[part] = Images(labels, [path.relative_to(root).as_posix() for path in paths], paths)
     is_picture.tell(f"data.root={root}")
-    if "test" not in parts and "val" in parts:
-        # The one held-out folder gives the final figure; the checkpoint is chosen on images split off train.
-        parts["test"] = parts.pop("val")
-    return Source(classes, parts)
+    return Source(classes, _held_out_tests(parts))
+
+
+def _held_out_tests(parts: dict[str, Images]) -> dict[str, Images]:
+    """The one held-out folder gives the final figure; the checkpoint is chosen on images split off train."""
+    return parts if "test" in parts or "val" not in parts else {"test" if part == "val" else part: images for part, images in parts.items()}

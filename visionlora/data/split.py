@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
+from sklearn.model_selection import GroupKFold, GroupShuffleSplit, KFold, StratifiedKFold, train_test_split
 
 from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
@@ -43,7 +43,7 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
             continue
         groups = task.groups(train.labels)
         try:
-            kept, held_out = train_test_split(range(len(train)), test_size=share, stratify=groups, random_state=config.split_seed)
+            kept, held_out = _in_two(train, share, groups, config.split_seed)
         except ValueError:
             group, count = min(Counter(groups).items(), key=lambda item: item[1]) if groups else (None, len(train))
             few = f" so that every {task.group_word} is in both: {task.group_word} {task.in_words(group)!r} has {count}" if groups else ""
@@ -57,6 +57,21 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
         parts["train"] = _few(parts["train"], config, task)
         record["train"] = parts["train"].names
     return {part: parts[part] for part in PARTS if part in parts}, record
+
+
+def _in_two(train: Images, share: float, strata: Sequence[int] | None, seed: int) -> tuple[list[int], list[int]]:
+    """Positions of the images that are kept, and of those that are held out: a share of each stratum; with groups, whole groups.
+
+    Raises:
+        ValueError: there are too few.
+    """
+    if not train.groups:
+        kept, held_out = train_test_split(range(len(train)), test_size=share, stratify=strata, random_state=seed)
+        return kept, held_out
+    if len(set(train.groups)) < 2:
+        raise ValueError
+    kept, held_out = next(GroupShuffleSplit(1, test_size=share, random_state=seed).split(train.labels, groups=train.groups))
+    return kept.tolist(), held_out.tolist()
 
 
 def _val_fraction(train: Images, config: DataConfig, task: Task) -> float:
@@ -87,12 +102,18 @@ def folds_of(parts: Mapping[str, Images], config: DataConfig, task: Task) -> tup
 def fold_parts(train: Images, folds: int, seed: int, task: Task) -> list[tuple[list[int], list[int]]]:
     """Positions of the images that each fold trains on, and of those that it holds out; every fold has its share of each group."""
     groups = task.groups(train.labels)
-    splitter = KFold(folds, shuffle=True, random_state=seed) if groups is None else StratifiedKFold(folds, shuffle=True, random_state=seed)
-    return [(kept.tolist(), held_out.tolist()) for kept, held_out in splitter.split(np.zeros(len(train)), groups)]
+    if train.groups:
+        splitter = GroupKFold(folds, shuffle=True, random_state=seed)
+    else:
+        splitter = (KFold if groups is None else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+    split = splitter.split(np.zeros(len(train)), groups, groups=train.groups or None)
+    return [(kept.tolist(), held_out.tolist()) for kept, held_out in split]
 
 
 def _smallest(train: Images, task: Task) -> int:
-    """Images of the smallest group, or of all where there are no groups."""
+    """Images of the smallest group, or of all where there are no groups; whole groups of images where a split leaves them whole."""
+    if train.groups:
+        return len(set(train.groups))
     groups = task.groups(train.labels)
     return len(train) if groups is None else min(Counter(groups).values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ class Facts:
         preprocessing: how an image is prepared; ``None`` where nobody has told it.
         spec: how timm or torchvision builds the model; ``None`` for a module from elsewhere.
         task: what the outputs are for.
+        options: of the task, as far as they are not the usual ones.
         fingerprint: of the weights that training started from; empty where it is not known.
     """
 
@@ -40,13 +41,15 @@ class Facts:
     spec: BackboneSpec | None = None
     fingerprint: str = ""
     task: type[Task] = field(default_factory=lambda: kind_of(None))
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_run(cls, info: BackboneInfo) -> Facts:
         """Those of a finished run's backbone."""
         prepared, spec = info.preprocessing, info.spec
         shape = (prepared.channels, prepared.image_size, prepared.image_size)
-        return cls(spec.full_name, spec.num_classes, shape, info.classes, as_used(prepared), spec, info.fingerprint, kind_of(info.task))
+        kind, options = kind_of(info.task), {key: value for key, value in (info.task or {}).items() if key != "name"}
+        return cls(spec.full_name, spec.num_classes, shape, info.classes, as_used(prepared), spec, info.fingerprint, kind, options)
 
 
 def as_used(prepared: Preprocessing) -> Preprocessing:
@@ -57,7 +60,8 @@ def as_used(prepared: Preprocessing) -> Preprocessing:
 def preprocessing(facts: Facts) -> dict[str, Any]:
     """What travels with every export: how to prepare an image, and what the outputs are called."""
     known = {} if facts.preprocessing is None else asdict(facts.preprocessing)
-    return dict(zip(OTHER_KEYS, (facts.name, list(facts.classes), list(facts.shape)), strict=True)) | known
+    options = {"task": {"name": facts.task.name, **facts.options}} if facts.options else {}
+    return dict(zip(OTHER_KEYS, (facts.name, list(facts.classes), list(facts.shape)), strict=True)) | known | options
 
 
 def preprocessing_json(facts: Facts) -> str:

@@ -29,6 +29,6 @@ def data_config(run: RunFolder, root: str | None = None) -> DataConfig:
         own = replace(own, num_workers=min(own.num_workers, os.cpu_count() or 1))
     if root is not None:
         return replace(own, root=root)
-    if own.name in SOURCES.built_in and own.name not in WITHOUT_FILES and not Path(own.root).is_dir():
-        raise UserError(f"{run.config} says that its images are in {own.root}, which is no folder here; name their place with root=DIR.")
+    if own.name in SOURCES.built_in and own.name not in WITHOUT_FILES and not Path(own.root).exists():
+        raise UserError(f"{run.config} says that its images are in {own.root}, which is not here; name their place with root=DIR.")
     return replace(own, download=False)

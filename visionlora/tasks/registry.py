@@ -13,7 +13,13 @@ from visionlora.common.typed import typed
 if TYPE_CHECKING:
     from visionlora.tasks.task import Task
 
-TASKS: Registry[type[Task]] = Registry("task", "visionlora.tasks", classify="visionlora.tasks.classify.task:Classify")
+TASKS: Registry[type[Task]] = Registry(
+    "task",
+    "visionlora.tasks",
+    classify="visionlora.tasks.classify.task:Classify",
+    multilabel="visionlora.tasks.multilabel.task:Multilabel",
+    regression="visionlora.tasks.regression.task:Regression",
+)
 """Name -> subclass of ``Task``."""
 USUAL = "classify"
 """What a run does that says nothing else, as all runs of earlier versions."""

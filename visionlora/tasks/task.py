@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
+from visionlora.common.errors import UserError
+from visionlora.tasks.cells import Cells
 from visionlora.tasks.interfaces import Baseline, PartImages, Prediction, Targets
 from visionlora.tasks.measure import Measure
 
@@ -104,6 +106,9 @@ class Task:
         calibrates: whether outcomes have a temperature, see ``Outcome.calibrated``.
         baseline_words: what ``test_before/*`` is measured with.
         columns: headings of ``Prediction.cells``.
+        balances: what ``data.balance`` can be beside ``none``.
+        whole_view: a part of an image may not have what the image is labelled with, so that all of it is shown: the usual
+            ``data.crop_scale`` counts as null.
         Options: a dataclass of the keys that may stand beside ``name`` in the section ``task`` of a config.
 
     Args:
@@ -120,6 +125,8 @@ class Task:
     calibrates: ClassVar[bool] = False
     baseline_words: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = ("prediction",)
+    balances: ClassVar[tuple[str, ...]] = ()
+    whole_view: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, names: Sequence[str], options: Any = None) -> None:
@@ -171,6 +178,22 @@ class Task:
         """The groups that there must be images of; ``labels`` are those of all training images."""
         return sorted(set(self.groups(labels) or ()))
 
+    @classmethod
+    def of_cells(cls, cells: Cells) -> tuple[list[str], dict[str, list[Any]]]:
+        """What the label cells of a table say: names of the outputs, and by part the label of each row.
+
+        Raises:
+            UserError: a cell is none of this task's labels, with its line; or the task reads no tables.
+        """
+        raise UserError(f"{cells.file}: task={cls.name} reads no labels from a table.")
+
+    def look_at(self, labels: Sequence[Any]) -> None:
+        """Learn what the labels of the training part say, such as how large they are, before anything is made of them.
+
+        Raises:
+            UserError: they are none of this task's.
+        """
+
     def in_words(self, label: Any) -> str:
         """A label, or a number of ``groups``, as it is shown to people."""
         return str(label)
@@ -203,9 +226,16 @@ class Task:
         Raises:
             UserError: the task's targets cannot be mixed.
         """
-        from visionlora.common.errors import UserError
-
         raise UserError(f"data.mixup and data.cutmix mix targets, which those of task={self.name} cannot be; leave them at 0.")
+
+    def settle(self, outputs: Tensor, targets: Tensor) -> dict[str, Any]:
+        """Options that images which were not trained on choose, such as thresholds, by what the trained model gives for them.
+
+        Args:
+            outputs: ``(N, ...)``, on the CPU.
+            targets: ``(N, ...)``, of the same images.
+        """
+        return {}
 
     def training_criterion(self, smoothing: float = 0.0) -> Loss:
         """The loss of training alone; by default ``criterion``. It is where ``balance`` counts."""
@@ -227,8 +257,6 @@ class Task:
         Raises:
             UserError: the task has none.
         """
-        from visionlora.common.errors import UserError
-
         raise UserError(f"task={self.name} has no probe of frozen features.")
 
     def start_of_head(
@@ -292,5 +320,7 @@ class Task:
 
     @classmethod
     def answer_code(cls, named: bool, file: str) -> list[str]:
-        """Python that prints what ``logits (1, outputs)``, of NumPy, say; ``named``: the JSON ``file`` has names as ``classes``."""
+        """Python that prints what ``logits (1, outputs)``, of NumPy, say; ``named``: the JSON ``file`` has names as ``classes``, and
+        options that are not the usual ones as ``task``.
+        """
         return ["print(logits[0])"]

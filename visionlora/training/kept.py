@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from visionlora.common.errors import UserError
 from visionlora.common.files import replace_file
@@ -39,6 +40,7 @@ class Strength:
         images: that they were measured on.
         folds: of cross-validation, 0 for the validation part.
         figures: ``val/*`` of what is kept, where they are of cross-validation.
+        settled: options of the task that the outputs of what is kept choose, where they are of cross-validation.
     """
 
     kept: Tried | None = None
@@ -46,6 +48,7 @@ class Strength:
     images: int = 0
     folds: int = 0
     figures: Mapping[str, float] | None = None
+    settled: Mapping[str, Any] | None = None
 
     @property
     def results(self) -> dict[str, float]:
@@ -76,7 +79,7 @@ class Strength:
         """
         try:
             known = typed(_File, read_json(file))
-            return cls(Tried(**known.kept), [Tried(**one) for one in known.tried], known.images, known.folds, known.figures)
+            return cls(Tried(**known.kept), [Tried(**one) for one in known.tried], known.images, known.folds, known.figures, known.settled)
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} is damaged: {error}.") from None
 
@@ -88,3 +91,4 @@ class _File:
     images: int
     folds: int
     figures: dict[str, float] | None
+    settled: dict[str, Any] | None = None

@@ -100,6 +100,8 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[Trai
     else:
         because_head = because
     filling = _Filling(name)
+    if data.config.crop_scale is None and config.data.crop_scale is not None:
+        filling.choices.append(Choice("data.crop_scale", None, f"task={data.task.name} wants all of an image"))
     start = filling.of("model.head_init", config.model.head_init, row.head, because_head)
     config = replace(config, model=replace(config.model, head_init=start))
     size = filling.of("data.batch_size", config.data.batch_size, min(row.batch, max(images, 1)), because)
@@ -200,4 +202,4 @@ def _epoch_seconds(config: TrainConfig, adapted: Adapted, data: ImageData) -> fl
 
 
 def _typed(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)

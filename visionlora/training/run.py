@@ -33,6 +33,7 @@ from visionlora.training.module import TaskModule
 from visionlora.training.opening import open_both
 from visionlora.training.place import Place, find_place, resumable
 from visionlora.training.recipe import decide
+from visionlora.training.settling import settle
 from visionlora.training.strength import choose_strength
 from visionlora.training.trainer import build_trainer, check_hardware, fit
 from visionlora.training.writing import begun, write_results, write_settings
@@ -90,6 +91,7 @@ def run(
                 if config.optim.strength == "auto"
                 else Strength()
             )
+            settle(trainer, adapted, fitted.module, data, folds.strength if folds else None)
             after = measure_after(trainer, fitted.module, data)
         results = {
             "checkpoint": checkpoint,

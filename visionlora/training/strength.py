@@ -133,8 +133,10 @@ def choose(data: ImageData, outputs: Outputs, targets: Tensor, images: PartImage
     tried = [Tried(*shares, found[f"val/{data.task.leading().key}"], found["val/loss"]) for shares, found in scores.items()]
     found = {shares: outcome_of(data.task, "val", values, targets, images) for shares, values in outputs.items()}
     best = _best(data, tried, lambda one, other: found[one.update, one.head].p_against(found[other.update, other.head]))
-    figures = scores[best.update, best.head] if folds else None
-    return Strength(best, tried, len(targets), folds, figures)
+    if not folds:
+        return Strength(best, tried, len(targets))
+    settled = data.task.settle(outputs[best.update, best.head], targets)
+    return Strength(best, tried, len(targets), folds, scores[best.update, best.head], settled)
 
 
 def between(start: Linear, trained: Linear, share: float) -> Linear:

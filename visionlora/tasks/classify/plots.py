@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from visionlora.common.drawing import BLUE, GREY, VERMILION, WIDTH, Percent, legend_below, percent, short, styled
 from visionlora.tasks.classify.classified import BINS, Classified
+from visionlora.tasks.sheets import COLUMNS, file_name, in_rows, sheet
 
 NAMED = 40
 """Classes up to which a confusion matrix has their names."""
 COUNTED = 20
 """Classes up to which a confusion matrix has its numbers."""
-THUMBNAIL = (160, 160)
-COLUMNS = 6
-"""Images beside each other."""
 
 
 @styled
@@ -70,9 +64,8 @@ def most_wrong(outcome: Classified) -> Figure:
     sure, predicted = outcome.probabilities.max(-1).values, outcome.predicted
     chosen = outcome.most_wrong()
     taken = [f"taken for {short(outcome.classes[predicted[i]], 15)} {float(sure[i]):.0%}" for i in chosen]
-    words = [f"{_is(outcome, i)}\n{what}\n{_file(outcome, i)}" for i, what in zip(chosen, taken, strict=True)]
-    rows = range(0, len(chosen), COLUMNS)
-    return _sheet(outcome, [chosen[i : i + COLUMNS] for i in rows], [words[i : i + COLUMNS] for i in rows])
+    words = [f"{_is(outcome, i)}\n{what}\n{file_name(outcome.images, i)}" for i, what in zip(chosen, taken, strict=True)]
+    return in_rows(outcome.images, chosen, words)
 
 
 def confused(outcome: Classified) -> Figure:
@@ -82,36 +75,8 @@ def confused(outcome: Classified) -> Figure:
     for true, taken, number in outcome.confused():
         rows.append([int(i) for i in np.flatnonzero((labels == true) & (predicted == taken))[:COLUMNS]])
         titles.append(f"{short(outcome.classes[true], 20)}\ntaken for\n{short(outcome.classes[taken], 20)}\n{number} ×")
-    return _sheet(outcome, rows, [[_file(outcome, i) for i in row] for row in rows], titles)
-
-
-@styled
-def _sheet(outcome: Classified, rows: Sequence[Sequence[int]], words: Sequence[Sequence[str]], titles: Sequence[str] = ()) -> Figure:
-    """Images in rows, with words above each and, where there are any, a title at the left of each row."""
-    lines = words[0][0].count("\n") + 1
-    figure = Figure(figsize=(1.3 * COLUMNS + 1.2 * bool(titles), (1.25 + 0.13 * lines) * len(rows)))
-    grid = figure.subplots(len(rows), COLUMNS, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes_row, row, texts in zip(grid, rows, words, strict=True):
-        for axes, index, text in zip(axes_row, row, texts, strict=False):  # a row may be shorter
-            axes.imshow(thumbnail(outcome, index))
-            axes.set_title(text, fontsize=6, loc="center")
-    for axes, title in zip(grid[:, 0], titles, strict=False):  # there may be no titles
-        axes.text(-0.1, 0.5, title, transform=axes.transAxes, ha="right", va="center")
-    return figure
+    return sheet(outcome.images, rows, [[file_name(outcome.images, i) for i in row] for row in rows], titles)
 
 
 def _is(outcome: Classified, index: int) -> str:
     return f"is {short(outcome.classes[int(outcome.targets[index])], 22)}"
-
-
-def _file(outcome: Classified, index: int) -> str:
-    return short(Path(outcome.images.names[index]).name)
-
-
-def thumbnail(outcome: Classified, index: int) -> Image.Image:
-    """An image as it is, made small."""
-    image = outcome.images.open(index, 3, detail=THUMBNAIL[0])
-    image.thumbnail(THUMBNAIL)
-    return image

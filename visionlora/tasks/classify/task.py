@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from visionlora.common.config import at_least, one_of
 from visionlora.common.errors import UserError
 from visionlora.common.text import markdown
+from visionlora.tasks.cells import Cells
 from visionlora.tasks.classify import conclusion
 from visionlora.tasks.classify.prediction import Prediction
 from visionlora.tasks.interfaces import PartImages
@@ -70,7 +71,14 @@ class Classify(Task):
     calibrates = True
     hub = "image-classification"
     columns = ("class", "probability")
+    balances = ("weights", "sampler", "logit_adjustment")
     Options = ClassifyOptions
+
+    @classmethod
+    def of_cells(cls, cells: Cells) -> tuple[list[str], dict[str, list[Any]]]:
+        from visionlora.tasks.classify.reading import classes_of
+
+        return classes_of(cells)
 
     def check_names(self, source: str) -> None:
         if len(self.names) < 2:

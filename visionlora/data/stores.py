@@ -1,0 +1,133 @@
+"""Places that images are read from by name, and that are no folders: archives."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import threading
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from visionlora.common.errors import UserError
+from visionlora.data.folders import SQUEEZED
+from visionlora.data.opening import UnreadableError
+
+
+class Store(Protocol):
+    """Gives the bytes of image files. It goes through pickle to worker processes, and is read by several threads at once."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file.
+
+        Raises:
+            UnreadableError: they are damaged.
+            UserError: the store cannot be read any more.
+        """
+
+    def size(self, name: str) -> int:
+        """How many bytes it has."""
+
+
+class ZipStore:
+    """The files of a zip archive, not unpacked.
+
+    Args:
+        path: of the archive.
+
+    Raises:
+        UserError: it is none, or needs a password.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._opened = threading.local()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                infos = [info for info in archive.infolist() if not info.is_dir()]
+        except (zipfile.BadZipFile, OSError) as error:
+            raise UserError(f"data.root={path} cannot be read as a zip archive: {error}.") from None
+        if any(info.flag_bits & 1 for info in infos):
+            raise UserError(f"data.root={path} needs a password; unpack it.")
+        self.sizes = {info.filename: info.file_size for info in infos}
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file, their checksum looked at."""
+        known = getattr(self._opened, "archive", None)
+        if known is None or known[0] != os.getpid():  # a process that was forked shares the place in the file
+            known = self._opened.archive = os.getpid(), zipfile.ZipFile(self.path)
+        try:
+            return bytes(known[1].read(name))
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            raise UnreadableError(f"it is damaged in the archive: {error}") from None
+
+    def size(self, name: str) -> int:
+        """How many bytes it has."""
+        return self.sizes[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "sizes": self.sizes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _opened=threading.local())
+
+
+class TarStore:
+    """The files of one or several tar archives, not unpacked: where each begins is found once, and it is read from there.
+
+    Args:
+        paths: of the archives; names of files that are in several get the archive's name before them.
+
+    Raises:
+        UserError: one is none, is compressed as a whole, or ends in the middle of a file.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+        self.places: dict[str, tuple[int, int, int]] = {}  # archive, first byte, number of bytes
+        for number, path in enumerate(self.paths):
+            for name, start, size in _members(path):
+                self.places[name if len(self.paths) == 1 else f"{path.stem}/{name}"] = number, start, size
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file."""
+        number, start, size = self.places[name]
+        try:
+            with self.paths[number].open("rb") as file:
+                file.seek(start)
+                return file.read(size)
+        except OSError as error:
+            raise UserError(f"cannot read {self.paths[number]}: {error.strerror or error}.") from None
+
+    def size(self, name: str) -> int:
+        """How many bytes it has."""
+        return self.places[name][2]
+
+
+def _members(path: Path) -> list[tuple[str, int, int]]:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            found = [(member.name.removeprefix("./"), member.offset_data, member.size) for member in archive if member.isreg()]
+        length = path.stat().st_size
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a tar archive: {error}.") from None
+    cut = [name for name, start, size in found if start + size > length]
+    if cut:
+        raise UserError(f"{path} was cut short: it ends in the middle of {cut[0]}; copy it again.")
+    return found
+
+
+def opened(path: Path) -> tuple[Store, list[str]]:
+    """An archive and the names of its files.
+
+    Raises:
+        UserError: it is none, or is compressed as a whole.
+    """
+    if path.suffix.lower() in SQUEEZED:  # to reach one file, all before it would have to be decompressed
+        raise UserError(f"data.root={path}: of archives, .zip and .tar are read as they are; unpack this one, or pack it again as .tar.")
+    if path.suffix.lower() == ".zip":
+        store = ZipStore(path)
+        return store, list(store.sizes)
+    tar = TarStore([path])
+    return tar, list(tar.places)

@@ -1,0 +1,206 @@
+"""``data=table``: a file with a row for each image."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from visionlora.common.errors import UserError, did_you_mean
+from visionlora.common.processes import process_rank
+from visionlora.common.text import counted
+from visionlora.data.config import DataConfig
+from visionlora.data.folders import PARTS
+from visionlora.data.images import FilesBelow, Images
+from visionlora.tasks.cells import Cells
+
+LABELS = ("label", "labels", "class")
+"""Headings of the label column where ``data.label`` names none."""
+OTHERS = ("part", "group", "weight")
+"""Headings that are no labels."""
+PART_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+ENDINGS = {".csv": ",", ".tsv": "\t"}
+SHOWN = 10
+"""Missing files that a sentence names."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Images whose labels are cells still: the task makes labels of them.
+
+    Args:
+        parts: the images by part; their labels mean nothing yet.
+        cells: of their labels.
+    """
+
+    parts: dict[str, Images]
+    cells: Cells
+
+
+@dataclass
+class _Part:
+    names: list[str] = field(default_factory=list)
+    cells: list[tuple[str, ...]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+
+
+def table(config: DataConfig) -> Table:
+    """The rows of ``config.root``, a CSV, TSV or Parquet file: a column with the image's path below the file's folder, one or several
+    with its labels, and, where they are there, ``part`` (train, val, test) and ``group`` (never in two parts).
+
+    Raises:
+        UserError: no file, a column that is not there, images that are not, a part that is none, an image named twice.
+    """
+    file = Path(config.root)
+    if not file.is_file():
+        what = "is a folder: give the table's file" if file.is_dir() else "is not there"
+        raise UserError(f"data.root={file} {what}, as in data=table data.root=labels.csv.")
+    rows = _rows(file)
+    heading = next(rows, None)
+    if heading is None:
+        raise UserError(f"data.root={file}: the table is empty.")
+    heading = [cell.strip() for cell in heading]
+    image = _image_column(file, heading, config)
+    labels = _label_columns(file, heading, config, image)
+    part, group = (heading.index(name) if name in heading else None for name in ("part", "group"))
+    if "weight" in heading and not process_rank():
+        print(f"{file}: the column 'weight' is not read; every image counts the same.", file=sys.stderr)
+    found = {name: _Part() for name in PARTS}
+    words: dict[str, str] = {}  # equal cells are kept once: there may be millions
+    width = max(image, *labels, part or 0, group or 0) + 1
+    for line, row in enumerate(rows, start=2):
+        if not any(row):
+            continue
+        if len(row) < width:
+            raise UserError(f"{file}, line {line}: it has {len(row)} cells, where the heading has {len(heading)}.")
+        into = found[_part_of(file, line, row[part]) if part is not None else "train"]
+        into.names.append(row[image].strip())
+        into.cells.append(tuple(words.setdefault(row[column], row[column]) for column in labels))
+        into.lines.append(line)
+        if group is not None:
+            into.groups.append(words.setdefault(row[group], row[group]))
+    known = {name: rows for name, rows in found.items() if rows.names}
+    if "train" not in known:
+        raise UserError(f"{file} has no rows{' of the part train' * (part is not None and bool(known))}.")
+    _check_names(file, known)
+    if "test" not in known and "val" in known:
+        known["test"] = known.pop("val")  # as with class folders: the one held-out part gives the final figure
+    _check_groups(file, known)
+    images = {
+        name: Images([None] * len(rows.names), rows.names, FilesBelow(file.parent, rows.names), groups=rows.groups)
+        for name, rows in known.items()
+    }
+    of_labels = {name: rows.cells for name, rows in known.items()}
+    lines = {name: rows.lines for name, rows in known.items()}
+    cells = Cells(str(file), tuple(heading[column] for column in labels), of_labels, lines, config.separator)
+    return Table(images, cells)
+
+
+def _rows(file: Path) -> Iterator[list[str]]:
+    ending = file.suffix.lower()
+    if ending == ".parquet":
+        yield from _of_parquet(file)
+        return
+    if ending not in ENDINGS:
+        raise UserError(f"data.root={file}: a table is a .csv, .tsv or .parquet file.")
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            yield from csv.reader(stream, delimiter=ENDINGS[ending])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read as {ending[1:].upper()}: {error}.") from None
+
+
+def _of_parquet(file: Path) -> Iterator[list[str]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise UserError(f"{file}: Parquet needs pyarrow: pip install pyarrow; or write the table as CSV.") from None
+    try:
+        opened = parquet.ParquetFile(file)
+        yield list(opened.schema_arrow.names)
+        for batch in opened.iter_batches():
+            columns = [batch.column(place).to_pylist() for place in range(batch.num_columns)]
+            for values in zip(*columns, strict=True):
+                yield [_text(value) for value in values]
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}.") from None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "|".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _image_column(file: Path, heading: Sequence[str], config: DataConfig) -> int:
+    from visionlora.data.inputs import COLUMNS
+
+    if config.image is not None:
+        return _column(file, heading, config.image, "data.image")
+    lower = [name.lower() for name in heading]
+    found = next((lower.index(name) for name in COLUMNS if name in lower), None)
+    if found is None:
+        raise UserError(
+            f"{file} has no column 'image' with the paths of the images; its columns are {_listed(heading)}: name it by data.image=COLUMN."
+        )
+    return found
+
+
+def _label_columns(file: Path, heading: Sequence[str], config: DataConfig, image: int) -> list[int]:
+    if config.label is not None:
+        return [_column(file, heading, name, "data.label") for name in config.label]
+    found = [heading.index(name) for name in LABELS if name in heading]
+    others = [place for place, name in enumerate(heading) if place != image and name not in OTHERS]
+    if len(found) != 1 and len(others) != 1:
+        raise UserError(
+            f"{file} does not say which column has the labels; its columns are {_listed(heading)}: name it with data.label=COLUMN."
+        )
+    return found if len(found) == 1 else others
+
+
+def _column(file: Path, heading: Sequence[str], name: str, key: str) -> int:
+    if name not in heading:
+        raise UserError(f"{key}={name}: {file} has no such column; its columns are {_listed(heading)}.{did_you_mean(name, list(heading))}")
+    return list(heading).index(name)
+
+
+def _listed(heading: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in heading[:20]) + ("…" if len(heading) > 20 else "")
+
+
+def _part_of(file: Path, line: int, cell: str) -> str:
+    found = PART_NAMES.get(cell.strip().lower())
+    if found is None:
+        raise UserError(f"{file}, line {line}: the part is {cell!r}; it is train, val or test.")
+    return found
+
+
+def _check_names(file: Path, parts: dict[str, _Part]) -> None:
+    """See that every image is named once and is there."""
+    seen: dict[str, int] = {}
+    for rows in parts.values():
+        for name, line in zip(rows.names, rows.lines, strict=True):
+            if not name:
+                raise UserError(f"{file}, line {line}: it names no image.")
+            if (before := seen.setdefault(name, line)) != line:
+                raise UserError(f"{file}, lines {before} and {line} have the same image, {name}.")
+    missing = [name for rows in parts.values() for name in FilesBelow(file.parent, rows.names).missing()]
+    if missing:
+        shown = "; ".join(f"{name} (line {seen[name]})" for name in missing[:SHOWN])
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise UserError(
+            f"{file} names {counted(len(missing), 'image')} that {'is' if len(missing) == 1 else 'are'} not there: {shown}{more}."
+        )
+
+
+def _check_groups(file: Path, parts: dict[str, _Part]) -> None:
+    where: dict[str, str] = {}
+    for part, rows in parts.items():
+        for group in set(rows.groups):
+            if (before := where.setdefault(group, part)) != part:
+                raise UserError(f"{file}: the group {group!r} is in the parts {before} and {part}; a group is in one only.")

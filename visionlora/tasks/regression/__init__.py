@@ -1,0 +1,1 @@
+"""Numbers in place of classes: the only place that knows of them."""
