@@ -31,6 +31,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / part / name).mkdir(parents=True)
             for number in range(count):
                 Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / part / name / f"{number}.png")
+    shutil.make_archive(str(root.parent / "images"), "zip", root)
+    rows = sorted(root.rglob("*.png"))
+    for name, label in (("labels", "label"), ("counts", "red_cells")):
+        lines = [f"{path.relative_to(root.parent)},{path.parent.name if label == 'label' else len(path.stem)}\n" for path in rows]
+        (root.parent / f"{name}.csv").write_text(f"image,{label}\n" + "".join(lines))
     return root
 
 
@@ -63,6 +68,7 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     shutil.copytree(finished, interrupted, ignore=shutil.ignore_patterns("results.json", "adapter"))
     found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": run, "hydra.run.dir=DIR": interrupted}
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
+    found |= {f"data.root={word.upper()}": pictures.parent / word for word in ("labels", "counts", "images")}  # .csv, .csv, .zip
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}
 

@@ -69,9 +69,10 @@ def test_files_list_every_key_a_user_can_set(group: str, schema: type) -> None:
 
 
 def test_a_source_lists_what_it_reads() -> None:
-    of_some = {"root", "download", "num_classes", "num_images"}
+    of_some = {"root", "download", "num_classes", "num_images", "label", "image", "separator"}
     read = {"imagefolder": {"root"}, "imagenet": {"root"}, "cifar10": {"root", "download"}, "digits": set()}
-    for source, keys in (read | {"cifar100": read["cifar10"], "fake": {"num_classes", "num_images"}}).items():
+    read |= {"cifar100": read["cifar10"], "fake": {"num_classes", "num_images"}, "table": {"root", "label", "image", "separator"}}
+    for source, keys in read.items():
         assert {key for key in of_some if f"data.{key}" in option_keys("data", source)} == keys
         assert not {field.name for field in fields(DataConfig)} - of_some - {key[5:] for key in option_keys("data", source)}
 

@@ -105,8 +105,8 @@ def set_head(module: nn.Linear, head: Linear) -> None:
         module.bias.copy_(bias)
 
 
-def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData, to_train: bool = False) -> None:
-    """Let the linear layer ``head`` be the probe (LP-FT, Kumar et al. 2022, arXiv 2202.10054, §3.4).
+def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData, to_train: bool = False) -> Linear:
+    """Let the linear layer ``head`` be the probe (LP-FT, Kumar et al. 2022, arXiv 2202.10054, §3.4), and return the probe.
 
     Args:
         trainer: that runs the backbone.
@@ -126,3 +126,4 @@ def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData,
     weight, bias = data.task.probe(features.numpy(), targets.numpy())
     probe = torch.from_numpy(weight), torch.from_numpy(bias)
     set_head(module, started(data, probe, features, targets) if to_train else probe)
+    return probe

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from visionlora.common.memory import out_of_memory_told
 from visionlora.common.process_state import process_as_before
 from visionlora.data.module import USUAL_BATCH, ImageData
-from visionlora.evaluation.probe import probe_head
+from visionlora.evaluation.probe import Linear, probe_head
 from visionlora.lora.injection import adapter_parameters
 from visionlora.runs.bad_files import BadFiles
 from visionlora.runs.checkpoint_io import read_run_checkpoint
@@ -87,7 +87,7 @@ def run(
             if folds:
                 folds.average(adapted.model)
             strength = (
-                choose_strength(trainer, adapted, data, folds.strength if folds else None)
+                choose_strength(trainer, adapted, data, folds.strength if folds else None, fitted.probe)
                 if config.optim.strength == "auto"
                 else Strength()
             )
@@ -136,10 +136,11 @@ def look_for_bad_files(config: TrainConfig, place: Place, data: ImageData) -> Ba
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained module, and how long it took, as keys of ``results.json``."""
+    """A trained module, how long it took, as keys of ``results.json``, and the probe that its head started as, if it did so here."""
 
     module: TaskModule
     figures: Mapping[str, float]
+    probe: Linear | None
 
 
 def train(config: TrainConfig, place: Place, adapted: Adapted, trainer: L.Trainer, stopwatch: Stopwatch, data: ImageData) -> Fitted:
@@ -149,8 +150,9 @@ def train(config: TrainConfig, place: Place, adapted: Adapted, trainer: L.Traine
         UserError: see ``fit``, or the best checkpoint of a run that goes on is damaged.
     """
     model, head = adapted.model, adapted.info.head
+    probe = None
     if config.model.head_init == "probe" and (place.checkpoint is None or not config.lora.train_head):  # else it is in the checkpoint
-        probe_head(trainer, model, head[0], data, to_train=starts_training(config.lora))
+        probe = probe_head(trainer, model, head[0], data, to_train=starts_training(config.lora))
     started = time.perf_counter()
     with cached(config, trainer, model, data) as front:
         caching = time.perf_counter() - started if front else 0.0
@@ -161,7 +163,7 @@ def train(config: TrainConfig, place: Place, adapted: Adapted, trainer: L.Traine
             model.compile()
         with module.fed_by(front):
             fit(trainer, module, data, place.checkpoint, stopwatch)
-    return Fitted(module, stopwatch.figures() | {"seconds/cache": caching})
+    return Fitted(module, stopwatch.figures() | {"seconds/cache": caching}, probe)
 
 
 def counts(config: TrainConfig, adapted: Adapted, trainer: L.Trainer, data: ImageData) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def why_rather_all(data: ImageData) -> str:
     return f"{few} validation images are too few to choose by" if few < FEWEST else ""
 
 
-def choose_strength(trainer: L.Trainer, adapted: Adapted, data: ImageData, folds: Strength | None) -> Strength:
+def choose_strength(trainer: L.Trainer, adapted: Adapted, data: ImageData, folds: Strength | None, start: Linear | None = None) -> Strength:
     """Leave the best model between the probe and the trained one in the model.
 
     Args:
@@ -75,10 +75,12 @@ def choose_strength(trainer: L.Trainer, adapted: Adapted, data: ImageData, folds
         adapted: the trained model.
         data: its images.
         folds: what cross-validation chose; ``None`` to choose on the validation part.
+        start: the probe of the frozen backbone, where it is known.
     """
     model, head = adapted.model, adapted.info.head[0]
-    with scaled(model, 0.0):
-        start = probe_of(trainer, model, head, data)
+    if start is None:
+        with scaled(model, 0.0):
+            start = probe_of(trainer, model, head, data)
     chosen = folds or choose(data, *outputs_between(trainer, model, head, data, "val", start), data.readable("val"))
     assert chosen.kept is not None
     module = model.get_submodule(head)
