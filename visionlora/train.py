@@ -51,6 +51,8 @@ def refuse_missing_files(config: TrainConfig) -> None:
         return
     if config.data.name in ("imagefolder", "imagenet") and not is_archive(Path(config.data.root)):
         part_folders(Path(config.data.root), config.data.name)
+    if config.data.exclude is not None and not Path(config.data.exclude).is_file():
+        raise UserError(f"data.exclude={config.data.exclude}: there is no such file.")
     weights = config.model.weights
     if weights is not None and not weights.startswith("pip:") and not Path(weights).is_file():
         raise UserError(f"model.weights={weights}: there is no such file.")

@@ -1,6 +1,7 @@
 """The commands, each a module of ``visionlora``, with what it does in a line."""
 
 COMMANDS = {
+    "check": "what is wrong with images and labels, before a training",
     "train": "fine-tune a backbone and write a run folder",
     "plan": "what that will take in memory, time and disk: the same settings as train",
     "evaluate": "measure a finished run: run=DIR",

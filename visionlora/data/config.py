@@ -53,6 +53,7 @@ class DataConfig:
     per_class: int | None = None
     balance: str = "none"
     max_bad: float = 0.01
+    exclude: str | None = None
     download: bool = True
     label: Any = None
     image: str | None = None

@@ -13,6 +13,7 @@ from torchvision.datasets.folder import make_dataset
 from visionlora.common.errors import UserError
 from visionlora.data.archives import packed_folders
 from visionlora.data.config import SOURCES, DataConfig
+from visionlora.data.findings import excluded
 from visionlora.data.folders import class_names, is_archive, part_folders
 from visionlora.data.images import Images, OtherFiles
 from visionlora.data.table import Table
@@ -38,9 +39,29 @@ def load_source(config: DataConfig, kind: type[Task] | None = None) -> Source:
     if isinstance(source, Table):
         names, labels = (kind or kind_of(None)).of_cells(source.cells)
         source = Source(names, {part: replace(images, labels=labels[part]) for part, images in source.parts.items()})
+    if isinstance(source, Source) and config.exclude is not None:
+        source = without_excluded(source, Path(config.exclude))
     if not isinstance(source, Source) or "train" not in source.parts:
         raise UserError(f"data={config.name}: the source gives {type(source).__name__}, not a Source with a part named train.")
     return source
+
+
+def without_excluded(source: Source, file: Path) -> Source:
+    """The source without the images that ``file`` leaves out.
+
+    Raises:
+        UserError: it cannot be read, names none of the images, or leaves none of a part.
+    """
+    names = excluded(file)
+    parts = {}
+    for part, images in source.parts.items():
+        kept = [place for place, name in enumerate(images.names) if name not in names]
+        if not kept:
+            raise UserError(f"data.exclude={file} leaves no image of the {part} part.")
+        parts[part] = images.subset(kept) if len(kept) < len(images) else images
+    if names and sum(map(len, parts.values())) == sum(map(len, source.parts.values())):
+        raise UserError(f"data.exclude={file} names {len(names)} images, none of which the data has: is it of another folder?")
+    return Source(source.classes, parts)
 
 
 def digits(config: DataConfig) -> Source:

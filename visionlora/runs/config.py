@@ -166,6 +166,8 @@ def portable(config: TrainConfig) -> dict[str, Any]:
     """The config as it is written down: paths as they are from any folder."""
     values = asdict(config)
     values["data"]["root"] = str(Path(config.data.root).absolute())
+    if config.data.exclude is not None:
+        values["data"]["exclude"] = str(Path(config.data.exclude).absolute())
     if config.model.weights is not None and not config.model.weights.startswith("pip:"):
         values["model"]["weights"] = str(Path(config.model.weights).absolute())
     if config.ckpt_path is not None and config.ckpt_path not in OF_THE_RUN:

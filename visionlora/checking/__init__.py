@@ -1,0 +1,1 @@
+"""What is wrong with images and labels, before anything is trained on them."""
