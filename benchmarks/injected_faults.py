@@ -2,8 +2,8 @@
 
     python benchmarks/injected_faults.py --root DIR     # class folders of CIFAR-10: DIR/train/CLASS/*
 
-Of 200 images a class, drawn by the seed, one per cent each is cut short, named as another format, made grey, copied, copied into the test part,
-copied smaller and saved again, and given another class's label.
+Of 100 images a class, drawn by the seed, one per cent each is cut short, named as another format, made grey, copied, copied into the test
+part, copied smaller and saved again, and given another class's label.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
     """Inject, check and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="class folders")
-    parser.add_argument("--a-class", type=int, default=200, help="training images of each class")
+    parser.add_argument("--a-class", type=int, default=100, help="training images of each class")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

@@ -17,7 +17,7 @@ NO_COMMAND = re.compile(
 """Code that speaks of visionlora and is no command: imports, extras, entry points, names of modules, packages and files."""
 RECIPE = "python -m visionlora.train data=imagefolder data.root=DIR"
 """What ``…`` stands for in the recipes; the page says so at its head."""
-COMMANDS = ("train", "plan", "evaluate", "predict", "explain", "export", "compress", "report", "search")
+COMMANDS = ("check", "train", "plan", "evaluate", "predict", "explain", "export", "compress", "report", "search")
 ASKS = ("--help", "--version", "--cfg", "-sc")
 """Words of commands that answer a question and do nothing."""
 
@@ -121,6 +121,7 @@ SWEPT = {"rank": {"lora.r": "1,2", "seed": "0"}, "full_comparison": {"lora": "no
 CUTS: dict[str, dict[str, str]] = {
     "train": SHORT,
     "plan": SHORT,
+    "check": SHORT,
     "search": SHORT | {"search.trials": "1"},
     "evaluate": {},
     "predict": {},
@@ -151,9 +152,9 @@ def cut(shown: Shown) -> Shown:
         elif "," in value and not value.startswith(("[", "{", '"')):
             value = ",".join(value.split(",")[: 1 if key == "seed" else 2])
         words.append(f"{key}{sign}{value}")
-    if shown.command in ("train", "plan", "search") and shown.has("model"):
+    if shown.command in ("train", "plan", "check", "search") and shown.has("model"):
         cuts["model.pretrained"] = "false"  # no weights of it come with pip
-    elif shown.command in ("plan", "search") or (shown.has("-m", "sweep") and not shown.has("experiment")):
+    elif shown.command in ("plan", "check", "search") or (shown.has("-m", "sweep") and not shown.has("experiment")):
         cuts |= SMALL
     if shown.has("data") and not shown.has("data.root") and "data=cifar10" in shown.words:
         words.append("data.root=DIR")  # class folders instead of a download
