@@ -44,7 +44,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checked(faulty: Path) -> Path:
     folder = faulty.parent / "check"
-    done = command("check", *MODEL, "data=imagefolder", f"data.root={faulty}", f"output={folder}")
+    done = command("check", "data=imagefolder", f"data.root={faulty}", "data.num_workers=0", "data.image_size=64", f"output={folder}")
     assert done.returncode == 0, done.stderr
     assert "unreadable" in done.stdout
     return folder

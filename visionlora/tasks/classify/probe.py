@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from visionlora.tasks.features import standardised
+
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths of the regularisation that are tried."""
 TRIED_ON = 2000
@@ -43,8 +45,7 @@ def logistic_regression(features: np.ndarray, labels: np.ndarray, classes: int) 
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-    mean, std = features.mean(0), features.std(0) + 1e-6
-    rows = (features - mean) / std
+    rows, mean, scale = standardised(features)
     some = np.random.default_rng(0).permutation(len(rows))[:TRIED_ON]
     fewest = np.bincount(labels[some], minlength=classes)[np.unique(labels[some])].min()
     strength = STRENGTHS[1]
@@ -58,5 +59,5 @@ def logistic_regression(features: np.ndarray, labels: np.ndarray, classes: int) 
     if len(fitted.classes_) == 2:  # scikit-learn keeps one row for two classes
         coefficients, intercepts = np.concatenate([-coefficients, coefficients]) / 2, np.concatenate([-intercepts, intercepts]) / 2
     weight[fitted.classes_], bias[fitted.classes_] = coefficients, intercepts
-    weight = weight / std  # the standardisation goes into the weights
+    weight = weight / scale  # the standardisation goes into the weights
     return weight, bias - weight @ mean

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from visionlora.tasks.features import standardised
+
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths of the regularisation that are tried."""
 TRIED_ON = 2000
@@ -26,8 +28,7 @@ def one_against_all(features: np.ndarray, there: np.ndarray) -> tuple[np.ndarray
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-    mean, std = features.mean(0), features.std(0) + 1e-6
-    rows = (features - mean) / std
+    rows, mean, scale = standardised(features)
     counts = there.sum(0)
     fit = [label for label in range(there.shape[1]) if FEWEST <= counts[label] <= len(there) - FEWEST]
     some = np.random.default_rng(0).permutation(len(rows))[:TRIED_ON]
@@ -52,5 +53,5 @@ def one_against_all(features: np.ndarray, there: np.ndarray) -> tuple[np.ndarray
     for label in fit:
         fitted = LogisticRegression(C=strength, max_iter=500).fit(rows, there[:, label])
         weight[label], bias[label] = fitted.coef_[0], fitted.intercept_[0]
-    weight = weight / std  # the standardisation goes into the weights
+    weight = weight / scale  # the standardisation goes into the weights
     return weight, bias - weight @ mean

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from visionlora.tasks.features import standardised
+
 STRENGTHS = tuple(10.0**power for power in range(-1, 7))
 """Of the regularisation, that are tried."""
 TRIED_ON = 5000
@@ -22,10 +24,9 @@ def ridge(features: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     from sklearn.linear_model import Ridge, RidgeCV
 
-    mean, std = features.mean(0), features.std(0) + 1e-6
-    rows = ((features - mean) / std).astype(np.float64)
+    rows, mean, scale = standardised(features.astype(np.float64))
     some = np.random.default_rng(0).permutation(len(rows))[:TRIED_ON]
     strength = RidgeCV(STRENGTHS).fit(rows[some], numbers[some]).alpha_ if len(some) > 2 else STRENGTHS[-1]
     fitted = Ridge(alpha=float(strength)).fit(rows, numbers)
-    weight = np.atleast_2d(fitted.coef_) / std  # the standardisation goes into the weights
+    weight = np.atleast_2d(fitted.coef_) / scale  # the standardisation goes into the weights
     return weight, np.atleast_1d(fitted.intercept_) - weight @ mean
