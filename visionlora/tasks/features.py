@@ -8,9 +8,8 @@ import numpy as np
 def standardised(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features ``(N, D)`` with mean 0, each divided by its standard deviation, the variance shrunk half-way to the mean of all.
 
-    Of few images, a standard deviation is mostly chance, and a feature that hardly moved would be blown up. On CIFAR-10 at 64 px, mean of five
-    draws, a logistic regression was right for 28.0 % with one image a class where plain standardisation gave 18.0, for 40.1 with four where
-    it gave 36.2, for 56.0 with 32 where it gave 55.6 (``benchmarks/probes.py``).
+    Of few images, a standard deviation is mostly chance, and a feature that hardly moved would be blown up. What it is worth is measured by
+    ``benchmarks/probes.py``, see ``docs/recipes.md``.
 
     Returns:
         The features, the means ``(D,)`` and what was divided by, ``(D,)``.
