@@ -17,7 +17,6 @@ from visionlora.common.text import counted
 from visionlora.data.findings import Finding
 from visionlora.data.module import ImageData
 from visionlora.evaluation.probe import head_inputs
-from visionlora.tasks.classify.probe import logistic_regression
 
 FOLDS = 5
 UNLIKELY = 0.5
@@ -44,7 +43,7 @@ def wrong_labels(trainer: L.Trainer, model: nn.Module, head: str, data: ImageDat
         return []
     shares = np.zeros((len(rows_), len(classes)))
     for train, held_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(rows_, targets_):
-        weight, bias = logistic_regression(rows_[train], targets_[train], len(classes))
+        weight, bias = data.task.probe(rows_[train], targets_[train])
         shares[held_out] = softmax(rows_[held_out] @ weight.T + bias, axis=1)
     found = find_label_issues(targets_, shares, return_indices_ranked_by="self_confidence", filter_by="both", n_jobs=1)
     unlikely = [i for i in found if shares[i, targets_[i]] < UNLIKELY / len(classes)]
