@@ -20,9 +20,7 @@ from visionlora.evaluation.probe import head_inputs
 
 FOLDS = 5
 UNLIKELY = 0.5
-"""Probability of an image's own label, in units of that of a guess, below which it is told. Of 1,200 images of CIFAR-10, 10 of them with a
-wrong label, 33 were told in this way, 8 of the 10 among them; cleanlab's rule alone told 194, with 9 (``benchmarks/injected_faults.py``).
-"""
+"""Probability of an image's own label, in units of that of a guess, below which it is told; ``docs/tasks.md`` has what that finds."""
 
 
 def wrong_labels(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData) -> list[Finding]:
@@ -45,7 +43,7 @@ def wrong_labels(trainer: L.Trainer, model: nn.Module, head: str, data: ImageDat
     for train, held_out in StratifiedKFold(folds, shuffle=True, random_state=0).split(rows_, targets_):
         weight, bias = data.task.probe(rows_[train], targets_[train])
         shares[held_out] = softmax(rows_[held_out] @ weight.T + bias, axis=1)
-    found = find_label_issues(targets_, shares, return_indices_ranked_by="self_confidence", filter_by="both", n_jobs=1)
+    found = find_label_issues(targets_, shares, return_indices_ranked_by="self_confidence", filter_by="predicted_neq_given", n_jobs=1)
     unlikely = [i for i in found if shares[i, targets_[i]] < UNLIKELY / len(classes)]
     return [
         Finding(
