@@ -114,7 +114,11 @@ def table(cells: dict[str, Any]) -> str:
 def _shown(scores: list[float], seconds: list[float]) -> str:
     if not scores:
         return ""
-    spread = f" ± {100 * T_95[len(scores)] * statistics.stdev(scores) / len(scores) ** 0.5:.1f}" if len(scores) in T_95 else ""
+    spread = (
+        f" ± {100 * T_95[len(scores)] * statistics.stdev(scores) / len(scores) ** 0.5:.1f}"
+        if len(scores) in T_95 and len(scores) > 2
+        else ""
+    )
     return f"{100 * statistics.mean(scores):.1f}{spread} ({statistics.mean(seconds):.0f} s)"
 
 
