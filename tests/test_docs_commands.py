@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, label in (("labels", "label"), ("counts", "red_cells")):
         lines = [f"{path.relative_to(root.parent)},{path.parent.name if label == 'label' else len(path.stem)}\n" for path in rows]
         (root.parent / f"{name}.csv").write_text(f"image,{label}\n" + "".join(lines))
+    for part in ("train", "test"):
+        (root.parent / "shards" / part).mkdir(parents=True)
+        with tarfile.open(root.parent / f"shards/{part}/000.tar", "w") as archive:
+            for path in sorted((root / part).rglob("*.png")):
+                archive.add(path, f"{path.parent.name}-{path.name}")
+                label = tarfile.TarInfo(f"{path.parent.name}-{path.stem}.cls")
+                label.size = len(path.parent.name)
+                archive.addfile(label, io.BytesIO(path.parent.name.encode()))
     return root
 
 
@@ -68,7 +78,7 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     shutil.copytree(finished, interrupted, ignore=shutil.ignore_patterns("results.json", "adapter"))
     found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": run, "hydra.run.dir=DIR": interrupted}
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
-    found |= {f"data.root={word.upper()}": pictures.parent / word for word in ("labels", "counts", "images")}  # .csv, .csv, .zip
+    found |= {f"data.root={word.upper()}": pictures.parent / word for word in ("labels", "counts", "images", "shards")}  # .csv, .csv, .zip
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}
 

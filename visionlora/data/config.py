@@ -20,6 +20,7 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
     imagenet="visionlora.data.sources:image_folder",
     fake="visionlora.data.sources:fake",
     table="visionlora.data.table:table",
+    webdataset="visionlora.data.shards:shards",
 )
 """Name -> ``(config: DataConfig) -> Source``. What a source of a package wants to be told beside the keys here is in ``options``."""
 TRANSFORMS: Registry[Callable[..., Any]] = Registry(

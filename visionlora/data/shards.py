@@ -1,0 +1,117 @@
+"""``data=webdataset``: tar archives in which an image and its label are files of one name, as WebDataset writes them."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from visionlora.common.errors import UserError
+from visionlora.data.config import DataConfig
+from visionlora.data.folders import PARTS
+from visionlora.data.images import Images
+from visionlora.data.opening import extensions
+from visionlora.data.stores import TarStore
+from visionlora.data.table import LABELS, Table
+from visionlora.tasks.cells import Cells
+
+TEXTS = ("cls", "txt", "label")
+"""Endings of files that hold a label as text, the first that there is."""
+NAMES = "classes.txt"
+"""Beside the shards: names of classes, a line each, where labels are their numbers."""
+
+
+def shards(config: DataConfig) -> Table:
+    """The images of ``config.root``: one tar, a pattern, or a folder of shards, ``{train,val,test}/*.tar`` or ``train-000.tar`` and so on.
+
+    A sample is the files of one name up to its first dot: an image, and its label in ``.cls``, ``.txt`` or ``.label``, or in ``.json``
+    under ``data.label``, by default ``label`` or ``labels``. Where each image lies is read once; then they are read in any order, so that
+    an epoch is exact with any number of workers and processes.
+
+    Raises:
+        UserError: no shards, one that is cut short, a sample without a label, no images.
+    """
+    files = _files(config.root)
+    names = _class_names(files)
+    parts: dict[str, Images] = {}
+    cells: dict[str, list[tuple[str, ...]]] = {}
+    columns = tuple(config.label) if config.label else ("label",)
+    for part, paths in files.items():
+        store = TarStore(paths)
+        samples: dict[str, dict[str, str]] = {}
+        for name in store.places:
+            folder, _, base = name.rpartition("/")
+            key, _, ending = base.partition(".")
+            samples.setdefault(f"{folder}/{key}", {})[ending.lower()] = name
+        images, labels = [], []
+        for key, endings in samples.items():
+            image = next((name for ending, name in endings.items() if f".{ending}" in extensions()), None)
+            if image is not None:
+                images.append(image)
+                labels.append(_label(store, key, endings, config, names))
+        if not images:
+            raise UserError(f"data.root={config.root}: the shards of the part {part} have no images.")
+        parts[part] = Images([None] * len(images), images, store=store)
+        cells[part] = labels
+    if "train" not in parts:
+        raise UserError(f"data.root={config.root} has shards of {' and '.join(parts)}, and none of train.")
+    if "test" not in parts and "val" in parts:
+        parts["test"], cells["test"] = parts.pop("val"), cells.pop("val")
+    numbers = {part: range(1, len(rows) + 1) for part, rows in cells.items()}
+    return Table(parts, Cells(f"data.root={config.root}", columns, cells, numbers, config.separator))
+
+
+def _files(root: str) -> dict[str, list[Path]]:
+    """The shards of each part, in order."""
+    path = Path(root)
+    if path.is_dir():
+        found = {part: sorted((path / part).glob("*.tar")) for part in PARTS}
+        flat = sorted(path.glob("*.tar"))
+        named = {part: [file for file in flat if file.name.startswith(part)] for part in PARTS}
+        if not any(found.values()):
+            found = named if named["train"] else {"train": flat}
+    else:
+        found = {"train": [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(root))]}
+    found = {part: files for part, files in found.items() if files}
+    if not found:
+        raise UserError(f"data.root={root}: there are no shards (*.tar) there.")
+    return found
+
+
+def _class_names(files: dict[str, list[Path]]) -> list[str]:
+    folder = next(iter(files.values()))[0].parent
+    beside = next((place / NAMES for place in (folder, folder.parent) if (place / NAMES).is_file()), None)
+    return [] if beside is None else [line.strip() for line in beside.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _label(store: TarStore, key: str, endings: dict[str, str], config: DataConfig, names: Sequence[str]) -> tuple[str, ...]:
+    """The label cells of a sample, as text."""
+    if "json" in endings:
+        found = _of_json(store.read(endings["json"]), key, config)
+        if found is not None:
+            return tuple(_named(cell, names) for cell in found)
+    ending = next((ending for ending in TEXTS if ending in endings), None)
+    if ending is None:
+        raise UserError(
+            f"data.root={config.root}: the sample {key} has no label: a file .cls or .txt, or {config.label or 'label'} in .json."
+        )
+    return (_named(store.read(endings[ending]).decode("utf-8", errors="replace").strip(), names),)
+
+
+def _of_json(content: bytes, key: str, config: DataConfig) -> list[str] | None:
+    try:
+        known = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"data.root={config.root}: the .json of the sample {key} is damaged: {error}.") from None
+    if not isinstance(known, dict):
+        return None
+    columns = config.label or [name for name in LABELS if name in known][:1]
+    if not columns or any(column not in known for column in columns):
+        return None
+    values = [known[column] for column in columns]
+    return [config.separator.join(map(str, value)) if isinstance(value, list) else str(value) for value in values]
+
+
+def _named(cell: str, names: Sequence[str]) -> str:
+    return names[int(cell)] if names and cell.isdecimal() and int(cell) < len(names) else cell
