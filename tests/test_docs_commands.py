@@ -43,9 +43,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with tarfile.open(root.parent / f"shards/{part}/000.tar", "w") as archive:
             for path in sorted((root / part).rglob("*.png")):
                 archive.add(path, f"{path.parent.name}-{path.name}")
-                label = tarfile.TarInfo(f"{path.parent.name}-{path.stem}.cls")
-                label.size = len(path.parent.name)
-                archive.addfile(label, io.BytesIO(path.parent.name.encode()))
+                info = tarfile.TarInfo(f"{path.parent.name}-{path.stem}.cls")
+                info.size = len(path.parent.name)
+                archive.addfile(info, io.BytesIO(path.parent.name.encode()))
     return root
 
 
