@@ -15,6 +15,7 @@ from visionlora import UserError
 from visionlora.data.config import DataConfig
 from visionlora.data.images import FilesBelow
 from visionlora.data.module import ImageData
+from visionlora.data.split import fold_parts
 
 Folders = Callable[..., Path]
 HEAD = "image,label\n"
@@ -81,6 +82,15 @@ def test_a_group_is_never_in_two_parts(seed: int, table: Callable[..., ImageData
     where = {part: set(images.groups) for part, images in data.parts.items()}
     assert set.union(*where.values()) == {"0", "1", "2", "3"}
     assert sum(map(len, where.values())) == 4
+
+
+def test_a_group_is_never_in_two_folds(table: Callable[..., ImageData]) -> None:
+    lines = [f"{line},{number // 2}" for number, line in enumerate(TWO.split())]  # six patients with two images each
+    data = table("image,label,group\n" + "\n".join(lines), test_fraction=0.0, folds="auto", val_fraction=None)
+    assert data.folds == 5
+    train = data.parts["train"]
+    held = [{train.groups[i] for i in held_out} for _, held_out in fold_parts(train, data.folds, 0, data.task)]
+    assert sorted(group for groups in held for group in groups) == ["0", "1", "2", "3", "4", "5"]
 
 
 MISTAKES: list[tuple[str, dict[str, Any], str]] = [
