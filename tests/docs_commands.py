@@ -17,7 +17,7 @@ NO_COMMAND = re.compile(
 """Code that speaks of visionlora and is no command: imports, extras, entry points, names of modules, packages and files."""
 RECIPE = "python -m visionlora.train data=imagefolder data.root=DIR"
 """What ``…`` stands for in the recipes; the page says so at its head."""
-COMMANDS = ("check", "train", "plan", "evaluate", "predict", "explain", "export", "compress", "report", "search")
+COMMANDS = ("check", "pack", "train", "plan", "evaluate", "predict", "explain", "export", "compress", "report", "search")
 ASKS = ("--help", "--version", "--cfg", "-sc")
 """Words of commands that answer a question and do nothing."""
 
@@ -122,6 +122,7 @@ CUTS: dict[str, dict[str, str]] = {
     "train": SHORT,
     "plan": SHORT,
     "check": SHORT,
+    "pack": {},
     "search": SHORT | {"search.trials": "1"},
     "evaluate": {},
     "predict": {},

@@ -80,6 +80,7 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
     found |= {f"data.root={word.upper()}": pictures.parent / word for word in ("labels", "counts", "images", "shards")}  # .csv, .csv, .zip
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}
+    found |= {"output=SHARDS": tmp_path / "packed"}
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}
 
 

@@ -107,7 +107,7 @@ def test_told_before_torch_is_imported(module: str, overrides: tuple[str, ...], 
 
 
 @pytest.mark.parametrize(
-    "module", ["train", "plan", "check", "search", "report", "evaluate", "predict", "explain", "export", "compress", "__main__"]
+    "module", ["train", "plan", "check", "pack", "search", "report", "evaluate", "predict", "explain", "export", "compress", "__main__"]
 )
 def test_help_is_light(module: str, tmp_path: Path) -> None:
     done = probe(module, "--help", cwd=tmp_path)

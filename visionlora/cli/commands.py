@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "check": "what is wrong with images and labels, before a training",
+    "pack": "write images and labels as shards",
     "train": "fine-tune a backbone and write a run folder",
     "plan": "what that will take in memory, time and disk: the same settings as train",
     "evaluate": "measure a finished run: run=DIR",

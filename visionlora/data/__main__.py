@@ -1,4 +1,6 @@
-"""``python -m visionlora.data check=DIR``: another way to say ``python -m visionlora.check data=imagefolder data.root=DIR``."""
+"""``python -m visionlora.data check=DIR`` and ``pack=DIR out=SHARDS``: other ways to say
+``python -m visionlora.check data=imagefolder data.root=DIR`` and ``python -m visionlora.pack data=imagefolder data.root=DIR output=SHARDS``.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,19 @@ import sys
 TABLES = (".csv", ".tsv", ".parquet")
 
 
-def as_check(words: list[str]) -> list[str]:
-    """The words of ``visionlora.check``: ``check=PATH`` is a table where it is named as one, else class folders or an archive of them."""
-    found = []
+def as_command(words: list[str]) -> tuple[str, list[str]]:
+    """The command that is meant, and its words: a path is a table where it is named as one, else class folders or an archive of them."""
+    command, found = "check", []
     for word in words:
         key, _, value = word.partition("=")
-        source = "table" if value.lower().endswith(TABLES) else "imagefolder"
-        found += [f"data={source}", f"data.root={value}"] if key == "check" else [word]
-    return found
+        if key in ("check", "pack"):
+            command = key
+            found += [f"data={'table' if value.lower().endswith(TABLES) else 'imagefolder'}", f"data.root={value}"]
+        else:
+            found.append(f"output={value}" if key == "out" else word)
+    return command, found
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = as_check(sys.argv[1:])
-    runpy.run_module("visionlora.check", run_name="__main__", alter_sys=True)  # by name: a part imports no command
+    name, sys.argv[1:] = as_command(sys.argv[1:])
+    runpy.run_module(f"visionlora.{name}", run_name="__main__", alter_sys=True)  # by name: a part imports no command

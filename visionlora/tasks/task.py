@@ -187,6 +187,14 @@ class Task:
         """
         raise UserError(f"{cells.file}: task={cls.name} reads no labels from a table.")
 
+    def as_cells(self, label: Any) -> dict[str, Any]:
+        """A label as keys of JSON, from which ``of_cells`` reads it.
+
+        Raises:
+            UserError: the task reads no labels from text.
+        """
+        raise UserError(f"task={self.name} has no labels in text.")
+
     def look_at(self, labels: Sequence[Any]) -> None:
         """Learn what the labels of the training part say, such as how large they are, before anything is made of them.
 

@@ -80,6 +80,9 @@ class Classify(Task):
 
         return classes_of(cells)
 
+    def as_cells(self, label: Any) -> dict[str, Any]:
+        return {"label": self.names[int(label)]}
+
     def check_names(self, source: str) -> None:
         if len(self.names) < 2:
             raise UserError(f"{source} has one class only ({self.names[0]!r}); a classifier needs two.")

@@ -91,6 +91,9 @@ class Multilabel(Task):
 
         return labels_of(cells)
 
+    def as_cells(self, label: Any) -> dict[str, Any]:
+        return {"labels": [self.names[number] for number in ([label] if isinstance(label, int) else label)]}
+
     def check_names(self, source: str) -> None:
         if not self.names:
             raise UserError(f"{source} has no labels at all: not one image of the training part has one.")

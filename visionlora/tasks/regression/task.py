@@ -88,6 +88,9 @@ class Regression(Task):
 
         return numbers_of(cells)
 
+    def as_cells(self, label: Any) -> dict[str, Any]:
+        return dict(zip(self.names, label, strict=True))
+
     def look_at(self, labels: Sequence[Any]) -> None:
         import numpy as np
 
