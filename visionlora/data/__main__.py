@@ -1,5 +1,5 @@
-"""``python -m visionlora.data check=DIR`` and ``pack=DIR out=SHARDS``: other ways to say
-``python -m visionlora.check data=imagefolder data.root=DIR`` and ``python -m visionlora.pack data=imagefolder data.root=DIR output=SHARDS``.
+"""Other ways to say it: ``python -m visionlora.data check=DIR`` is ``python -m visionlora.check data=imagefolder data.root=DIR``, and
+``pack=DIR out=SHARDS`` is ``python -m visionlora.pack data=imagefolder data.root=DIR output=SHARDS``.
 """
 
 from __future__ import annotations
