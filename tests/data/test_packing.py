@@ -47,6 +47,18 @@ def test_what_is_read_back_is_what_was_packed(packed: tuple[Path, Path]) -> None
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("names", [True, False])
+def test_classes_that_are_named_as_numbers_keep_their_labels(names: bool, class_folders: Folders, tmp_path: Path) -> None:
+    root = class_folders(train={"10": 3, "2": 3, "1": 3})
+    done = command("pack", "data=imagefolder", f"data.root={root}", f"output={tmp_path / 'shards'}")
+    assert done.returncode == 0, done.stderr
+    if names:
+        (tmp_path / "shards/classes.txt").write_text("1\n10\n2\n")
+    first, second = data("imagefolder", root, test_fraction=0.0), data("webdataset", tmp_path / "shards", test_fraction=0.0)
+    assert second.classes == first.classes == ["1", "10", "2"]
+    assert second.parts["train"].labels == first.parts["train"].labels
+
+
 def test_a_packing_goes_on_and_mends(packed: tuple[Path, Path]) -> None:
     root, shards = packed
     before = contents(shards)

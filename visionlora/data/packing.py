@@ -51,7 +51,6 @@ def pack(config: PackConfig) -> int:
                 known[name] = _write(output / name, source.parts[part], rows, task)
                 replace_file(output / LIST, sealed_json({"images": whole, "shards": known}))
             progress.advance(bar)
-    replace_file(output / "classes.txt", "".join(f"{name}\n" for name in source.classes).encode())
     count = sum(map(len, source.parts.values()))
     parts = ", ".join(f"{len(images):,} of {part}" for part, images in source.parts.items())
     console.print(

@@ -114,4 +114,5 @@ def _of_json(content: bytes, key: str, config: DataConfig) -> list[str] | None:
 
 
 def _named(cell: str, names: Sequence[str]) -> str:
-    return names[int(cell)] if names and cell.isdecimal() and int(cell) < len(names) else cell
+    """A label, which may be the number of a class; one that is a name already stays, also where it looks like a number."""
+    return names[int(cell)] if cell not in names and cell.isdecimal() and int(cell) < len(names) else cell
