@@ -35,9 +35,11 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     from visionlora.common.console import console
     from visionlora.common.text import counted
     from visionlora.data.inputs import paths_of
+    from visionlora.runs.left import Left
     from visionlora.runs.predictor import batches
     from visionlora.runs.several import shared
     from visionlora.runs.tables import print_predictions
+    from visionlora.tasks.placed import PlacedTask
 
     pictures = paths_of(config.inputs)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
@@ -47,13 +49,17 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
         predictor.model.to(device)
         predictor.tta = config.tta
     first = next(iter(predictors.values()))
+    left = Left(output, config.overwrite, len(config.runs) > 1) if isinstance(first.task, PlacedTask) else None
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("images", total=len(pictures))
         for names, prepared in batches(first, pictures, config.batch_size, _workers(config, len(pictures))):
             for run, predictor in predictors.items():
-                found += [(run, prediction) for prediction in predictor.of_prepared(names, prepared, config.topk)]
+                answers = predictor.of_prepared(names, prepared, config.topk)
+                found += [(run, answer if left is None else left.taken(run, answer)) for answer in answers]
             progress.advance(bar, len(names))
     write_rows(output, [_row(run, p, config.topk, several=len(config.runs) > 1) for run, p in found])
+    if left is not None:
+        left.finish(first.task.names)
     print_predictions(
         [p for _, p in found[:SHOWN]], first.task.columns, [run for run, _ in found[:SHOWN]] if len(config.runs) > 1 else None
     )

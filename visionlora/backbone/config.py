@@ -18,6 +18,18 @@ BACKBONES: Registry[Callable[..., Any]] = Registry(
 """Name of a library -> ``build(spec: BackboneSpec, load: bool) -> (model, BackboneInfo)``; ``load`` asks for pretrained weights."""
 
 
+DECODERS: Registry[Callable[..., Any]] = Registry(
+    "model.decoder",
+    "visionlora.decoders",
+    **dict.fromkeys(
+        ("fpn", "unet", "unetplusplus", "manet", "linknet", "pan", "deeplabv3", "deeplabv3plus", "upernet", "segformer", "dpt"),
+        "visionlora.backbone.segmenters:build",
+    ),
+    **dict.fromkeys(("fcos", "retinanet"), "visionlora.backbone.detectors:build"),
+)
+"""What goes over a backbone in place of its head -> ``build``, as for ``BACKBONES``."""
+
+
 @dataclass
 class ModelConfig:
     """The backbone; see ``backbone.create.create_backbone``."""
@@ -28,6 +40,7 @@ class ModelConfig:
     weights: str | None = None
     in_chans: int = 3
     stem: str = "default"
+    decoder: str | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     freeze_bn: bool = True
@@ -39,6 +52,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         BACKBONES.check(self.source)
+        if self.decoder is not None:
+            DECODERS.check(self.decoder)
         self.fold_bn = off(self.fold_bn)
         one_of("model.fold_bn", self.fold_bn, ("auto", "off"))
         one_of("model.checkpointing", self.checkpointing, ("none", "light", "blocks"))

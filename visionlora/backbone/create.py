@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlora.backbone.config import BACKBONES
+from visionlora.backbone.config import BACKBONES, DECODERS
 from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint, info_of
 from visionlora.backbone.modules import small_image_stem
 from visionlora.common.compat import versioned
@@ -24,7 +24,7 @@ def create_backbone(name: str, num_classes: int, pretrained: bool = True, **opti
         pretrained: load weights; from the library's hub unless ``weights`` names others.
         **options: ``weights`` (a file, safetensors or a state dict, or ``pip:PACKAGE``), ``in_chans`` (another number of
             channels than 3: the first layer is remade), ``image_size`` (pixels), ``stem`` (``default`` or ``small``),
-            ``drop_rate``, ``drop_path_rate``.
+            ``drop_rate``, ``drop_path_rate``, ``decoder`` (what goes over the model in place of its head, for masks or boxes).
 
     Returns:
         The library's own module; ``model.backbone_info`` says where it came from and how to prepare its images.
@@ -47,7 +47,8 @@ def build(spec: BackboneSpec, state: dict[str, Tensor] | None = None) -> nn.Modu
     if spec.weights is not None and not spec.weights.startswith("pip:") and not spec.pretrained:
         raise UserError(f"model.weights={spec.weights} is not read with model.pretrained=false; leave one of them out.")
     model: nn.Module
-    model, info = BACKBONES[spec.source](spec, load=spec.pretrained and state is None)
+    builder = BACKBONES[spec.source] if spec.decoder is None else DECODERS[spec.decoder]
+    model, info = builder(spec, load=spec.pretrained and state is None)
     if not info.head:
         raise UserError(f"{spec.full_name} has no classifier to train; it is not an image classifier.")
     if spec.stem == "small":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Self
 
 from torch import nn
@@ -28,9 +29,15 @@ def moves_statistics(module: nn.Module) -> bool:
     return has_statistics(module) and not isinstance(module, FrozenStatistics)
 
 
-def freeze_statistics(model: nn.Module) -> int:
-    """Freeze every norm's running statistics, in place; returns how many norms there are."""
-    norms = [module for module in model.modules() if has_statistics(module)]
+def freeze_statistics(model: nn.Module, without: Collection[str] = ()) -> int:
+    """Freeze every norm's running statistics, in place; returns how many norms there are.
+
+    Args:
+        model: to be changed.
+        without: names of modules whose norms are left alone: a fresh decoder has no statistics yet.
+    """
+    fresh = tuple(f"{name}." for name in without)
+    norms = [module for name, module in model.named_modules() if has_statistics(module) and not f"{name}.".startswith(fresh or ("\0",))]
     for module in norms:
         if not isinstance(module, FrozenStatistics):
             swap(module, FrozenStatistics)

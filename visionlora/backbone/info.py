@@ -17,7 +17,7 @@ ATTRIBUTE = "backbone_info"
 MOST_PIXELS = 4096
 """A side of the images that a card may ask for."""
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROP_MODES = ("center", "squash")
+CROP_MODES = ("center", "squash", "letterbox")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Preprocessing:
         std: per channel, of values in 0…1.
         interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
         crop_pct: share of the resized image that the centre crop keeps.
-        crop_mode: ``center``, or ``squash``: the whole image, whatever its shape.
+        crop_mode: ``center``; ``squash``: the whole image, whatever its shape; ``letterbox``: the whole image in its shape, the rest of
+            the square below or right of it filled with the mean colour.
     """
 
     image_size: int
@@ -64,10 +65,16 @@ class BackboneSpec:
     stem: str = "default"
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    decoder: str | None = None
 
     @property
     def full_name(self) -> str:
         return f"{self.source}/{self.name}"
+
+    @property
+    def words(self) -> str:
+        """The name, and what is over it."""
+        return f"{self.full_name} with {self.decoder}" if self.decoder else self.full_name
 
 
 @dataclass
@@ -115,6 +122,7 @@ class BackboneInfo:
         spec, prepared = info.spec, info.preprocessing
         fits = {
             "spec.name": re.fullmatch(r"[\w./-]{1,256}", spec.name) is not None,
+            "spec.decoder": spec.decoder is None or re.fullmatch(r"\w{1,64}", spec.decoder) is not None,
             "spec.num_classes": 1 <= spec.num_classes <= 10**6,
             "spec.in_chans": 1 <= spec.in_chans <= 64,
             "spec.image_size": spec.image_size is None or 1 <= spec.image_size <= MOST_PIXELS,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import timm
@@ -50,6 +53,46 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
     return model, info
 
 
+def features_arguments(spec: BackboneSpec, load: bool) -> dict[str, Any]:
+    """What ``timm.create_model`` is told beside the name and the channels, to build the model without its head and with its weights.
+
+    Raises:
+        UserError: timm has no such model, or no such weights.
+    """
+    name = spec.name.split(".")[0]
+    if not timm.is_model(name):
+        raise UserError(f"model.name={spec.name}: timm has no such model.{did_you_mean(name, names())}")
+    arguments: dict[str, Any] = {key: rate for key in ("drop_rate", "drop_path_rate") if (rate := getattr(spec, key))}
+    arguments |= size_argument(spec) | {"pretrained": load}
+    if load and spec.weights is not None:
+        with torch.device("meta"):
+            state = read_weights(spec.weights, timm.create_model(spec.name).state_dict())
+        arguments["pretrained_cfg_overlay"] = {"state_dict": state, "custom_load": False}
+    elif load:
+        config = timm.get_pretrained_cfg(spec.name)
+        if config is None or not config.has_weights:
+            raise UserError(f"model.name={spec.name}: timm has no pretrained weights for it; use model.pretrained=false.")
+    return arguments
+
+
+@contextlib.contextmanager
+def without_word_of_heads() -> Iterator[None]:
+    """Inside, timm does not warn that weights have a head which a model without one leaves out."""
+    logger = logging.getLogger("timm.models._builder")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def preprocessing_of(spec: BackboneSpec) -> Preprocessing:
+    """How the model wants its images, by what timm says of it."""
+    config = timm.get_pretrained_cfg(spec.name)
+    return _preprocessing(config.to_dict() if config else {}, spec)
+
+
 def size_argument(spec: BackboneSpec) -> dict[str, Any]:
     """What a constructor has to be told of the size of the images: some models have windows or position embeddings made for one."""
     config = timm.get_pretrained_cfg(spec.name)
@@ -95,16 +138,21 @@ def _within(key: str, info: BackboneInfo) -> bool:
 
 def _describe(model: nn.Module, spec: BackboneSpec) -> BackboneInfo:
     config = _pretrained_cfg(model)
-    preprocessing = Preprocessing(
-        image_size=spec.image_size or int(config["input_size"][-1]),
-        mean=per_channel(config["mean"], spec.in_chans),
-        std=per_channel(config["std"], spec.in_chans),
-        interpolation=config["interpolation"] if config["interpolation"] != "random" else "bilinear",
-        crop_pct=float(config["crop_pct"]),
-    )
+    preprocessing = _preprocessing(config, spec)
     head = tuple(name for name in _as_tuple(config.get("classifier")) if _has(model, name))
     remade = tuple(name for name in _as_tuple(config.get("first_conv")) if _has(model, name)) if spec.in_chans != 3 else ()
     return BackboneInfo(spec, preprocessing, head, remade)
+
+
+def _preprocessing(config: dict[str, Any], spec: BackboneSpec) -> Preprocessing:
+    how = config["interpolation"]
+    return Preprocessing(
+        image_size=spec.image_size or int(config["input_size"][-1]),
+        mean=per_channel(config["mean"], spec.in_chans),
+        std=per_channel(config["std"], spec.in_chans),
+        interpolation=how if how != "random" else "bilinear",
+        crop_pct=float(config["crop_pct"]),
+    )
 
 
 def info_of_own(model: nn.Module, num_classes: int, in_chans: int, image_size: int) -> BackboneInfo | None:

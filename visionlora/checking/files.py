@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from visionlora.common.errors import UnreadableError
 from visionlora.data.findings import YES, Finding
 from visionlora.data.images import Images
-from visionlora.data.opening import UnreadableError
 
 SAME = {"MPO": "JPEG", "DIB": "BMP", "JPEG2000": "JPEG2000"}
 """Formats that another one's ending is right for."""

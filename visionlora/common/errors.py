@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
     """Something the user can mend: what is wrong, which file or key, what to do. Commands print it and exit with 2."""
+
+
+class UnreadableError(UserError):
+    """An image cannot be read, and will not be at the next try either: it may be left out; ``why`` is the reason alone."""
+
+    def __init__(self, why: str, path: Path | None = None) -> None:
+        super().__init__(why if path is None else f"cannot read the image {path}: {why}; mend or remove the file.")
+        self.why = why
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -21,6 +21,10 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
     fake="visionlora.data.sources:fake",
     table="visionlora.data.table:table",
     webdataset="visionlora.data.shards:shards",
+    masks="visionlora.data.masks:masks",
+    voc="visionlora.data.voc:voc",
+    coco="visionlora.data.coco:coco",
+    yolo="visionlora.data.yolo:yolo",
 )
 """Name -> ``(config: DataConfig) -> Source``. What a source of a package wants to be told beside the keys here is in ``options``."""
 TRANSFORMS: Registry[Callable[..., Any]] = Registry(
@@ -63,6 +67,7 @@ class DataConfig:
     crop_scale: list[float] | None = field(default_factory=lambda: [*USUAL_CROP])
     randaugment: int = 0
     color_jitter: float = 0.0
+    scale_jitter: list[float] | None = field(default_factory=lambda: [0.8, 1.25])
     random_erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -110,6 +115,11 @@ class DataConfig:
         scale = self.crop_scale
         if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
             raise UserError(f"data.crop_scale={scale} must be [smallest, largest] share of the image, or null for no random crop.")
+        jitter = self.scale_jitter
+        if jitter is not None and not (len(jitter) == 2 and 0.05 <= jitter[0] <= jitter[1] <= 20):
+            raise UserError(
+                f"data.scale_jitter={jitter} must be [smallest, largest] size, in units of the whole image's, or null for none."
+            )
         at_least("data.num_classes", self.num_classes, 1)
         at_least("data.num_images", self.num_images, 1)
         at_most("data.num_images", max(self.num_classes, self.num_images), 2**20)  # made in memory

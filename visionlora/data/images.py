@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from visionlora.common.errors import UserError
+from visionlora.common.errors import UnreadableError, UserError
 from visionlora.common.processes import process_rank
-from visionlora.data.opening import UnreadableError, decode_image, extensions, open_image, to_mode
+from visionlora.data.opening import decode_image, extensions, open_image, to_mode
 from visionlora.data.stores import Store
 
 Unreadable = dict[str, str]

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from visionlora.common.errors import UnreadableError
 from visionlora.data.images import Images, Unreadable
-from visionlora.data.opening import UnreadableError
 from visionlora.data.transforms import Transform
+from visionlora.tasks.placed import PlacedTask
 
 
 class LeftOut(NamedTuple):
@@ -34,6 +35,7 @@ class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut]):
         channels: of the images.
         targets: makes a tensor of the labels of a batch.
         unreadable: those that cannot be read are noted here, by the process that consumes the batches.
+        placed: the task, where its labels lie in the images.
     """
 
     def __init__(
@@ -43,8 +45,9 @@ class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut]):
         channels: int,
         targets: Callable[[Sequence[Any]], Tensor],
         unreadable: Unreadable | None = None,
+        placed: PlacedTask | None = None,
     ) -> None:
-        self.images, self.transform, self.channels, self.targets = images, transform, channels, targets
+        self.images, self.transform, self.channels, self.targets, self.placed = images, transform, channels, targets, placed
         self.unreadable: Unreadable = {} if unreadable is None else unreadable
 
     def __len__(self) -> int:
@@ -54,18 +57,24 @@ class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut]):
         index, seed = item if isinstance(item, tuple) else (item, item)
         try:
             image = self.images.open(index, self.channels, self.transform.detail)
+            label = self.images.labels[index]
+            placed = None if self.placed is None else self.placed.placed(label, image)
         except UnreadableError as error:
             return LeftOut(index, error.why)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self.transform(image), self.images.labels[index]
+            if self.placed is None or placed is None:
+                return self.transform(image), label
+            view, moved = self.transform.with_labels(image, placed)
+            return view, self.placed.of_placed(moved)
 
     def batch(self, items: Sequence[tuple[Tensor, Any] | LeftOut]) -> tuple[Tensor, Tensor, list[LeftOut]]:
         """``(uint8 (N, C, H, W), targets (N, ...), left out)``; N is smaller by what could not be read, and may be 0."""
         left_out = [item for item in items if isinstance(item, LeftOut)]
         shown = [item for item in items if not isinstance(item, LeftOut)]
         if not shown:
-            return torch.empty(0, self.channels, 1, 1, dtype=torch.uint8), self.targets(self.images.labels[:1])[:0], left_out
+            none = self.targets([] if self.placed is not None else self.images.labels[:1])[:0]
+            return torch.empty(0, self.channels, 1, 1, dtype=torch.uint8), none, left_out
         return default_collate([image for image, _ in shown]), self.targets([label for _, label in shown]), left_out
 
 

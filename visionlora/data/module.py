@@ -33,6 +33,7 @@ from visionlora.data.transforms import (
     train_batch_transform,
     train_transform,
 )
+from visionlora.tasks.placed import PlacedTask
 from visionlora.tasks.registry import kind_of, make_task
 
 Batch = tuple[Tensor, Tensor]
@@ -68,6 +69,8 @@ class ImageData(L.LightningDataModule):
         source = load_source(config, kind)
         if kind.whole_view and config.crop_scale == [*USUAL_CROP]:
             config = replace(config, crop_scale=None)
+        if config.image_size is None and source.image_size is not None:
+            config = replace(config, image_size=source.image_size)
         self.config, self.seed = config, seed
         self.task = make_task(task, source.classes)
         self.task.check_names(f"data={config.name}")
@@ -131,7 +134,7 @@ class ImageData(L.LightningDataModule):
         Raises:
             UserError: images cannot be read or augmented with that many channels.
         """
-        self.preprocessing = for_data(preprocessing, self.config)
+        self.preprocessing = for_data(preprocessing, self.config, isinstance(self.task, PlacedTask))
         self._train_transform = train_transform(self.preprocessing, self.config)
         self._train_batch_transform = train_batch_transform(self.preprocessing, self.config)
         channels, detail = self.preprocessing.channels, eval_transform(self.preprocessing).detail
@@ -223,7 +226,8 @@ class ImageData(L.LightningDataModule):
         paths = find_images(folder, "lora.reference")
         paths = paths[:: max(len(paths) // most, 1)][:most]
         unreadable: Unreadable = {}
-        loader = self._eval_loader(Images([self.parts["train"].labels[0]] * len(paths), [str(p) for p in paths], paths), unreadable)
+        label = None if isinstance(self.task, PlacedTask) else self.parts["train"].labels[0]
+        loader = self._eval_loader(Images([label] * len(paths), [str(p) for p in paths], paths), unreadable)
         batches = [self.on_after_batch_transfer(batch, 0) for batch in loader]
         if unreadable:
             said = f"lora.reference={folder}: {len(unreadable)} of {len(paths)} images cannot be read, {next(iter(unreadable))} for one"
@@ -259,10 +263,12 @@ class ImageData(L.LightningDataModule):
         channels, workers = self._ready().channels, self._workers(pictures)
         overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning then puts a sampler of images in
         # Pillow resizes transparent images in a way of its own.
-        if pictures.in_memory and batched is not None and channels != 4 and not overfits:
+        placed = self.task if isinstance(self.task, PlacedTask) else None
+        if pictures.in_memory and batched is not None and channels != 4 and not overfits and placed is None:
             return self._batches(MemoryImages(pictures, self.task.tensor(pictures.labels), batched, channels), sampler)
         batch_size = self.batch_size
-        dataset = TransformedImages(pictures, each, channels, self.task.tensor, self.unreadable if unreadable is None else unreadable)
+        noted = self.unreadable if unreadable is None else unreadable
+        dataset = TransformedImages(pictures, each, channels, self.task.tensor, noted, placed)
         return FileLoader(
             dataset,
             batch_size=batch_size,

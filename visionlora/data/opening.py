@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from visionlora.common.disk import disk_trouble
-from visionlora.common.errors import UserError
+from visionlora.common.errors import UnreadableError, UserError
 from visionlora.data.jpeg import ends_early
+from visionlora.tasks.placed import FULL_SIZE
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Number of channels -> PIL's mode."""
@@ -31,14 +32,7 @@ _PASSING = {
 }
 """Errors of the disk or the machine that may be gone at the next try: no reason to leave an image out."""
 _WHITE_IS_ZERO = 262, 0  # of TIFF: the tag PhotometricInterpretation
-
-
-class UnreadableError(UserError):
-    """An image cannot be read, and will not be at the next try either: it may be left out; ``why`` is the reason alone."""
-
-    def __init__(self, why: str, path: Path | None = None) -> None:
-        super().__init__(why if path is None else f"cannot read the image {path}: {why}; mend or remove the file.")
-        self.why = why
+_ORIENTATION, _TURNED = 274, (5, 6, 7, 8)  # of EXIF: the tag, and its values where width and height change places
 
 
 @cache
@@ -49,7 +43,8 @@ def extensions() -> frozenset[str]:
 
 
 def open_image(path: Path, channels: int, detail: int | None = None) -> Image.Image:
-    """The image in a file, upright (EXIF), with ``channels`` channels; of several frames or pages the first.
+    """The image in a file, upright (EXIF), with ``channels`` channels; of several frames or pages the first. Its ``info`` has the size
+    of the whole image under ``FULL_SIZE``.
 
     Args:
         path: of the file.
@@ -93,6 +88,7 @@ def _opened(file: BinaryIO, ending: str, channels: int, detail: int | None) -> I
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata, of a palette's transparency, and of many pixels, which are looked after here
         with Image.open(file, formats=_formats(ending)) as image:
+            full_size = image.size
             if detail is not None:
                 image.draft(None, (detail, detail))
             if image.width * image.height > MOST_PIXELS or max(image.size) > LONGEST_SIDE:
@@ -105,7 +101,10 @@ def _opened(file: BinaryIO, ending: str, channels: int, detail: int | None) -> I
                 file.seek(0)
                 with Image.open(file, formats=["PNG"]) as again:
                     again.verify()
-            return to_mode(ImageOps.exif_transpose(image), channels, image)
+            turned = image.getexif().get(_ORIENTATION) in _TURNED
+            found = to_mode(ImageOps.exif_transpose(image), channels, image)
+            found.info[FULL_SIZE] = full_size[::-1] if turned else full_size
+            return found
 
 
 def to_mode(image: Image.Image, channels: int, opened: Image.Image | None = None) -> Image.Image:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import urllib.error
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torchvision
@@ -17,16 +20,22 @@ from visionlora.data.findings import excluded
 from visionlora.data.folders import class_names, is_archive, part_folders
 from visionlora.data.images import Images, OtherFiles
 from visionlora.data.table import Table
+from visionlora.tasks.detect.boxes import Boxes
+from visionlora.tasks.placed import PlacedTask
 from visionlora.tasks.registry import kind_of
+from visionlora.tasks.segment.mask_file import MaskArray, MaskFile
 from visionlora.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a source has: names of the model's outputs (the classes), and its parts (``train`` at least) before anything is split off."""
+    """What a source has: names of the model's outputs (the classes), and its parts (``train`` at least) before anything is split off; and
+    what ``data.image_size=null`` is, where that is not the backbone's own size.
+    """
 
     classes: list[str]
     parts: dict[str, Images]
+    image_size: int | None = None
 
 
 def load_source(config: DataConfig, kind: type[Task] | None = None) -> Source:
@@ -35,12 +44,16 @@ def load_source(config: DataConfig, kind: type[Task] | None = None) -> Source:
     Raises:
         UserError: nothing there, a class without images, no network, labels that are none of the task's.
     """
-    source = SOURCES[config.name](config)
+    source = _maker(config.name, kind)(config)
     if isinstance(source, Table):
         names, labels = (kind or kind_of(None)).of_cells(source.cells)
         source = Source(names, {part: replace(images, labels=labels[part]) for part, images in source.parts.items()})
     if isinstance(source, Source) and config.exclude is not None:
         source = without_excluded(source, Path(config.exclude))
+    kind = kind or kind_of(None)
+    if isinstance(source, Source) and not issubclass(kind, PlacedTask) and isinstance(_first_label(source), Boxes | MaskFile | MaskArray):
+        has, wanted = ("boxes", "detect") if isinstance(_first_label(source), Boxes) else ("masks", "segment")
+        raise UserError(f"data={config.name} has {has}, of which task={kind.name} learns nothing; write task={wanted}.")
     if not isinstance(source, Source) or "train" not in source.parts:
         raise UserError(f"data={config.name}: the source gives {type(source).__name__}, not a Source with a part named train.")
     return source
@@ -61,7 +74,21 @@ def without_excluded(source: Source, file: Path) -> Source:
         parts[part] = images.subset(kept) if len(kept) < len(images) else images
     if names and sum(map(len, parts.values())) == sum(map(len, source.parts.values())):
         raise UserError(f"data.exclude={file} names {len(names)} images, none of which the data has: is it of another folder?")
-    return Source(source.classes, parts)
+    return replace(source, parts=parts)
+
+
+def _first_label(source: Source) -> Any:
+    return next((images.labels[0] for images in source.parts.values() if len(images)), None)
+
+
+def _maker(name: str, kind: type[Task] | None) -> Callable[[DataConfig], Any]:
+    """What makes the source, in the way that the task has it."""
+    own = kind.sources.get(name) if kind is not None and issubclass(kind, PlacedTask) else None
+    if own is None:
+        return SOURCES[name]
+    module, _, function = own.partition(":")
+    maker: Callable[[DataConfig], Any] = getattr(importlib.import_module(module), function)
+    return maker
 
 
 def digits(config: DataConfig) -> Source:
@@ -70,7 +97,9 @@ def digits(config: DataConfig) -> Source:
 
     bunch = load_digits()
     return Source(
-        [str(n) for n in bunch.target_names], {"train": Images.of_arrays((bunch.images * 15.9375).astype(np.uint8), bunch.target)}
+        [str(n) for n in bunch.target_names],
+        {"train": Images.of_arrays((bunch.images * 15.9375).astype(np.uint8), bunch.target)},
+        image_size=32,
     )
 
 

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from visionlora.common.errors import UserError
+from visionlora.common.errors import UnreadableError, UserError
 from visionlora.data.folders import SQUEEZED
-from visionlora.data.opening import UnreadableError
 
 
 class Store(Protocol):

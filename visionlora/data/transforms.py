@@ -16,7 +16,9 @@ from visionlora.backbone.info import Preprocessing
 from visionlora.common.errors import UserError
 from visionlora.data.config import TRANSFORMS, DataConfig
 from visionlora.data.opening import MODES
+from visionlora.data.placing import jittered, letterbox
 from visionlora.data.views import CentreView, WholeView
+from visionlora.tasks.placed import Placed
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Transform:
     def __call__(self, image: Image.Image) -> Tensor:
         return self.steps(image)
 
+    def with_labels(self, image: Image.Image, placed: Placed) -> tuple[Tensor, Placed]:
+        """The same of an image with what lies in it."""
+        return self.steps(image, placed)  # type: ignore[call-arg, return-value]
+
 
 BatchTransform = Callable[[Tensor, Sequence[int]], Tensor]
 """From uint8 ``(N, C, H, W)`` and a seed an image to uint8 ``(N, C, H', W')``: as by ``Transform`` with these seeds, up to rounding."""
@@ -41,19 +47,28 @@ OVERSAMPLED = 2
 """Pixels decoded for each pixel of the view, a side, at least: the last halving is left to the better filter of the resize."""
 
 
-def for_data(preprocessing: Preprocessing, config: DataConfig) -> Preprocessing:
-    """The backbone's preprocessing at the size of the run; without random crops in training, the whole image is used."""
+def for_data(preprocessing: Preprocessing, config: DataConfig, placed: bool = False) -> Preprocessing:
+    """The backbone's preprocessing at the size of the run; without random crops in training, the whole image is used, and in its shape
+    where labels lie in it.
+    """
     size = config.image_size or preprocessing.image_size
-    return replace(preprocessing, image_size=size, crop_mode="squash" if config.crop_scale is None else "center")
+    mode = "letterbox" if placed else "squash" if config.crop_scale is None else "center"
+    return replace(preprocessing, image_size=size, crop_mode=mode)
 
 
 def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transform:
-    """Random views, as ``config`` says."""
+    """Random views, as ``config`` says.
+
+    Raises:
+        UserError: images cannot be read or augmented with that many channels, or what lies in them cannot be moved so.
+    """
     if preprocessing.channels not in MODES:
         raise UserError(f"model.in_chans={preprocessing.channels}: images are read with 1, 3 or 4 channels.")
     if preprocessing.channels == 4 and (config.randaugment or config.color_jitter):
         raise UserError("data.randaugment and data.color_jitter change colours of 1 or 3 channels, not of model.in_chans=4.")
     size, how = (preprocessing.image_size,) * 2, InterpolationMode(preprocessing.interpolation)
+    if preprocessing.crop_mode == "letterbox":
+        return _with_labels(preprocessing, config)
     steps: list[torch.nn.Module] = (
         [WholeView(size[0], how)]
         if config.crop_scale is None
@@ -74,14 +89,35 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
     return Transform(v2.Compose(steps), math.ceil(OVERSAMPLED * preprocessing.image_size / smallest))
 
 
+def _with_labels(preprocessing: Preprocessing, config: DataConfig) -> Transform:
+    """Random views of images with what lies in them: of another size at another place, mirrored, in other colours."""
+    for key in ("crop_scale", "randaugment", "random_erasing", "transform"):
+        if getattr(config, key):
+            raise UserError(
+                f"data.{key}={getattr(config, key)} does not move masks and boxes with the image; leave it out:"
+                " data.scale_jitter, data.hflip and data.color_jitter do."
+            )
+    scales = (1.0, 1.0) if config.scale_jitter is None else (config.scale_jitter[0], config.scale_jitter[1])
+    steps = letterbox(preprocessing) if config.scale_jitter is None else jittered(preprocessing, scales)
+    if config.hflip:
+        steps.append(v2.RandomHorizontalFlip(config.hflip))
+    if config.color_jitter:
+        steps.append(v2.ColorJitter(*(config.color_jitter,) * 3))
+    steps.append(v2.PILToTensor())
+    return Transform(v2.Compose(steps), math.ceil(OVERSAMPLED * preprocessing.image_size * max(scales)))
+
+
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """The one view of evaluation and prediction: the whole image squashed, or its resized centre."""
-    detail = math.ceil(OVERSAMPLED * preprocessing.image_size / preprocessing.crop_pct)
+    """The one view of evaluation and prediction: the whole image, or its resized centre."""
+    whole = preprocessing.crop_mode == "letterbox"
+    detail = math.ceil(OVERSAMPLED * preprocessing.image_size / (1.0 if whole else preprocessing.crop_pct))
     return Transform(v2.Compose([_eval_steps(preprocessing), v2.PILToTensor()]), detail)
 
 
 def _eval_steps(preprocessing: Preprocessing) -> torch.nn.Module:
     size, how = preprocessing.image_size, InterpolationMode(preprocessing.interpolation)
+    if preprocessing.crop_mode == "letterbox":
+        return v2.Compose(letterbox(preprocessing))  # type: ignore[no-any-return]
     if preprocessing.crop_mode == "squash":
         return WholeView(size, how)
     return CentreView(size, math.ceil(size / preprocessing.crop_pct), how)

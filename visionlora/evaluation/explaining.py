@@ -18,7 +18,7 @@ from visionlora.common.errors import UserError
 from visionlora.common.text import printable
 from visionlora.common.watching import watching
 from visionlora.data.transforms import normalize
-from visionlora.runs.predictor import Predictor
+from visionlora.runs.predictor import Predictor, Prepared
 
 DETAIL = 6
 """Pixels a side of the map that Grad-CAM colours by, where there is one."""
@@ -39,13 +39,14 @@ def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto", l
     names, prepared = [], []
     for path, true in itertools.zip_longest(paths, labels):
         try:
-            prepared.append(predictor.prepare(path))
+            image = predictor.opened(path)
+            prepared.append(Prepared(predictor.transform(image), image.size))
             names.append(short(path.name) + ("" if true is None else f"\nis {short(true, 24)}"))
         except UserError as error:
             print(printable(f"left out: {error}"))
     if not prepared:
         raise UserError("none of the images can be read.")
-    batch = torch.stack(prepared)
+    batch = torch.stack([one.image for one in prepared])
     images = normalize(batch, predictor.preprocessing)
     if method == "auto":
         method = "rollout" if has_rollout(predictor.model, images[:1]) else "gradcam"

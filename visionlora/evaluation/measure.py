@@ -100,14 +100,14 @@ def outcome(predictor: Predictor, data: ImageData, split: str) -> Outcome:
         prepared, _ = data.on_after_batch_transfer((images.to(device), its_targets), 0)
         started = time.perf_counter()
         with torch.inference_mode():
-            outputs.append(predictor.outputs(prepared))
+            outputs.append(data.task.condensed(predictor.outputs(prepared)))
         seconds += time.perf_counter() - started
         targets.append(torch.as_tensor(its_targets))
     unreadable = data.unreadable_in(split)
     if not outputs:
         raise UserError(f"none of the {len(unreadable)} images of the {split} part can be read: {left_out(unreadable)}.")
     more = {"seconds": seconds, "unreadable": unreadable}
-    return outcome_of(data.task, split, torch.cat(outputs).clone(), torch.cat(targets), data.readable(split), **more)
+    return outcome_of(data.task, split, torch.cat(outputs).clone(), data.task.joined(targets), data.readable(split), **more)
 
 
 def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str, own_data: bool = True) -> list[Compared]:

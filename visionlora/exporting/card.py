@@ -78,6 +78,14 @@ def _trained(facts: Facts, run: RunFolder | None) -> str:
     return f"Fine-tuned with visionlora ({_method(run.read_section('lora'))}) and merged."
 
 
+VIEWS = {
+    "squash": "the whole image, whatever its shape",
+    "letterbox": "the whole image in its shape, its longer side as long as the input's, the rest below or right of it of the mean colour",
+    "center": "the middle of the image, resized by its shorter side",
+}
+"""Values of ``crop_mode`` in words."""
+
+
 def _prepared(facts: Facts) -> str:
     """What ``preprocessing.json`` says, as a table, and what the code does not show of it."""
     channels, height, width = facts.shape
@@ -85,8 +93,7 @@ def _prepared(facts: Facts) -> str:
     if (prepared := facts.preprocessing) is None:
         after = f"How images were prepared for it is not recorded. `{PREPROCESSING}` has what is known."
     else:
-        whole = prepared.crop_mode == "squash"
-        how = "the whole image, whatever its shape" if whole else "the middle of the image, resized by its shorter side"
+        how = VIEWS[prepared.crop_mode]
         rows += [
             ("view", f"`{prepared.crop_mode}`: {how}"),
             ("crop_pct", f"{prepared.crop_pct:g}: share of a side of the resized image that is kept"),

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from visionlora.common.errors import UserError
+from visionlora.common.errors import UnreadableError, UserError
 from visionlora.common.files import inside
 from visionlora.common.finite import refuse_not_finite
 from visionlora.common.process_state import process_as_before
 from visionlora.data.module import ImageData
-from visionlora.data.opening import UnreadableError
 from visionlora.data.transforms import normalize
 from visionlora.exporting.facts import Facts
 from visionlora.exporting.writing import Compared, Exported, check_places, write

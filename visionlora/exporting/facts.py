@@ -53,8 +53,8 @@ class Facts:
 
 
 def as_used(prepared: Preprocessing) -> Preprocessing:
-    """``prepared`` with the ``crop_pct`` that is really used: a squashed image is kept whole."""
-    return replace(prepared, crop_pct=1.0) if prepared.crop_mode == "squash" else prepared
+    """``prepared`` with the ``crop_pct`` that is really used: an image that is squashed or letterboxed is kept whole."""
+    return replace(prepared, crop_pct=1.0) if prepared.crop_mode in ("squash", "letterbox") else prepared
 
 
 def preprocessing(facts: Facts) -> dict[str, Any]:

@@ -91,6 +91,15 @@ def _view(prepared: Preprocessing) -> list[str]:
     size, how = prepared.image_size, f"Image.Resampling.{prepared.interpolation.partition('-')[0].upper()}"
     if prepared.crop_mode == "squash":
         return [f"image = image.resize(({size}, {size}), {how})"]
+    if prepared.crop_mode == "letterbox":
+        colour = tuple(round(255 * value) for value in prepared.mean)
+        return [
+            f"share = {size} / max(image.size)",
+            f"image = image.resize([max(int(side * share + 1e-6), 1) for side in image.size], {how})",
+            f"square = Image.new(image.mode, ({size}, {size}), {colour if len(colour) > 1 else colour[0]})",
+            "square.paste(image, (0, 0))",
+            "image = square",
+        ]
     resized = math.ceil(size / prepared.crop_pct)
     return [
         f"shorter = {resized}  # of the two sides, in pixels: {size} / crop_pct",

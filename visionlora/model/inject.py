@@ -63,7 +63,7 @@ def inject(
                 model, config, head=head, also_train=remade, never=never, example=example, ranks=ranks, roles=roles, name=name
             )
     if freeze_bn:
-        freeze_statistics(model)
+        freeze_statistics(model, head)
     asked(model, config)  # for a Classifier that is not told
     return report
 

@@ -155,7 +155,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, name: str = "default")
     if info and made_for:
         info.classes, info.task, info.preprocessing = other.classes, other.task, other.preprocessing
         if read.card.get("frozen_statistics"):
-            freeze_statistics(model)
+            freeze_statistics(model, info.head)
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from visionlora.model.saving import load_adapter, read_info
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.tta import averaged
 from visionlora.speed.quantize import quantize
+from visionlora.tasks.placed import FULL_SIZE, PlacedTask
 from visionlora.tasks.registry import make_task
 
 
@@ -66,14 +67,22 @@ class Predictor:
         Raises:
             UserError: a file that is not an image, or an array or tensor that is not uint8.
         """
+        return self.transform(self.opened(picture))
+
+    def opened(self, picture: Picture) -> Image.Image:
+        """One image as PIL's, with as many channels as the model takes; a large file at less than its full size.
+
+        Raises:
+            UserError: see ``prepare``.
+        """
         channels = self.preprocessing.channels
         if isinstance(picture, str | Path):
-            return self.transform(open_image(Path(picture), channels, self.transform.detail))
+            return open_image(Path(picture), channels, self.transform.detail)
         if isinstance(picture, OpenFile):
-            return self.transform(decode_image(picture.read(), channels, self.transform.detail))
+            return decode_image(picture.read(), channels, self.transform.detail)
         if isinstance(picture, bytes):
-            return self.transform(decode_image(picture, channels, self.transform.detail))
-        return self.transform(to_mode(as_image(picture), channels))
+            return decode_image(picture, channels, self.transform.detail)
+        return to_mode(as_image(picture), channels)
 
     @torch.inference_mode()
     def logits(self, batch: Tensor) -> Tensor:
@@ -105,20 +114,32 @@ class Predictor:
         for names, prepared in batches(self, pictures, batch_size, num_workers):
             yield from self.of_prepared(names, prepared, topk)
 
-    def of_prepared(self, names: Sequence[str], prepared: Sequence[Tensor | str], topk: int = 1) -> Iterator[Any]:
-        """Predictions for prepared images ``(C, H, W)``; a string in the place of one is its error."""
-        readable = [(name, one) for name, one in zip(names, prepared, strict=True) if isinstance(one, Tensor)]  # a name may come twice
+    def of_prepared(self, names: Sequence[str], prepared: Sequence[Prepared | str], topk: int = 1) -> Iterator[Any]:
+        """Predictions for prepared images; a string in the place of one is its error."""
+        readable = [(name, one) for name, one in zip(names, prepared, strict=True) if not isinstance(one, str)]  # a name may come twice
         found: Iterator[Any] = iter(())
         if readable:
-            outputs = self.logits(torch.stack([image for _, image in readable]))
-            found = iter(self.task.predict([name for name, _ in readable], outputs, topk))
+            outputs = self.logits(torch.stack([one.image for _, one in readable]))
+            its_names = [name for name, _ in readable]
+            if isinstance(self.task, PlacedTask):
+                sizes = [one.size for _, one in readable]
+                found = iter(self.task.predict_placed(its_names, outputs, topk, sizes, self.preprocessing.image_size))
+            else:
+                found = iter(self.task.predict(its_names, outputs, topk))
         for name, one in zip(names, prepared, strict=True):
             yield self.task.unreadable(name, one) if isinstance(one, str) else next(found)
 
 
+class Prepared(NamedTuple):
+    """A prepared image, uint8 ``(C, H, W)``, and the width and height that it had."""
+
+    image: Tensor
+    size: tuple[int, int]
+
+
 def batches(
     predictor: Predictor, pictures: Sequence[Picture], batch_size: int, num_workers: int = 0
-) -> Iterator[tuple[list[str], list[Tensor | str]]]:
+) -> Iterator[tuple[list[str], list[Prepared | str]]]:
     """Names and prepared images, a batch at a time; what cannot be read is its error instead."""
     prepared = _Prepared(predictor, pictures)
     yield from DataLoader(
@@ -131,7 +152,7 @@ def batches(
     )
 
 
-class _Prepared(Dataset[tuple[str, Tensor | str]]):
+class _Prepared(Dataset[tuple[str, Prepared | str]]):
     def __init__(self, predictor: Predictor, pictures: Sequence[Picture]) -> None:
         self.preparer = Predictor(nn.Identity(), predictor.info)  # without the model: that stays out of the worker processes
         self.pictures = pictures
@@ -139,16 +160,17 @@ class _Prepared(Dataset[tuple[str, Tensor | str]]):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, index: int) -> tuple[str, Tensor | str]:
+    def __getitem__(self, index: int) -> tuple[str, Prepared | str]:
         picture = self.pictures[index]
         name = str(picture) if isinstance(picture, str | Path) else f"#{index}"
         try:
-            return name, self.preparer.prepare(picture)
+            image = self.preparer.opened(picture)
+            return name, Prepared(self.preparer.transform(image), image.info.get(FULL_SIZE, image.size))
         except UserError as error:
             return name, str(error)
 
 
-def _unzipped(items: list[tuple[str, Tensor | str]]) -> tuple[list[str], list[Tensor | str]]:
+def _unzipped(items: list[tuple[str, Prepared | str]]) -> tuple[list[str], list[Prepared | str]]:
     return [name for name, _ in items], [prepared for _, prepared in items]
 
 

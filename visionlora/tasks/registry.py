@@ -19,6 +19,8 @@ TASKS: Registry[type[Task]] = Registry(
     classify="visionlora.tasks.classify.task:Classify",
     multilabel="visionlora.tasks.multilabel.task:Multilabel",
     regression="visionlora.tasks.regression.task:Regression",
+    segment="visionlora.tasks.segment.task:Segment",
+    detect="visionlora.tasks.detect.task:Detect",
 )
 """Name -> subclass of ``Task``."""
 USUAL = "classify"

@@ -302,6 +302,16 @@ class Task:
         """
         raise NotImplementedError
 
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Targets ``(N, ...)`` of several batches as one."""
+        import torch
+
+        return torch.cat(list(parts))
+
+    def condensed(self, outputs: Tensor) -> Tensor:
+        """What an evaluation keeps of outputs ``(N, ...)``, of which those of a whole part may not fit into memory; by default all."""
+        return outputs
+
     def averaged(self, outputs: Tensor) -> Tensor:
         """One output ``(N, ...)`` for several ``(V, N, ...)`` of the same images, as of a model's views; by default their mean."""
         return outputs.mean(0)

@@ -25,6 +25,7 @@ from visionlora.runs.config import TrainConfig
 from visionlora.speed.checkpointing import checkpoint_activations, checkpoint_blocks
 from visionlora.speed.folding import fold
 from visionlora.speed.quantize import quantize
+from visionlora.tasks.placed import PlacedTask
 from visionlora.training.allocation import allocate
 from visionlora.training.mixing import mixing
 from visionlora.training.module import TaskModule
@@ -83,7 +84,16 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
     Raises:
         UserError: see ``create_backbone``, or the backbone cannot take images of this size.
     """
-    spec = BackboneSpec(num_classes=data.task.outputs, image_size=config.data.image_size, **spec_values(config.model))
+    values = spec_values(config.model)
+    if isinstance(data.task, PlacedTask):
+        values["decoder"] = values["decoder"] or decoder_of(data.task, config.model)
+    elif values["decoder"] is not None:
+        raise UserError(
+            f"model.decoder={values['decoder']} is for task=segment or task=detect; task={data.task.name} takes the model's own head."
+        )
+    spec = BackboneSpec(num_classes=data.task.outputs, image_size=data.config.image_size, **values)
+    if isinstance(data.task, PlacedTask):
+        data.task.meet(spec)
     model = build(spec, place.known.read_base() if place.known else None)
     info = info_of(model)
     assert info is not None
@@ -97,6 +107,11 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
         raise UserError(f"data.image_size={size}: {spec.full_name} cannot take images of this size ({why}); try another one.") from None
     info.preprocessing = data.prepare_for(info.preprocessing, check=True)
     return Backbone(model, info)
+
+
+def decoder_of(task: PlacedTask, model: ModelConfig) -> str | None:
+    """What goes over the model where ``model.decoder`` is not given: the task's usual one; nothing where the model is one for the task."""
+    return task.decoders[0] if model.source == "timm" else None
 
 
 def spec_values(model: ModelConfig) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from visionlora.data.every_view import ViewData, all_predicted
 from visionlora.data.module import Batch, ImageData
 from visionlora.runs.config import TrainConfig
 from visionlora.speed.prefix import Front
+from visionlora.tasks.placed import PlacedTask
 
 MOST_VIEWS = 4
 """Of an image, by default; each costs a forward pass of the front, and room."""
@@ -43,10 +44,14 @@ def cached(config: TrainConfig, trainer: L.Trainer, model: nn.Module, data: Imag
         UserError: ``data.cache`` asks for it, and it cannot be; the message says why.
     """
     where = config.data.cache
+    if where == "auto" and isinstance(data.task, PlacedTask):
+        where = "off"  # views move the labels with the images, and those of features cannot be moved
     if where == "off":
         yield None
         return
     try:
+        if isinstance(data.task, PlacedTask):
+            raise UserError("views move masks and boxes with the images")
         front = _front(config, trainer, model)
         views = _views(config)
         shape, dtype = _one_image(front, trainer, model)

@@ -22,9 +22,10 @@ from visionlora.data.module import ImageData
 from visionlora.evaluation.probe import why_no_probe
 from visionlora.runs.config import TrainConfig, usual_rate
 from visionlora.runs.folder import RunFolder
+from visionlora.tasks.placed import PlacedTask
 from visionlora.training.adapted import Adapted
 from visionlora.training.finders import tuned
-from visionlora.training.recipe_table import PLAIN, SHARES, Row, row_for
+from visionlora.training.recipe_table import PLAIN, SHARES, Row, placed_row, row_for
 from visionlora.training.strength import why_all, why_rather_all
 from visionlora.training.trainer import bare_trainer
 
@@ -94,7 +95,12 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[Trai
     name, images = config.recipe.name, len(data.parts["train"])
     why_random = why_no_probe(bare_trainer(config), adapted.model, adapted.info.head, data.task)
     a_class = images / len(data.task.counts or [1])
-    row, because = (PLAIN, "the same for all data") if name == "plain" else row_for(images, a_class, config.lora.method)
+    if name == "plain":
+        row, because = PLAIN, "the same for all data"
+    elif isinstance(data.task, PlacedTask):
+        row, because = placed_row(images)
+    else:
+        row, because = row_for(images, a_class, config.lora.method)
     if row.head == "probe" and why_random:
         row, because_head = replace(row, head="random", rate=1.0), f"no probe, as {why_random}"
     else:

@@ -37,10 +37,25 @@ TABLE = (
     Row(5_000, "probe", 1.0, 5, 32),
     Row(math.inf, "probe", 1.0, 3, 64),
 )
+PLACED = (
+    Row(100, "random", 1.0, 40, 8),
+    Row(300, "random", 1.0, 25, 8),
+    Row(1_000, "random", 1.0, 10, 8),
+    Row(5_000, "random", 1.0, 6, 8),
+    Row(math.inf, "random", 1.0, 3, 16),
+)
+"""With boxes or masks: a decoder that is made anew wants some thousand steps."""
 RATE_OF_FEW = 1 / 6
 """The highest rate with fewer than ``FEW`` images a class, as a share of the usual one."""
 SHARES = {"fast": 1 / 3, "best": 2.0}
 """Epochs of the other recipes, in units of those of ``auto``."""
+
+
+def placed_row(images: int) -> tuple[Row, str]:
+    """The row to be taken with boxes or masks, and why."""
+    row = next(row for row in PLACED if images <= row.most)
+    size = f"up to {row.most:,}" if row.most < math.inf else f"above {PLACED[-2].most:,}"
+    return row, f"{size} training images with boxes or masks (there are {images:,})"
 
 
 def row_for(images: int, a_class: float, method: str) -> tuple[Row, str]:

@@ -42,10 +42,12 @@ def settle(trainer: L.Trainer, adapted: Adapted, module: TaskModule, data: Image
 
 
 def outputs_for(trainer: L.Trainer, module: TaskModule, data: ImageData, part: str) -> tuple[Tensor, Tensor]:
-    """What the model gives for every image of a part, unaugmented, float32 ``(N, ...)`` on the CPU, with targets ``(N, ...)``."""
+    """What the model gives for every image of a part, unaugmented, as ``Task.condensed`` keeps it, float32 ``(N, ...)`` on the CPU, with
+    targets ``(N, ...)``.
+    """
     rows = _Outputs(module)
     trainer.predict(rows, ViewData(data, part), return_predictions=False)
-    return torch.cat(rows.outputs), torch.cat(rows.targets)
+    return torch.cat(rows.outputs), data.task.joined(rows.targets)
 
 
 class _Outputs(L.LightningModule):
@@ -55,6 +57,6 @@ class _Outputs(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, targets = batch
-        self.outputs.append(self.module(images).float().cpu())
+        self.outputs.append(self.module.task.condensed(self.module(images).float().cpu()))
         self.targets.append(targets.cpu())
         return targets[:0]  # Lightning warns of None

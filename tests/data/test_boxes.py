@@ -1,0 +1,177 @@
+"""``data=voc``, ``coco`` and ``yolo``: one data set in three forms is the same data; mistakes are told with their files, faults counted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import placed
+import pytest
+import torch
+
+from visionlora import UserError
+from visionlora.data.config import DataConfig
+from visionlora.data.module import ImageData
+from visionlora.data.sources import load_source
+from visionlora.tasks.registry import kind_of
+
+PARTS = {"train": 6, "val": 3, "test": 3}
+WRITERS = {"voc": placed.write_voc, "coco": placed.write_coco, "yolo": placed.write_yolo}
+
+
+def loaded(name: str, root: Path) -> dict[str, list[list[tuple[str, list[int]]]]]:
+    """By part, the objects of each image: name of the class, and corners in pixels."""
+    source = load_source(DataConfig(name, str(root)), kind_of("detect"))
+    found = {}
+    for part, images in source.parts.items():
+        found[part] = []
+        for index, label in enumerate(images.labels):
+            width, height = images.open(index, 3).size
+            scale = np.array([width, height] * 2)
+            boxes = [(np.array(box) * scale).round().astype(int).tolist() for box in label.boxes]
+            found[part].append([(source.classes[kind], box) for kind, box in zip(label.classes, boxes, strict=True)])
+    return found
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_form_is_the_same_data(name: str, tmp_path: Path) -> None:
+    found = loaded(name, WRITERS[name](tmp_path, PARTS))
+    for number, (part, count) in enumerate(PARTS.items()):
+        wanted = [[(placed.NAMES[kind], list(box)) for kind, box in objects] for _, _, objects in placed.pictures(count, number)]
+        assert found[part] == wanted
+
+
+def move(root: Path, *pairs: tuple[str, str]) -> Path:
+    for old, new in pairs:
+        (root / new).parent.mkdir(parents=True, exist_ok=True)
+        (root / old).rename(root / new)
+    return root
+
+
+def test_other_layouts(tmp_path: Path) -> None:
+    yolo = placed.write_yolo(tmp_path / "a", PARTS)
+    wanted = loaded("yolo", yolo)
+    move(yolo, *((f"{kind}/{part}", f"{'valid' if part == 'val' else part}/{kind}") for kind in ("images", "labels") for part in PARTS))
+    assert loaded("yolo", yolo) == wanted  # as Roboflow lays it out
+    voc = placed.write_voc(tmp_path / "b", {"train": 9})
+    together = {name: boxes for part in loaded("voc", voc).values() for name, boxes in enumerate(part)}
+    move(voc, ("JPEGImages", "pictures"), ("Annotations", "xml"), ("ImageSets", "lists"))
+    assert {name: boxes for part in loaded("voc", voc).values() for name, boxes in enumerate(part)} == together
+    data = ImageData(DataConfig("voc", str(voc)), task="detect")
+    assert {part: len(images) for part, images in data.parts.items()} == {"train": 6, "val": 1, "test": 2}
+    coco = placed.write_coco(tmp_path / "c", {"train": 3})
+    file = move(coco, ("annotations/instances_train.json", "train/_annotations.coco.json")) / "train/_annotations.coco.json"
+    assert loaded("coco", coco) == loaded("coco", file)
+
+
+def test_faults_are_mended_told_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = placed.write_voc(tmp_path, PARTS)
+    strange = [(0, (20, 10, 5, 30)), (1, (-9, 0, 20, 12)), (0, (4, 4, 4, 9)), (1, (60, 4, 90, 9))]
+    (root / "Annotations/train0.xml").write_text(placed.voc_xml(strange, 48, 32))
+    (root / "Annotations/train1.xml").write_text(placed.voc_xml([], 32, 48))
+    assert loaded("voc", root)["train"][:2] == [[("red", [5, 10, 20, 30]), ("green", [0, 0, 20, 12])], []]
+    said = capsys.readouterr().err
+    assert "1 with swapped corners, set right (first: train0.png, object 1)" in said
+    assert "1 reaching beyond the image, clipped (first: train0.png, object 2)" in said
+    assert "2 without area or outside the image, left out (first: train0.png, object 3)" in said
+    assert "1 image without objects, which is kept" in said
+
+
+def unnamed_category(root: Path) -> None:
+    file = root / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["category_id"] = 99
+    file.write_text(json.dumps(content))
+
+
+def doubled_id(root: Path) -> None:
+    file = root / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["images"][1]["id"] = content["images"][0]["id"]
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("coco", unnamed_category, r"instances_train\.json: annotation 0 has category 99, which is none of its categories"),
+        ("coco", doubled_id, r"instances_train\.json: the image id 7 is there twice"),
+        ("coco", lambda root: (root / "train/train2.png").unlink(), r"names 1 image that is not there: train2\.png"),
+        ("coco", lambda root: (root / "annotations/instances_train.json").write_text("{"), "cannot be read as JSON"),
+        ("coco", lambda root: (root / "annotations/instances_train.json").write_text("[]"), "is no file of COCO's"),
+        ("yolo", lambda root: (root / "labels/train/train0.txt").write_text("7 .5 .5 .1 .1"), r"train0\.txt, line 1: class 7 has no name"),
+        (
+            "yolo",
+            lambda root: (root / "labels/train/train0.txt").write_text("0 .5 .5 .1 .1\n1 .5"),
+            r"train0\.txt, line 2: it has 2 numbers",
+        ),
+        ("yolo", lambda root: (root / "labels/train/train0.txt").write_text("red .5 .5 .1 .1"), "is no row of numbers"),
+        ("yolo", lambda root: (root / "labels/train/other.txt").write_text("0 .5 .5 .1 .1"), r"other\.txt has no image of the same name"),
+        ("yolo", lambda root: (root / "data.yaml").unlink(), r"neither data\.yaml nor classes\.txt"),
+        ("voc", lambda root: (root / "Annotations/train0.xml").write_text("<annotation>"), "cannot be read as XML"),
+        ("voc", lambda root: (root / "ImageSets/Main/train.txt").write_text("train0\nnowhere"), "names 1 image that is not there: nowhere"),
+        (
+            "voc",
+            lambda root: (root / "Annotations/train0.xml").write_text(
+                placed.voc_xml([(0, (1, 1, 9, 9))], 48, 32).replace("<xmin>1<", "<xmin>a<")
+            ),
+            "bndbox/xmin is 'a', and must be a number",
+        ),
+    ],
+)
+def test_a_mistake_is_told_with_its_file(name: str, spoil: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    root = WRITERS[name](tmp_path, PARTS)
+    spoil(root)
+    with pytest.raises(UserError, match=message):
+        load_source(DataConfig(name, str(root)), kind_of("detect"))
+
+
+def test_without_a_folder(tmp_path: Path) -> None:
+    for name in WRITERS:
+        with pytest.raises(UserError, match="is not there"):
+            load_source(DataConfig(name, str(tmp_path / "none")), kind_of("detect"))
+
+
+def test_other_tasks_and_other_data_are_refused(tmp_path: Path) -> None:
+    root = placed.write_voc(tmp_path, PARTS)
+    with pytest.raises(UserError, match="task=segment learns masks, and the data has none"):
+        ImageData(DataConfig("voc", str(root)), task="segment")
+    with pytest.raises(UserError, match=r"data=voc has boxes, of which task=classify learns nothing; write task=detect"):
+        ImageData(DataConfig("voc", str(root)))
+    with pytest.raises(UserError, match="task=detect learns boxes, and the data has none"):
+        ImageData(DataConfig("fake"), task="detect")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_boxes_move_with_their_images(workers: int, tmp_path: Path) -> None:
+    """What a view's box holds is of the colour of its class, whatever has been done to the image."""
+    from visionlora.backbone.info import Preprocessing
+
+    root = placed.write_voc(tmp_path, {"train": 12, "test": 3})
+    data = ImageData(
+        DataConfig("voc", str(root), batch_size=4, num_workers=workers, crop_scale=None, hflip=0.5, val_fraction=0.0), task="detect"
+    )
+    data.prepare_for(Preprocessing(64, (0.5,) * 3, (0.5,) * 3))
+    for loader in (data.train_dataloader(), data.eval_dataloader("test")):
+        for images, targets in loader:
+            assert images.shape[1:] == (3, 64, 64)
+            for image, objects in zip(images, targets, strict=True):
+                for kind, left, top, right, bottom in objects[objects[:, 0] >= 0].tolist():
+                    inside = image[:, round(64 * top) + 1 : round(64 * bottom) - 1, round(64 * left) + 1 : round(64 * right) - 1].float()
+                    if inside.numel():
+                        assert placed.NAMES[int(inside.mean((1, 2))[:2].argmax())] == data.classes[int(kind)]
+
+
+def test_views_are_the_same_with_workers(tmp_path: Path) -> None:
+    from visionlora.backbone.info import Preprocessing
+
+    root = placed.write_voc(tmp_path, {"train": 8, "test": 2})
+    found = []
+    for workers in (0, 2):
+        data = ImageData(DataConfig("voc", str(root), batch_size=4, num_workers=workers, crop_scale=None, val_fraction=0.0), task="detect")
+        data.prepare_for(Preprocessing(64, (0.5,) * 3, (0.5,) * 3))
+        found.append([tensor for batch in data.train_dataloader() for tensor in batch])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)

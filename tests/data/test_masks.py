@@ -1,0 +1,123 @@
+"""``data=masks``: which masks are of which images, what their numbers mean, and every mistake told with its file."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import placed
+import pytest
+import torch
+from PIL import Image
+
+from visionlora import UserError
+from visionlora.backbone.info import Preprocessing
+from visionlora.data.config import DataConfig
+from visionlora.data.module import ImageData
+from visionlora.data.sources import Source, load_source
+from visionlora.tasks.registry import kind_of
+
+PARTS = {"train": 6, "val": 3, "test": 3}
+
+
+def load(root: Path) -> Source:
+    return load_source(DataConfig("masks", str(root)), kind_of("segment"))
+
+
+def test_masks_of_images(tmp_path: Path) -> None:
+    source = load(placed.write_masks(tmp_path, PARTS))
+    assert source.classes == ["background", "red", "green"]
+    for number, (part, count) in enumerate(PARTS.items()):
+        for label, (_, mask, _) in zip(source.parts[part].labels, placed.pictures(count, number), strict=True):
+            assert np.array_equal(label.read(), mask)
+
+
+def test_other_layouts(tmp_path: Path) -> None:
+    root = placed.write_masks(tmp_path, {"train": 6, "test": 3})
+    wanted = {part: images.names for part, images in load(root).parts.items()}
+    for kind in ("images", "masks"):
+        for part in ("train", "test"):
+            (root / kind).mkdir(exist_ok=True)
+            (root / part / kind).rename(root / kind / part)
+    for part in ("train", "test"):
+        (root / part).rmdir()
+    assert {part: [f"{part}/images/{Path(name).name}" for name in images.names] for part, images in load(root).parts.items()} == wanted
+    for path in (root / "masks/train").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_mask"))
+    shutil.move(root / "images/train", tmp_path / "one/images")
+    shutil.move(root / "masks/train", tmp_path / "one/masks")
+    data = ImageData(DataConfig("masks", str(tmp_path / "one")), task="segment")  # the rest is split off; no classes.txt
+    assert data.classes == ["class0", "class1", "class2"]
+    assert {part: len(images) for part, images in data.parts.items()} == {"train": 4, "val": 1, "test": 1} or len(data.parts) >= 2
+
+
+def test_no_class_neither_trains_nor_counts(tmp_path: Path) -> None:
+    root = placed.write_masks(tmp_path, PARTS)
+    (root / "classes.txt").write_text("0 void\n1 red\n2 green\n")
+    source = load(root)
+    assert source.classes == ["red", "green"]
+    mask = placed.pictures(6)[0][1]
+    assert np.array_equal(source.parts["train"].labels[0].read(), np.where(mask == 0, 255, mask - 1))
+
+
+def test_black_and_white_masks(tmp_path: Path) -> None:
+    root = placed.write_masks(tmp_path, PARTS)
+    for path in root.rglob("masks/*.png"):
+        Image.fromarray(np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8)).save(path)
+    (root / "classes.txt").unlink()
+    source = load(root)
+    assert source.classes == ["background", "foreground"]
+    assert np.array_equal(source.parts["train"].labels[0].read(), placed.pictures(6)[0][1] > 0)
+    assert ImageData(DataConfig("masks", str(root)), task="segment").task.options.values == [0, 255]
+
+
+def mask(root: Path) -> Path:
+    return root / "train/masks/train0.png"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: mask(root).unlink(), r"1 image of .*images has no file in .*masks: train0\.png"),
+        (lambda root: mask(root).write_bytes(b"no image"), r"the mask .*train0\.png cannot be read"),
+        (lambda root: Image.new("L", (48, 32), 7).save(mask(root)), r"train0\.png has the value 7, and the classes are 0 to 2"),
+        (lambda root: Image.new("RGB", (48, 32), "red").save(mask(root)), r"train0\.png is a picture in colours"),
+        (lambda root: (root / "classes.txt").write_text("red\nred"), "the class 'red' is there twice"),
+        (lambda root: (root / "classes.txt").write_text("only"), "names 1 class; a segmentation needs two"),
+        (lambda root: shutil.rmtree(root / "train"), "has no folders train/images and train/masks"),
+    ],
+)
+def test_a_mistake_is_told_with_its_file(spoil: Callable[[Path], object], message: str, tmp_path: Path) -> None:
+    root = placed.write_masks(tmp_path, PARTS)
+    spoil(root)
+    with pytest.raises(UserError, match=message):
+        load(root)
+
+
+def test_a_mask_of_another_size_leaves_its_image_out(tmp_path: Path) -> None:
+    root = placed.write_masks(tmp_path, PARTS)
+    Image.new("L", (47, 32)).save(mask(root))
+    data = ImageData(DataConfig("masks", str(root), crop_scale=None, num_workers=0), task="segment")
+    data.prepare_for(Preprocessing(64, (0.5,) * 3, (0.5,) * 3))
+    assert sum(len(targets) for _, targets in data.train_dataloader()) == 5
+    (why,) = data.unreadable.values()
+    assert "has 47 × 32 pixels, the image has 48 × 32" in why
+
+
+def test_masks_move_with_their_images(tmp_path: Path) -> None:
+    """A pixel that the mask says to be red is red, in every view; what is beyond the image has no class and the mean colour."""
+    root = placed.write_masks(tmp_path, PARTS)
+    data = ImageData(DataConfig("masks", str(root), crop_scale=None, num_workers=0, batch_size=3), task="segment")
+    data.prepare_for(Preprocessing(64, (0.5,) * 3, (0.5,) * 3))
+    for loader in (data.train_dataloader(), data.eval_dataloader("test")):
+        for images, masks in loader:
+            assert images.shape[2:] == masks.shape[1:] == (64, 64)
+            pixels = images.permute(0, 2, 3, 1).float()
+            for number, channel in ((1, 0), (2, 1)):
+                there = pixels[masks == number]
+                assert (there.argmax(1) == channel).float().mean() > 0.9  # but at borders, where colours are mixed
+            assert (pixels[masks == 255] == 128).all()
+    images, masks = data.on_after_batch_transfer(next(iter(data.eval_dataloader("test"))), 0)
+    assert torch.equal(images[(masks == 255)[:, None].expand_as(images)].abs().max() < 0.01, torch.tensor(True))

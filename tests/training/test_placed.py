@@ -1,0 +1,176 @@
+"""``task=segment`` and ``task=detect``, as they are typed: trained, gone on with, evaluated, predicted with, exported, refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pandas
+import placed
+import pytest
+import torch
+from conftest import QUIET, command, compose
+from lightning.pytorch.callbacks import Callback
+from PIL import Image
+from safetensors.torch import load_file
+
+import visionlora as vl
+from visionlora.training.run import run
+
+PARTS = {"train": 12, "val": 4, "test": 6}
+SMALL = (
+    "model=timm",
+    "model.name=test_resnet",
+    "model.pretrained=false",
+    "data.num_workers=0",
+    "data.image_size=64",
+    "data.batch_size=4",
+    "recipe=plain",
+)
+KINDS: dict[str, dict[str, Any]] = {
+    "segment": {
+        "data": "masks",
+        "write": placed.write_masks,
+        "keys": ("miou", "pixel_accuracy", "dice"),
+        "plots": ("classes", "worst", "best"),
+    },
+    "detect": {"data": "voc", "write": placed.write_voc, "keys": ("map", "map50"), "plots": ("precision_recall",)},
+}
+
+
+def words(task: str, root: Path, run: Path, *more: str) -> list[str]:
+    given = {word.partition("=")[0] for word in more}
+    small = [word for word in SMALL if word.partition("=")[0] not in given]
+    return [f"task={task}", f"data={KINDS[task]['data']}", f"data.root={root}", f"hydra.run.dir={run}", *small, *QUIET, *more]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
+    """Name of the task, its data and a run of it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    root = KINDS[request.param]["write"](folder / "data", PARTS)
+    done = command("train", *words(request.param, root, folder / "run", "trainer.max_epochs=2"))
+    assert done.returncode == 0, done.stderr
+    return request.param, root, folder / "run"
+
+
+def test_a_run_and_what_is_made_of_it(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    task, root, folder = trained
+    results = json.loads((folder / "results.json").read_text())
+    assert {f"test/{key}" for key in KINDS[task]["keys"]} <= set(results)
+    assert (results["task"], results["images/test"]) == (task, PARTS["test"])
+    evaluated = command("evaluate", f"run={folder}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    again = json.loads((folder / "evaluation_test.json").read_text())
+    for key in KINDS[task]["keys"]:
+        assert again[f"test/{key}"] == pytest.approx(results[f"test/{key}"], abs=5e-3)
+    for plot in KINDS[task]["plots"]:
+        with Image.open(folder / f"evaluation_test/{plot}.png") as image:
+            assert min(image.size) > 100
+    rows = pandas.read_csv(folder / "evaluation_test/predictions.csv")
+    assert len(rows) == PARTS["test"]
+    images = [path for path in sorted(root.rglob("test*.png")) if "masks" not in path.parts]
+    output = tmp_path / "found.csv"
+    predicted = command("predict", f"run={folder}", f"input=[{','.join(map(str, images))}]", f"output={output}")
+    assert predicted.returncode == 0, predicted.stderr
+    assert len(pandas.read_csv(output)) == len(images)
+    assert {path.stem for path in (tmp_path / "found/overlays").iterdir()} == {path.stem for path in images}
+    if task == "segment":
+        for path in images:
+            with Image.open(path) as image, Image.open(tmp_path / "found/masks" / f"{path.stem}.png") as mask:
+                assert mask.size == image.size
+    again_ = command("predict", f"run={folder}", f"input={images[0]}", f"output={output}")
+    assert again_.returncode == 2
+    assert "is there already" in again_.stderr
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    class Interrupt(Callback):
+        def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if trainer.current_epoch == 1:
+                raise Stop
+
+    task, root, _ = trained
+    keys = [word for word in words(task, root, tmp_path, "trainer.max_epochs=2") if not word.startswith("hydra.")]
+    run(compose(*keys), tmp_path / "whole")
+    with pytest.raises(Stop):
+        run(compose(*keys), tmp_path / "cut", [Interrupt()])
+    done = command("train", *keys, "ckpt_path=last", f"hydra.run.dir={tmp_path / 'cut'}")
+    assert done.returncode == 0, done.stderr
+    whole, cut = (load_file(tmp_path / name / "adapter/adapter_model.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+def test_python_and_onnx_say_the_same(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    _, root, folder = trained
+    exported = command("export", f"run={folder}", "format=onnx", f"output={tmp_path / 'x'}")
+    assert exported.returncode == 0, exported.stderr
+    predictor = vl.load(folder)
+    image = next(path for path in sorted(root.rglob("test*.png")) if "masks" not in path.parts)
+    (one,) = predictor.predict(image)
+    assert not one.error
+    card = json.loads((tmp_path / "x/onnx/preprocessing.json").read_text())
+    assert card["crop_mode"] == "letterbox"
+    code = (tmp_path / "x/onnx/README.md").read_text().partition("```python")[2].partition("```")[0].replace("picture.jpg", str(image))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "x/onnx", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("lora", ["none", "full", "dora"])
+def test_other_methods(task: str, lora: str, tmp_path: Path) -> None:
+    root = KINDS[task]["write"](tmp_path / "data", PARTS)
+    done = command("train", *words(task, root, tmp_path / "run", "trainer.max_epochs=1", f"lora={lora}"))
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert 0 <= results[f"test/{KINDS[task]['keys'][0]}"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "message"),
+    [
+        ("segment", ["model.decoder=fcos"], "task=segment cannot use model.decoder=fcos, which makes no masks"),
+        ("detect", ["model.decoder=unet"], "task=detect cannot use model.decoder=unet, which finds no boxes"),
+        ("segment", ["model.decoder=unett"], "unet"),
+        ("segment", ["data.randaugment=2"], "data.randaugment=2 does not move masks and boxes"),
+        ("detect", ["data.mixup=0.2"], "data.mixup"),
+        ("detect", ["data.image_size=60", "model.decoder=null"], ""),
+        ("segment", ["data.image_size=50"], "data.image_size=50"),
+        ("segment", ["data.scale_jitter=[2,1]"], "data.scale_jitter=\\[2.0, 1.0\\] must be"),
+        ("segment", ["task.loss=dise"], "dice"),
+        ("detect", ["model=torchvision", "model.name=resnet18", "model.pretrained=false"], "takes model.decoder=fcos or retinanet"),
+        ("detect", ["model.name=vit_tiny_patch16_224"], ""),
+    ],
+)
+def test_what_cannot_be(task: str, more: list[str], message: str, tmp_path: Path) -> None:
+    root = KINDS[task]["write"](tmp_path / "data", PARTS)
+    done = command("train", *words(task, root, tmp_path / "run", "trainer.max_epochs=1", *more))
+    if message:
+        assert done.returncode == 2, done.stderr
+        assert message.replace("\\", "") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_the_offline_default(task: str, tmp_path: Path) -> None:
+    keys = (
+        f"task={task}",
+        "data=digits",
+        "trainer.max_epochs=1",
+        "trainer.limit_train_batches=2",
+        "trainer.limit_val_batches=1",
+        "trainer.limit_test_batches=1",
+    )
+    done = command("train", *keys, "data.num_workers=0", f"hydra.run.dir={tmp_path / 'run'}", *QUIET)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["model"] == "timm/tf_efficientnet_lite0"

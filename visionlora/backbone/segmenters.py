@@ -1,0 +1,74 @@
+"""A decoder of segmentation_models_pytorch over any timm model: ``(N, C, H, W) -> (N, classes, H, W)``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from visionlora.backbone.info import BackboneInfo, BackboneSpec
+from visionlora.backbone.timm_models import features_arguments, preprocessing_of, without_word_of_heads
+from visionlora.backbone.weights import hub_access
+from visionlora.common.errors import UserError
+from visionlora.common.smp import segmentation_models
+
+NARROW = 512
+"""Channels of the backbone's last map below which decoders are narrower than the library's, which are made for ResNets."""
+NARROWER: dict[str, dict[str, Any]] = {"fpn": {"decoder_pyramid_channels": 128, "decoder_segmentation_channels": 64}}
+"""What they are told then: over EfficientNet-Lite0, a step of this FPN takes a third of the time."""
+HEAD = ("decoder", "neck", "segmentation_head")
+"""What is made anew over the encoder, as far as a decoder has it."""
+
+
+def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
+    """Build the encoder ``spec.name`` with its weights, if ``load``, and the decoder ``spec.decoder`` with random ones.
+
+    Raises:
+        UserError: the model gives no maps of features that this decoder takes, or its weights cannot be had.
+    """
+    if spec.source != "timm":
+        raise UserError(f"model.decoder={spec.decoder} goes over models of timm, and {spec.full_name} is none.")
+    models = segmentation_models(f"model.decoder={spec.decoder}")
+    arguments = features_arguments(spec, load)
+    pretrained = arguments.pop("pretrained")
+    if is_narrow(spec):
+        arguments |= NARROWER.get(str(spec.decoder), {})
+    try:
+        with hub_access(f"timm's {spec.name}", hugging_face=True), without_word_of_heads():
+            model = models.create_model(
+                spec.decoder,
+                encoder_name=f"tu-{spec.name}",
+                encoder_weights=True if pretrained else None,
+                in_channels=spec.in_chans,
+                classes=spec.num_classes,
+                **arguments,
+            )
+    except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, KeyError, IndexError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"model.decoder={spec.decoder} cannot be put over {spec.full_name}: {why}; try another decoder or model.") from None
+    inner = model.encoder.model
+    if hasattr(inner, "reset_classifier"):  # a vision transformer below DPT keeps its classifier, which nothing asks for its outputs
+        inner.reset_classifier(0)
+    head = tuple(name for name in HEAD if isinstance(getattr(model, name, None), nn.Module))
+    return model, BackboneInfo(spec, preprocessing_of(spec), head, remade=_remade(spec, model))
+
+
+def is_narrow(spec: BackboneSpec) -> bool:
+    """Whether the backbone's last map has few channels."""
+    with torch.device("meta"):
+        try:
+            channels = timm.create_model(spec.name, features_only=True).feature_info.channels()
+        except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError):
+            return False
+    return bool(channels[-1] < NARROW)
+
+
+def _remade(spec: BackboneSpec, model: nn.Module) -> tuple[str, ...]:
+    """The first layer, where it was made anew for another number of channels."""
+    if spec.in_chans == 3:
+        return ()
+    encoder: Any = model.encoder
+    first = next((name for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d)), None)
+    return (f"encoder.{first}",) if first else ()

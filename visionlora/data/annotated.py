@@ -1,0 +1,108 @@
+"""Files of images and of annotations below a root, by part: what the sources of boxes have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from PIL import Image
+
+from visionlora.common.errors import UnreadableError, UserError
+from visionlora.common.processes import process_rank
+from visionlora.data.images import Images, OtherFiles
+from visionlora.data.pairs import PARTS
+from visionlora.data.sources import Source
+from visionlora.tasks.detect.boxes import Faults
+
+_PART_OF = {name: part for part, names in PARTS.items() for name in names}
+
+
+@dataclass
+class Files:
+    """Paths by part: of images by name without ending, and of annotations."""
+
+    images: dict[str, dict[str, Path]] = field(default_factory=dict)
+    annotations: dict[str, list[Path]] = field(default_factory=dict)
+
+
+def part_of(path: PurePath) -> str | None:
+    """The part that a folder on the way to a file is named after: ``images/train2017/1.jpg`` is of ``train``."""
+    for name in path.parts[:-1]:
+        word = name.lower().rstrip("0123456789_-")
+        if word in _PART_OF:
+            return _PART_OF[word]
+    return None
+
+
+def files_below(root: Path, ending: str, without: Sequence[str] = ()) -> Files:
+    """The images and the annotations below a folder; what is in no part's folder is under ``train`` where nothing is in one.
+
+    Args:
+        root: the folder.
+        ending: of annotations, with its dot.
+        without: names of files that are no annotations.
+
+    Raises:
+        UserError: there is no such folder, it has no images, or two of one part have the same name.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root={root} {'is a file, not a folder' if root.exists() else 'is not there'}.")
+    found, is_image, loose = Files(), OtherFiles(), []
+    for path in sorted(root.rglob("*")):
+        if not path.is_file():
+            continue
+        below = path.relative_to(root)
+        part = part_of(below)
+        annotation = path.suffix.lower() == ending and path.name not in without
+        if not annotation and not is_image(path):
+            continue
+        if part is None:
+            loose.append(path)
+        _put(found, part or "train", path, annotation)
+    parts = set(found.images)
+    if len(parts) > 1 and loose:  # such as a README's picture beside the folders of the parts
+        for path in loose:
+            found.images["train"].pop(path.stem, None)
+    if not any(found.images.values()):
+        raise UserError(f"data.root={root} has no images.")
+    return found
+
+
+def _put(found: Files, part: str, path: Path, annotation: bool) -> None:
+    if annotation:
+        found.annotations.setdefault(part, []).append(path)
+        return
+    there = found.images.setdefault(part, {})
+    if (before := there.setdefault(path.stem, path)) != path:
+        raise UserError(f"{before} and {path} have the same name; annotations are found by it: rename one of them.")
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of an image as it is shown, from the head of its file.
+
+    Raises:
+        UnreadableError: it has none.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(274) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else image.size
+    except Exception as error:  # decoders raise whatever they meet in a damaged file
+        raise UnreadableError(f"its size cannot be read: {error}", path) from None
+
+
+def finished(root: Path, classes: Sequence[str], parts: dict[str, Images], faults: Faults) -> Source:
+    """The source, after its faults are told.
+
+    Raises:
+        UserError: it has no objects, or no training part.
+    """
+    faults.tell(process_rank())
+    if "train" not in parts:
+        raise UserError(f"data.root={root} has {' and '.join(parts) or 'no'} images but no train part.")
+    if not classes:
+        raise UserError(f"data.root={root}: there are no objects in {faults.images:,} images.")
+    if "test" not in parts and "val" in parts:  # as with class folders: the one held-out part gives the final figure
+        parts["test"] = parts.pop("val")
+    return Source(list(classes), parts)

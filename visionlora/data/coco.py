@@ -1,0 +1,167 @@
+"""``data=coco``: images with one JSON file a part, as COCO has them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionlora.common.errors import UserError
+from visionlora.common.text import counted
+from visionlora.data.annotated import finished, part_of, size_of
+from visionlora.data.config import DataConfig
+from visionlora.data.images import Images, OtherFiles
+from visionlora.data.pairs import PARTS
+from visionlora.data.sources import Source
+from visionlora.tasks.detect.boxes import Box, Faults
+
+SHOWN = 10
+
+
+@dataclass
+class _File:
+    """A file of annotations: the names of its categories by id, its images, and the annotations of each image by its id."""
+
+    path: Path
+    categories: dict[int, str]
+    images: list[Mapping[str, Any]]
+    objects: dict[int, list[Mapping[str, Any]]]
+    crowds: int
+
+
+def coco(config: DataConfig) -> Source:
+    """``data.root``: a JSON file, or a folder with one for each part, such as ``annotations/instances_train2017.json`` or
+    ``train/_annotations.coco.json``. The images are found by their ``file_name`` below the root.
+
+    Raises:
+        UserError: no such file, a file that is none of COCO's, images that are not there, ids that are there twice.
+    """
+    root = Path(config.root)
+    files = _files(root)
+    images = _images_below(root if root.is_dir() else root.parent)
+    used = sorted({file.categories[int(one["category_id"])] for file in files.values() for ones in file.objects.values() for one in ones})
+    number = {name: place for place, name in enumerate(used)}
+    faults = Faults(f"data.root={root}")
+    parts = {}
+    for part, file in files.items():
+        paths = _paths(file, images, part)
+        labels = []
+        for image, path in zip(file.images, paths, strict=True):
+            size = (float(image.get("width") or 0), float(image.get("height") or 0))
+            width, height = size if min(size) > 0 else size_of(path)
+            ones = [
+                (number[file.categories[int(one["category_id"])]], _box(one, file.path, width, height))
+                for one in file.objects[int(image["id"])]
+            ]
+            labels.append(faults.of_image(ones, f"{file.path.name}, {image['file_name']}"))
+        base = root if root.is_dir() else root.parent
+        parts[part] = Images(labels, [path.relative_to(base).as_posix() for path in paths], paths)
+    crowds = sum(file.crowds for file in files.values())
+    if crowds:
+        faults.found["around crowds (iscrowd), left out"] = ["iscrowd=1"] * crowds
+    return finished(root, used, parts, faults)
+
+
+def _files(root: Path) -> dict[str, _File]:
+    """The files of annotations by part."""
+    if root.is_file():
+        return {"train": _read(root)}
+    if not root.is_dir():
+        raise UserError(f"data.root={root} is not there.")
+    found: dict[str, _File] = {}
+    for path in sorted(root.rglob("*.json")):
+        part = part_of(path.relative_to(root)) or _named(path.stem) or "train"
+        if path.stem.startswith(("captions", "person_keypoints", "image_info", "panoptic", "stuff")):
+            continue
+        if part in found:
+            raise UserError(f"{found[part].path} and {path} are both of the part {part}; leave one, or give the file itself as data.root.")
+        found[part] = _read(path)
+    if not found:
+        raise UserError(f"data.root={root} has no .json file with annotations.")
+    return found
+
+
+def _named(stem: str) -> str | None:
+    words = stem.lower().replace("-", "_").replace(".", "_").split("_")
+    return next((part for part, names in PARTS.items() for word in words if word.rstrip("0123456789") in names), None)
+
+
+def _read(path: Path) -> _File:
+    """One file.
+
+    Raises:
+        UserError: it is none of COCO's.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}.") from None
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
+        raise UserError(f"{path} is no file of COCO's: it needs lists of images, annotations and categories.")
+    try:
+        categories = {int(one["id"]): str(one["name"]) for one in content["categories"]}
+        ids = [int(one["id"]) for one in content["images"]]
+        names = [str(one["file_name"]) for one in content["images"]]
+        objects: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+        crowds = 0
+        for one in content["annotations"]:
+            if int(one["category_id"]) not in categories:
+                raise UserError(f"{path}: annotation {one.get('id')} has category {one['category_id']}, which is none of its categories.")
+            crowds += bool(one.get("iscrowd"))
+            if not one.get("iscrowd"):
+                objects[int(one["image_id"])].append(one)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: an entry lacks {error} or has something else there.") from None
+    for what, values in (("image id", ids), ("file_name", names)):
+        if len(set(values)) != len(values):
+            twice = next(value for place, value in enumerate(values) if value in values[:place])
+            raise UserError(f"{path}: the {what} {twice!r} is there twice.")
+    strange = sorted(set(objects) - set(ids))
+    if strange:
+        raise UserError(f"{path}: annotations are of the image id {strange[0]}, which is none of its images ({len(strange)} such ids).")
+    return _File(path, categories, content["images"], objects, crowds)
+
+
+def _images_below(root: Path) -> dict[str, list[Path]]:
+    """Every image below a folder, by its name."""
+    is_image, found = OtherFiles(), defaultdict(list)
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and is_image(path):
+            found[path.name].append(path)
+    return found
+
+
+def _paths(file: _File, images: Mapping[str, list[Path]], part: str) -> list[Path]:
+    """The file of each image.
+
+    Raises:
+        UserError: some are not there.
+    """
+    found, missing = [], []
+    for image in file.images:
+        name = str(image["file_name"]).replace("\\", "/")
+        there = images.get(name.rpartition("/")[2], [])
+        exact = [path for path in there if path.as_posix().endswith("/" + name.removeprefix("./"))] or there
+        near = [path for path in exact if path.is_relative_to(file.path.parent)] if len(exact) > 1 else exact
+        of_part = [path for path in exact if part_of(path) == part] if len(near) != 1 else near
+        if of_part or exact:
+            found.append((of_part or exact)[0])
+        else:
+            missing.append(name)
+    if missing:
+        shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
+        raise UserError(
+            f"{file.path} names {counted(len(missing), 'image')} that {'is' if len(missing) == 1 else 'are'} not there: {shown}."
+        )
+    return found
+
+
+def _box(one: Mapping[str, Any], path: Path, width: float, height: float) -> Box:
+    try:
+        left, top, across, down = (float(value) for value in one["bbox"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: annotation {one.get('id')} has no bbox of four numbers: left, top, width, height.") from None
+    return left / width, top / height, (left + across) / width, (top + down) / height

@@ -1,0 +1,54 @@
+"""``data=masks``: images and masks of the same names, whose pixels are the numbers of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from visionlora.common.errors import UnreadableError, UserError
+from visionlora.data.config import DataConfig
+from visionlora.data.images import CHECKED, Images
+from visionlora.data.pairs import pairs, part_roots
+from visionlora.data.sources import Source
+from visionlora.tasks.segment.mask_file import MaskFile, known_classes
+
+ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".webp")
+"""Of masks: formats that keep every value as it is."""
+SUFFIXES = ("", "_mask", "_masks", "_L", "_gt", "_label", "_labels", "-mask", "_gtFine_labelIds", "_gtFine_labelTrainIds")
+"""What may stand between the name of an image and the ending of its mask."""
+
+
+def masks(config: DataConfig) -> Source:
+    """``root/PART/{images,masks}``, ``root/{images,masks}/PART`` or ``root/{images,masks}``, with the names of the classes a line each in
+    ``root/classes.txt``: the first is 0. One that is named as no class (void, ignore, unlabelled) neither trains nor counts, as does 255.
+
+    Raises:
+        UserError: no folders, an image without a mask, a mask that cannot be read or whose values are beyond the classes.
+    """
+    root = Path(config.root)
+    parts = {}
+    for part, folders in part_roots(root, ("images", "masks")).items():
+        parts[part] = pairs(root, folders["images"], folders["masks"], ENDINGS, SUFFIXES)
+    names, values, numbers = known_classes(root, [file for found in parts.values() for file in found.labels])
+    known = {
+        part: Images([MaskFile(str(file), values, numbers) for file in found.labels], found.names, found.paths)
+        for part, found in parts.items()
+    }
+    _check([label for images in known.values() for label in images.labels])
+    return Source(names, known)
+
+
+def _check(labels: Sequence[MaskFile]) -> None:
+    """Open the masks where their files have at most so many bytes: what is wrong with them is told before a training."""
+    size, some = 0, []
+    for label in labels:
+        size += Path(label.path).stat().st_size
+        if size > CHECKED:
+            break
+        some.append(label)
+    try:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(MaskFile.read, some))
+    except UnreadableError as error:
+        raise UserError(f"{error.why}.") from None

@@ -1,0 +1,102 @@
+"""Images and the files of their labels, paired by name: what ``data=masks``, ``voc`` and ``yolo`` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from visionlora.common.errors import UserError
+from visionlora.common.text import counted
+from visionlora.data.images import OtherFiles
+
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+"""Names that the folder of a part may have."""
+SHOWN = 10
+"""Files that a sentence names."""
+
+
+@dataclass(frozen=True)
+class PartPairs:
+    """The images of a part and the files of their labels.
+
+    Args:
+        names: paths of the images below the root.
+        paths: of the images.
+        labels: of the files, one for each image.
+    """
+
+    names: list[str]
+    paths: list[Path]
+    labels: list[Path]
+
+
+def part_roots(root: Path, folders: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Where each part has its folders: ``root/PART/FOLDER``, ``root/FOLDER/PART``, or ``root/FOLDER`` for all of it as ``train``.
+
+    Args:
+        root: of the data.
+        folders: that a part has, such as images and masks.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root={root} {'is a file, not a folder' if root.exists() else 'is not there'}.")
+    found: dict[str, dict[str, Path]] = {}
+    for part, names in PARTS.items():
+        for name in names:
+            for places in ({f: root / name / f for f in folders}, {f: root / f / name for f in folders}):
+                if all(place.is_dir() for place in places.values()) and part not in found:
+                    found[part] = places
+    whole = {folder: root / folder for folder in folders}
+    if not found and all(place.is_dir() for place in whole.values()):
+        return {"train": whole}
+    if "train" not in found:
+        wanted = " and ".join(f"train/{folder}" for folder in folders)
+        raise UserError(f"data.root={root} has no folders {wanted}, nor {' and '.join(folders)}.")
+    if "test" not in found and "val" in found:  # as with class folders: the one held-out part gives the final figure
+        found["test"] = found.pop("val")
+    return found
+
+
+def pairs(
+    root: Path, images: Path, labels: Path, endings: Sequence[str], suffixes: Sequence[str] = ("",), lacking: bool = False
+) -> PartPairs:
+    """Every image below a folder with the file of its labels, which has its name and one of the endings.
+
+    Args:
+        root: that names are below of.
+        images: the folder of the images.
+        labels: the folder of the files.
+        endings: that these may have, with their dot.
+        suffixes: that may stand between name and ending.
+        lacking: an image may have no file; it is left out then, and a line says how many.
+
+    Raises:
+        UserError: an image has no such file, a file no image, or there are no images.
+    """
+    is_image = OtherFiles()
+    files = {
+        path.relative_to(labels).with_suffix("").as_posix(): path for path in sorted(labels.rglob("*")) if path.suffix.lower() in endings
+    }
+    found, missing = PartPairs([], [], []), []
+    for path in sorted(images.rglob("*")):
+        if not path.is_file() or not is_image(path):
+            continue
+        stem = path.relative_to(images).with_suffix("").as_posix()
+        file = next((files[stem + suffix] for suffix in suffixes if stem + suffix in files), None)
+        if file is None:
+            missing.append(path.name)
+            continue
+        found.names.append(path.relative_to(root).as_posix())
+        found.paths.append(path)
+        found.labels.append(file)
+    if missing and not (lacking and found.names):
+        shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
+        raise UserError(
+            f"{counted(len(missing), 'image')} of {images} {'has' if len(missing) == 1 else 'have'} no file in {labels}: {shown}."
+        )
+    if not found.names:
+        raise UserError(f"{images} has no images.")
+    return found

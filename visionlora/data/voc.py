@@ -1,0 +1,110 @@
+"""``data=voc``: images with an XML file each, as Pascal VOC has them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from visionlora.common.errors import UserError
+from visionlora.common.processes import process_rank
+from visionlora.common.text import counted
+from visionlora.data.annotated import files_below, finished, size_of
+from visionlora.data.config import DataConfig
+from visionlora.data.images import Images
+from visionlora.data.sources import Source
+from visionlora.tasks.detect.boxes import Box, Faults
+
+LISTS = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
+"""Files of ``ImageSets/Main`` that name the images of a part, the first that is there."""
+SHOWN = 10
+
+
+def voc(config: DataConfig) -> Source:
+    """``JPEGImages`` and ``Annotations``, with the parts of ``ImageSets/Main`` where they are there; or any folders below the root in which
+    images have XML files of their names, in folders ``train``, ``val``, ``test`` where they are there; images without one are left out.
+
+    Raises:
+        UserError: no images with files, or a file that cannot be read.
+    """
+    root = Path(config.root)
+    found = files_below(root, ".xml")
+    parts: dict[str, list[tuple[Path, Path]]] = {}
+    unlabelled: list[str] = []
+    for part, images in found.images.items():
+        files = {path.stem: path for path in found.annotations.get(part, [])}
+        unlabelled += [path.name for stem, path in images.items() if stem not in files]
+        parts[part] = [(path, files[stem]) for stem, path in images.items() if stem in files]
+    if not any(parts.values()):
+        raise UserError(f"data.root={root} has {counted(len(unlabelled), 'image')} and no XML file of the same name as one of them.")
+    if unlabelled and not process_rank():
+        count = counted(len(unlabelled), "image")
+        print(f"data.root={root}: {count} without an XML file of the same name, left out (first: {unlabelled[0]}).", file=sys.stderr)
+    lists = root / "ImageSets" / "Main"
+    if set(parts) == {"train"} and lists.is_dir():
+        parts = _by_lists(lists, parts["train"]) or parts
+    faults = Faults(f"data.root={root}")
+    read = {part: [(path, _objects(file, path)) for path, file in pairs] for part, pairs in parts.items()}
+    classes = sorted({name for found in read.values() for _, objects in found for name, _ in objects})
+    known = {name: number for number, name in enumerate(classes)}
+    images_by_part = {}
+    for part, rows in read.items():
+        labels = [faults.of_image([(known[name], box) for name, box in objects], path.name) for path, objects in rows]
+        names = [path.relative_to(root).as_posix() for path, _ in rows]
+        images_by_part[part] = Images(labels, names, [path for path, _ in rows])
+    return finished(root, classes, images_by_part, faults)
+
+
+def _by_lists(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> dict[str, list[tuple[Path, Path]]]:
+    """The images by the part whose list names them.
+
+    Raises:
+        UserError: a list names an image that is not there.
+    """
+    by_name = {path.stem: (path, file) for path, file in pairs}
+    parts = {}
+    for part, names in LISTS.items():
+        file = next((folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()), None)
+        if file is None:
+            continue
+        rows = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        absent = [name for name in rows if name not in by_name]
+        if absent:
+            count = counted(len(absent), "image")
+            raise UserError(f"{file} names {count} that {'is' if len(absent) == 1 else 'are'} not there: {', '.join(absent[:SHOWN])}.")
+        parts[part] = [by_name[name] for name in dict.fromkeys(rows)]
+    return parts if "train" in parts else {}
+
+
+def _objects(file: Path, image: Path) -> list[tuple[str, Box]]:
+    """Name and box of each object.
+
+    Raises:
+        UserError: the file is none of Pascal VOC's.
+    """
+    try:
+        tree = ElementTree.fromstring(file.read_bytes())
+    except (ElementTree.ParseError, OSError) as error:
+        raise UserError(f"{file} cannot be read as XML: {error}.") from None
+    width, height = (_number(tree, f"size/{key}", file, 0.0) for key in ("width", "height"))
+    if width <= 0 or height <= 0:
+        width, height = size_of(image)
+    found = []
+    for number, one in enumerate(tree.iter("object"), start=1):
+        name = (one.findtext("name") or "").strip()
+        if not name or one.find("bndbox") is None:
+            raise UserError(f"{file}, object {number}: it has no {'bndbox' if name else 'name'}.")
+        left, top, right, bottom = (_number(one, f"bndbox/{key}", file) for key in ("xmin", "ymin", "xmax", "ymax"))
+        found.append((name, (left / width, top / height, right / width, bottom / height)))
+    return found
+
+
+def _number(tree: ElementTree.Element, path: str, file: Path, usual: float | None = None) -> float:
+    text = tree.findtext(path)
+    if text is None and usual is not None:
+        return usual
+    try:
+        return float(text or "")
+    except (TypeError, ValueError):
+        raise UserError(f"{file}: {path} is {text!r}, and must be a number.") from None

@@ -1,0 +1,101 @@
+"""``data=yolo``: images with a text file each, as Ultralytics has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from visionlora.common.errors import UserError
+from visionlora.data.annotated import files_below, finished
+from visionlora.data.config import DataConfig
+from visionlora.data.images import Images
+from visionlora.data.sources import Source
+from visionlora.tasks.detect.boxes import Box, Faults
+from visionlora.tasks.segment.mask_file import read_classes
+
+NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
+"""Files that may have the names of the classes, below the root."""
+
+
+def yolo(config: DataConfig) -> Source:
+    """Images with ``labels``: a line ``class x y width height`` for each object, in shares of the image, x and y of its middle; or the
+    corners of a polygon, around which the box is. Folders may be ``images/PART`` beside ``labels/PART``, or ``PART/images`` beside
+    ``PART/labels``. ``data.yaml`` or ``classes.txt`` has the names. An image without a file has no objects.
+
+    Raises:
+        UserError: no images, no names, a line that cannot be read, a class that has no name.
+    """
+    root = Path(config.root)
+    found = files_below(
+        root, ".txt", without=("classes.txt", "README.txt", "README.dataset.txt", "README.roboflow.txt", "train.txt", "val.txt", "test.txt")
+    )
+    if not any(found.annotations.values()):
+        raise UserError(f"data.root={root} has images and no .txt file with labels.")
+    classes = _names(root)
+    faults = Faults(f"data.root={root}")
+    parts = {}
+    for part, images in found.images.items():
+        files = {path.stem: path for path in found.annotations.get(part, [])}
+        if not files and part != "train":  # a test part without labels, as contests have them
+            continue
+        strange = sorted(set(files) - set(images))
+        if strange:
+            raise UserError(f"{files[strange[0]]} has no image of the same name in the {part} part ({len(strange)} such files).")
+        labels = [
+            faults.of_image(_objects(files[stem], classes) if stem in files else [], files[stem].name if stem in files else path.name)
+            for stem, path in images.items()
+        ]
+        parts[part] = Images(labels, [path.relative_to(root).as_posix() for path in images.values()], list(images.values()))
+    return finished(root, classes, parts, faults)
+
+
+def _names(root: Path) -> list[str]:
+    """The names of the classes.
+
+    Raises:
+        UserError: there are none.
+    """
+    file = next((root / name for name in NAMES if (root / name).is_file()), None)
+    if file is None:
+        raise UserError(f"data.root={root} has neither data.yaml nor classes.txt, which would name the classes.")
+    if file.suffix in (".txt", ".names"):
+        return read_classes(file)
+    try:
+        names: Any = yaml.safe_load(file.read_text(encoding="utf-8")).get("names")
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}.") from None
+    if isinstance(names, dict):
+        by_number = {str(number): name for number, name in names.items()}
+        if set(by_number) != {str(number) for number in range(len(names))}:
+            raise UserError(f"{file}: the numbers of the classes are not 0 to {len(names) - 1}.")
+        names = [by_number[str(number)] for number in range(len(names))]
+    if not isinstance(names, list) or not names or len(set(map(str, names))) != len(names):
+        raise UserError(f"{file}: 'names' must be the names of the classes, each once.")
+    return [str(name) for name in names]
+
+
+def _objects(file: Path, classes: list[str]) -> list[tuple[int, Box]]:
+    found = []
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            kind, values = int(float(words[0])), [float(word) for word in words[1:]]
+        except ValueError:
+            raise UserError(f"{file}, line {number}: {line.strip()[:80]!r} is no row of numbers: class, x, y, width, height.") from None
+        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            raise UserError(f"{file}, line {number}: it has {len(words)} numbers; a box has 5, a polygon a class and pairs of them.")
+        if not 0 <= kind < len(classes):
+            raise UserError(f"{file}, line {number}: class {kind} has no name; the classes are 0 to {len(classes) - 1}.")
+        found.append((kind, _box(values)))
+    return found
+
+
+def _box(values: list[float]) -> Box:
+    if len(values) == 4:
+        x, y, width, height = values
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])

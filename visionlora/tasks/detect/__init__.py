@@ -1,0 +1,1 @@
+"""Boxes around objects: the only place that knows of them."""

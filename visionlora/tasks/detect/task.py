@@ -1,0 +1,206 @@
+"""Boxes around objects (object detection)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from visionlora.common.config import fraction
+from visionlora.common.errors import UserError
+from visionlora.common.text import markdown
+from visionlora.tasks.detect.boxes import Boxes
+from visionlora.tasks.detect.prediction import Detected
+from visionlora.tasks.interfaces import PartImages
+from visionlora.tasks.measure import Measure
+from visionlora.tasks.placed import Placed, PlacedTask
+from visionlora.tasks.task import Loss
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+    from torchmetrics import Metric
+
+    from visionlora.backbone.info import BackboneSpec
+    from visionlora.tasks.detect.outcome import DetectOutcome
+    from visionlora.tasks.detect.targets import BoxTargets
+
+THRESHOLD = 0.3
+"""Score from which a box is told where no images have chosen another."""
+SMALLEST = 2.0
+"""Pixels a side below which what a view has left of a box is dropped."""
+NAMED = 20
+"""Classes that a card names."""
+
+
+@dataclass
+class DetectOptions:
+    """The section ``task``.
+
+    Args:
+        threshold: score from which a box is told and drawn; null: the one with the largest F1 on the validation part.
+    """
+
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            fraction("task.threshold", self.threshold)
+
+
+class Detect(PlacedTask):
+    """Every image has objects, each with a class and a box; or none."""
+
+    name = "detect"
+    measures = (
+        Measure("map", "mean average precision (COCO)", "mAP", hub="mean_average_precision"),
+        Measure("map50", "mean average precision at half overlap", "mAP50"),
+    )
+    loss_words = "loss of classes and boxes"
+    output_words = ("class", "classes")
+    hub = "object-detection"
+    columns = ("objects",)
+    sources: ClassVar[dict[str, str]] = {"digits": "visionlora.data.scenes:boxed_digits"}
+    decoders = ("fcos", "retinanet")
+    Options = DetectOptions
+
+    def look_at(self, labels: Sequence[Any]) -> None:
+        if not labels or not isinstance(labels[0], Boxes):
+            raise UserError("task=detect learns boxes, and the data has none; data=voc, data=coco and data=yolo have them.")
+        if not any(label.boxes for label in labels):
+            raise UserError("the training part has no objects; task=detect needs some.")
+
+    def in_words(self, label: Any) -> str:
+        return f"{len(label.boxes)} objects" if isinstance(label, Boxes) else str(label)
+
+    def placed(self, label: Any, image: Image) -> Placed:
+        import torch
+        from torchvision import tv_tensors
+
+        own: Boxes = label or Boxes((), ())
+        scale = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
+        boxes = torch.tensor(own.boxes, dtype=torch.float32).reshape(-1, 4) * scale
+        size = (image.height, image.width)
+        return {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+            "labels": torch.tensor(own.classes, dtype=torch.int64),
+        }
+
+    def of_placed(self, placed: Placed) -> Tensor:
+        import torch
+        from torchvision.transforms.v2 import functional
+
+        boxes = functional.clamp_bounding_boxes(placed["boxes"])
+        height, width = boxes.canvas_size
+        own = boxes.as_subclass(torch.Tensor)
+        kept = ((own[:, 2:] - own[:, :2]) >= SMALLEST).all(1)
+        return torch.cat([placed["labels"][kept, None].float(), own[kept] / torch.tensor([width, height] * 2)], dim=1)
+
+    def tensor(self, labels: Sequence[Any]) -> Tensor:
+        from visionlora.tasks.detect.targets import padded
+
+        return padded(labels)
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        from visionlora.tasks.detect.targets import padded
+
+        return padded([one for part in parts for one in part])
+
+    def meet(self, spec: BackboneSpec) -> None:
+        if spec.decoder not in self.decoders:
+            found = f"model.decoder={spec.decoder}, which finds" if spec.decoder else f"{spec.full_name}, which finds"
+            raise UserError(
+                f"task=detect cannot use {found} no boxes; it takes model.decoder={' or '.join(self.decoders)} over a model of timm."
+            )
+
+    def targets(self) -> BoxTargets:
+        from visionlora.tasks.detect.targets import BoxTargets
+
+        return BoxTargets(self.outputs)
+
+    def criterion(self, smoothing: float = 0.0) -> Loss:
+        from visionlora.tasks.detect.losses import detection_loss
+
+        return lambda outputs, targets: detection_loss(outputs, targets, self.outputs)
+
+    def training_criterion(self, smoothing: float = 0.0) -> Loss:
+        if smoothing:
+            raise UserError("optim.label_smoothing is not for task=detect, whose loss is a focal one; leave it out.")
+        return self.criterion()
+
+    def settle(self, outputs: Tensor, targets: Tensor) -> dict[str, Any]:
+        from visionlora.tasks.detect.layout import detections
+        from visionlora.tasks.detect.matching import best_threshold, matched
+
+        if self.options.threshold is not None:
+            return {}
+        found = detections(outputs, self.outputs)
+        matches = [matched(one, true) for one, true in zip(found, targets, strict=True)]
+        return {"threshold": best_threshold(matches, THRESHOLD)}
+
+    @property
+    def threshold(self) -> float:
+        """Score from which a box is told."""
+        return THRESHOLD if self.options.threshold is None else float(self.options.threshold)
+
+    def metrics(self) -> dict[str, Metric]:
+        from visionlora.tasks.detect.metrics import OfBoxes
+
+        return {"map": OfBoxes(self.outputs)}
+
+    def condensed(self, outputs: Tensor) -> Tensor:
+        from visionlora.tasks.detect.layout import detections
+
+        return detections(outputs, self.outputs)
+
+    def predict_placed(self, names: Sequence[str], outputs: Tensor, most: int, sizes: Sequence[tuple[int, int]], side: int) -> list[Any]:
+        from visionlora.tasks.detect.layout import detections
+
+        found = []
+        for name, rows, size in zip(names, detections(outputs, self.outputs), sizes, strict=True):
+            own = rows[(rows[:, 0] >= 0) & (rows[:, 1] >= self.threshold)]
+            scale = float(max(size))  # the longer side fills the square
+            boxes = (own[:, 2:] * scale).clamp(min=0).tolist()
+            inside = [(min(a, size[0]), min(b, size[1]), min(c, size[0]), min(d, size[1])) for a, b, c, d in boxes]
+            objects = [(int(kind), float(score), box) for kind, score, box in zip(own[:, 0], own[:, 1], inside, strict=True)]
+            found.append(
+                Detected(name, tuple(self.names), tuple(one for one in objects if one[2][0] < one[2][2] and one[2][1] < one[2][3]))
+            )
+        return found
+
+    def unreadable(self, name: str, why: str) -> Detected:
+        return Detected(name, tuple(self.names), error=why)
+
+    def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: PartImages, **more: Any) -> DetectOutcome:
+        from visionlora.tasks.detect.outcome import DetectOutcome
+
+        return DetectOutcome(self, split, outputs, targets, images, **more)
+
+    @classmethod
+    def described(cls, names: Sequence[str], outputs: int) -> str:
+        named = ", ".join(map(markdown, names[:NAMED])) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        return f"A detector of objects of {outputs} class{'es' * (outputs > 1)}{f' ({named})' * bool(named)}"
+
+    @classmethod
+    def limits(cls) -> str:
+        return "It sees an image at the size that it was trained at: objects that are a few pixels there are missed."
+
+    @classmethod
+    def answer_code(cls, named: bool, file: str) -> list[str]:
+        return [
+            "said = logits[0]  # a row an anchor: anchor, box, centre-ness where there is one, a logit a class; in shares of the side",
+            *([f'with open("{file}", encoding="utf-8") as file:', '    names = json.load(file)["classes"]'] if named else ["names = None"]),
+            "classes = len(names) if names else said.shape[1] - 9",
+            "scores = 1 / (1 + np.exp(-said[:, -classes:]))",
+            "anchors, sides = said[:, :4], said[:, 4:8]",
+            "middles, sizes = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]",
+            "if said.shape[1] == 9 + classes:  # FCOS",
+            "    scores = np.sqrt(scores / (1 + np.exp(-said[:, 8:9])))",
+            "    boxes = np.hstack([middles - sides[:, :2] * sizes, middles + sides[:, 2:] * sizes])",
+            "else:  # RetinaNet",
+            "    middles, sizes = middles + sides[:, :2] * sizes, sizes * np.exp(sides[:, 2:])",
+            "    boxes = np.hstack([middles - sizes / 2, middles + sizes / 2])",
+            "kinds, best = scores.argmax(1), scores.max(1)",
+            "for place in np.argsort(-best)[:10]:  # boxes over each other are not dropped here: see torchvision.ops.batched_nms",
+            "    print(names[kinds[place]] if names else kinds[place], round(float(best[place]), 3), boxes[place].tolist())",
+        ]

@@ -1,0 +1,1 @@
+"""A class for every pixel: the only place that knows of it."""
