@@ -16,9 +16,9 @@ from conftest import QUIET, TINY, command, results
 from safetensors.torch import load_file
 
 from visionlora import UserError
+from visionlora.common.errors import UnreadableError
 from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
-from visionlora.data.opening import UnreadableError
 from visionlora.data.stores import TarStore
 
 Folders = Callable[..., Path]

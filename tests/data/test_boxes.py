@@ -24,7 +24,7 @@ WRITERS = {"voc": placed.write_voc, "coco": placed.write_coco, "yolo": placed.wr
 def loaded(name: str, root: Path) -> dict[str, list[list[tuple[str, list[int]]]]]:
     """By part, the objects of each image: name of the class, and corners in pixels."""
     source = load_source(DataConfig(name, str(root)), kind_of("detect"))
-    found = {}
+    found: dict[str, list[list[tuple[str, list[int]]]]] = {}
     for part, images in source.parts.items():
         found[part] = []
         for index, label in enumerate(images.labels):

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from visionlora import UserError
+from visionlora.common.errors import UnreadableError
 from visionlora.data import opening
-from visionlora.data.opening import UnreadableError, open_image, to_mode
+from visionlora.data.opening import open_image, to_mode
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 COLOUR = (200, 100, 50)

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from visionlora.backbone.info import Preprocessing
-from visionlora.data.opening import UnreadableError, open_image
+from visionlora.common.errors import UnreadableError
+from visionlora.data.opening import open_image
 from visionlora.data.transforms import eval_transform
 
 SECONDS = 5
