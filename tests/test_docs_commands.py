@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from conftest import command, compose
@@ -46,6 +47,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 info = tarfile.TarInfo(f"{path.parent.name}-{path.stem}.cls")
                 info.size = len(path.parent.name)
                 archive.addfile(info, io.BytesIO(path.parent.name.encode()))
+    of_classes = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["bird", "cat", "dog", "fish"])})
+    rows_of = {
+        part: [{"image": str(path), "label": path.parent.name} for path in rows if path.parts[-3] == part] for part in ("train", "test")
+    }
+    datasets.DatasetDict({part: datasets.Dataset.from_list(found, features=of_classes) for part, found in rows_of.items()}).save_to_disk(
+        root.parent / "dataset"
+    )
     return root
 
 
@@ -78,7 +86,9 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     shutil.copytree(finished, interrupted, ignore=shutil.ignore_patterns("results.json", "adapter"))
     found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": run, "hydra.run.dir=DIR": interrupted}
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
-    found |= {f"data.root={word.upper()}": pictures.parent / word for word in ("labels", "counts", "images", "shards")}  # .csv, .csv, .zip
+    found |= {
+        f"data.root={word.upper()}": pictures.parent / word for word in ("labels", "counts", "images", "shards", "dataset")
+    }  # .csv, .csv, .zip
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}
     found |= {"output=SHARDS": tmp_path / "packed"}
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}

@@ -72,7 +72,7 @@ def test_a_source_lists_what_it_reads() -> None:
     of_some = {"root", "download", "num_classes", "num_images", "label", "image", "separator"}
     read = {"imagefolder": {"root"}, "imagenet": {"root"}, "cifar10": {"root", "download"}, "digits": set()}
     read |= {"cifar100": read["cifar10"], "fake": {"num_classes", "num_images"}, "table": {"root", "label", "image", "separator"}}
-    read |= {"webdataset": {"root", "label", "separator"}}
+    read |= {"webdataset": {"root", "label", "separator"}, "hf": {"root", "label", "image", "separator", "download"}}
     for source, keys in read.items():
         assert {key for key in of_some if f"data.{key}" in option_keys("data", source)} == keys
         assert not {field.name for field in fields(DataConfig)} - of_some - {key[5:] for key in option_keys("data", source)}

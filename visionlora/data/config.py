@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from visionlora.common.config import at_least, at_most, fraction, off, one_of
@@ -21,6 +24,7 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
     fake="visionlora.data.sources:fake",
     table="visionlora.data.table:table",
     webdataset="visionlora.data.shards:shards",
+    hf="visionlora.data.hf:hugging_face",
 )
 """Name -> ``(config: DataConfig) -> Source``. What a source of a package wants to be told beside the keys here is in ``options``."""
 TRANSFORMS: Registry[Callable[..., Any]] = Registry(
@@ -35,6 +39,7 @@ TRANSFORMS: Registry[Callable[..., Any]] = Registry(
 
 USUAL_CROP = (0.35, 1.0)
 """``data.crop_scale`` where nothing else is said."""
+_HUB_NAME = r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?(?<!\.parquet)"
 BALANCES = ("none", "weights", "sampler", "logit_adjustment")
 
 
@@ -113,6 +118,16 @@ class DataConfig:
         at_least("data.num_classes", self.num_classes, 1)
         at_least("data.num_images", self.num_images, 1)
         at_most("data.num_images", max(self.num_classes, self.num_images), 2**20)  # made in memory
+
+    @property
+    def of_hub(self) -> bool:
+        """Whether ``root`` is the name of a data set of the Hugging Face hub, and of nothing on the disk."""
+        return self.name == "hf" and bool(re.fullmatch(_HUB_NAME, self.root)) and not Path(self.root).exists()
+
+    @property
+    def there(self) -> bool:
+        """Whether there is anything on the disk where ``root`` says, be it a pattern; a name of the hub is not looked for."""
+        return self.of_hub or Path(self.root).exists() or next(glob.iglob(self.root), None) is not None
 
     def _check_folds(self) -> None:
         text = str(self.folds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def table(config: DataConfig) -> Table:
     _check_names(file, known)
     if "test" not in known and "val" in known:
         known["test"] = known.pop("val")  # as with class folders: the one held-out part gives the final figure
-    _check_groups(file, known)
+    check_groups(str(file), {name: rows.groups for name, rows in known.items()})
     images = {
         name: Images([None] * len(rows.names), rows.names, FilesBelow(file.parent, rows.names), groups=rows.groups)
         for name, rows in known.items()
@@ -141,35 +141,41 @@ def _image_column(file: Path, heading: Sequence[str], config: DataConfig) -> int
     from visionlora.data.inputs import COLUMNS
 
     if config.image is not None:
-        return _column(file, heading, config.image, "data.image")
+        return column_of(file, heading, config.image, "data.image")
     lower = [name.lower() for name in heading]
     found = next((lower.index(name) for name in COLUMNS if name in lower), None)
     if found is None:
         raise UserError(
-            f"{file} has no column 'image' with the paths of the images; its columns are {_listed(heading)}: name it by data.image=COLUMN."
+            f"{file} has no column 'image' with the paths of the images; its columns are {listed(heading)}: name it by data.image=COLUMN."
         )
     return found
 
 
 def _label_columns(file: Path, heading: Sequence[str], config: DataConfig, image: int) -> list[int]:
     if config.label is not None:
-        return [_column(file, heading, name, "data.label") for name in config.label]
+        return [column_of(file, heading, name, "data.label") for name in config.label]
     found = [heading.index(name) for name in LABELS if name in heading]
     others = [place for place, name in enumerate(heading) if place != image and name not in OTHERS]
     if len(found) != 1 and len(others) != 1:
         raise UserError(
-            f"{file} does not say which column has the labels; its columns are {_listed(heading)}: name it with data.label=COLUMN."
+            f"{file} does not say which column has the labels; its columns are {listed(heading)}: name it with data.label=COLUMN."
         )
     return found if len(found) == 1 else others
 
 
-def _column(file: Path, heading: Sequence[str], name: str, key: str) -> int:
+def column_of(file: Path | str, heading: Sequence[str], name: str, key: str) -> int:
+    """The place of a column.
+
+    Raises:
+        UserError: there is none of this name.
+    """
     if name not in heading:
-        raise UserError(f"{key}={name}: {file} has no such column; its columns are {_listed(heading)}.{did_you_mean(name, list(heading))}")
+        raise UserError(f"{key}={name}: {file} has no such column; its columns are {listed(heading)}.{did_you_mean(name, list(heading))}")
     return list(heading).index(name)
 
 
-def _listed(heading: Sequence[str]) -> str:
+def listed(heading: Sequence[str]) -> str:
+    """The first of the headings in words."""
     return ", ".join(repr(name) for name in heading[:20]) + ("…" if len(heading) > 20 else "")
 
 
@@ -198,9 +204,18 @@ def _check_names(file: Path, parts: dict[str, _Part]) -> None:
         )
 
 
-def _check_groups(file: Path, parts: dict[str, _Part]) -> None:
+def check_groups(source: str, groups: Mapping[str, Sequence[str]]) -> None:
+    """See that no group is in two parts.
+
+    Args:
+        source: in words.
+        groups: of each image, by part.
+
+    Raises:
+        UserError: one is.
+    """
     where: dict[str, str] = {}
-    for part, rows in parts.items():
-        for group in set(rows.groups):
+    for part, names in groups.items():
+        for group in set(names):
             if (before := where.setdefault(group, part)) != part:
-                raise UserError(f"{file}: the group {group!r} is in the parts {before} and {part}; a group is in one only.")
+                raise UserError(f"{source}: the group {group!r} is in the parts {before} and {part}; a group is in one only.")

@@ -165,7 +165,8 @@ OF_THE_RUN = ("last", "best")
 def portable(config: TrainConfig) -> dict[str, Any]:
     """The config as it is written down: paths as they are from any folder."""
     values = asdict(config)
-    values["data"]["root"] = str(Path(config.data.root).absolute())
+    if not config.data.of_hub:
+        values["data"]["root"] = str(Path(config.data.root).absolute())
     if config.data.exclude is not None:
         values["data"]["exclude"] = str(Path(config.data.exclude).absolute())
     if config.model.weights is not None and not config.model.weights.startswith("pip:"):
