@@ -60,6 +60,7 @@ class DataConfig:
     balance: str = "none"
     max_bad: float = 0.01
     exclude: str | None = None
+    classes: str | None = None
     download: bool = True
     label: Any = None
     image: str | None = None

@@ -71,6 +71,7 @@ class ImageData(L.LightningDataModule):
         self.config, self.seed = config, seed
         self.task = make_task(task, source.classes)
         self.task.check_names(f"data={config.name}")
+        self.folders = source.folders or source.classes  # what the classes are called where they come from
         self.record: dict[str, list[str]]
         if record:
             self.parts, self.record = recorded(source, record), dict(record)

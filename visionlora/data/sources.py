@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from torchvision.datasets.folder import make_dataset
 
 from visionlora.common.errors import UserError
 from visionlora.data.archives import packed_folders
+from visionlora.data.class_names import with_names
 from visionlora.data.config import SOURCES, DataConfig
 from visionlora.data.findings import excluded
 from visionlora.data.folders import class_names, is_archive, part_folders
@@ -23,10 +24,17 @@ from visionlora.tasks.task import Task
 
 @dataclass(frozen=True)
 class Source:
-    """What a source has: names of the model's outputs (the classes), and its parts (``train`` at least) before anything is split off."""
+    """What a source has, before anything is split off.
+
+    Args:
+        classes: names of the model's outputs.
+        parts: the images, of ``train`` at least.
+        folders: what the classes are called where they come from, if ``data.classes`` has given them other names.
+    """
 
     classes: list[str]
     parts: dict[str, Images]
+    folders: list[str] = field(default_factory=list)
 
 
 def load_source(config: DataConfig, kind: type[Task] | None = None) -> Source:
@@ -43,7 +51,7 @@ def load_source(config: DataConfig, kind: type[Task] | None = None) -> Source:
         source = without_excluded(source, Path(config.exclude))
     if not isinstance(source, Source) or "train" not in source.parts:
         raise UserError(f"data={config.name}: the source gives {type(source).__name__}, not a Source with a part named train.")
-    return source
+    return source if config.classes is None else with_names(source, config.classes)
 
 
 def without_excluded(source: Source, file: Path) -> Source:
@@ -61,7 +69,7 @@ def without_excluded(source: Source, file: Path) -> Source:
         parts[part] = images.subset(kept) if len(kept) < len(images) else images
     if names and sum(map(len, parts.values())) == sum(map(len, source.parts.values())):
         raise UserError(f"data.exclude={file} names {len(names)} images, none of which the data has: is it of another folder?")
-    return Source(source.classes, parts)
+    return replace(source, parts=parts)
 
 
 def digits(config: DataConfig) -> Source:

@@ -14,6 +14,7 @@ from visionlora.backbone.create import build
 from visionlora.backbone.freeze import moves_statistics
 from visionlora.backbone.head import example_batch, find_head
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
+from visionlora.backbone.pretrained_head import keep_pretrained_head
 from visionlora.common.errors import UserError
 from visionlora.data.module import ImageData
 from visionlora.lora.audit import undisturbed
@@ -88,6 +89,8 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
     info = info_of(model)
     assert info is not None
     info.classes, info.task = data.task.names, data.task.section()
+    if config.model.head_init == "pretrained" and not (place.resuming and config.lora.train_head):  # else it is in the checkpoint
+        _keep_head(model, data)
     example = example_batch(model)
     try:
         with undisturbed(model), torch.no_grad():
@@ -97,6 +100,12 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
         raise UserError(f"data.image_size={size}: {spec.full_name} cannot take images of this size ({why}); try another one.") from None
     info.preprocessing = data.prepare_for(info.preprocessing, check=True)
     return Backbone(model, info)
+
+
+def _keep_head(model: nn.Module, data: ImageData) -> None:
+    if not data.task.classifies:
+        raise UserError(f"model.head_init=pretrained: the outputs of task={data.task.name} are no classes of weights; leave it out.")
+    keep_pretrained_head(model, [*zip(data.folders, data.classes, strict=True)])
 
 
 def spec_values(model: ModelConfig) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class Classify(Task):
     baseline_words = "nearest class mean on the untouched backbone"
     output_words = ("class", "classes")
     group_word = "class"
+    classifies = True
     calibrates = True
     hub = "image-classification"
     columns = ("class", "probability")
