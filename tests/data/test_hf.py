@@ -126,6 +126,10 @@ def test_several_labels_numbers_and_groups(root: Path, tmp_path: Path) -> None:
     )
     lists.save_to_disk(tmp_path / "lists")
     assert data(tmp_path / "lists", task="multilabel", test_fraction=0.0).parts["train"].labels == [(0,), (0, 1), ()]
+    weighted = split(root / "train", weight=lambda name: 2.0 if name == "cat" else 0.5)
+    weighted.save_to_disk(tmp_path / "weights")
+    weights = data(tmp_path / "weights").parts["train"]
+    assert {CLASSES[label]: weight for label, weight in zip(weights.labels, weights.weights, strict=True)} == {"cat": 2.0, "dog": 0.5}
     one = split(root / "train", group=lambda name: name)
     one.save_to_disk(tmp_path / "groups")
     with pytest.raises(UserError, match="the group 'cat' is in the parts train and test"):
@@ -160,8 +164,8 @@ def test_packed_as_shards(root: Path, tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(again.parts["train"].open(0, 3)), np.asarray(data(place).parts["train"].open(0, 3)))
 
 
-def test_mistakes(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="is no folder of save_to_disk, has no Parquet files, and is not"):
+def test_mistakes(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no folder of save_to_disk, has no Parquet files, and is no name"):
         data(tmp_path)
     place = on_disk(splits(root, other=lambda name: name), tmp_path / "set")
     for keys, said in (

@@ -19,7 +19,7 @@ from visionlora.common.processes import process_rank
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
 from visionlora.data.opening import UnreadableError
-from visionlora.data.table import LABELS, OTHERS, PART_NAMES, Table, check_groups, column_of, listed
+from visionlora.data.table import LABELS, OTHERS, PART_NAMES, Table, check_groups, column_of, listed, tell_weights, weight_of
 from visionlora.tasks.cells import Cells
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def hugging_face(config: DataConfig) -> Table:
 
     Its splits are the parts: train, validation or val, test. The image is ``data.image``, by default the only column of images; its label
     is ``data.label``, by default ``label`` or ``labels``, or the only column that is left: names of classes, or numbers, as they are.
-    A column ``group`` is that of a table.
+    The columns ``group`` and ``weight`` are those of a table.
 
     Raises:
         UserError: the library is not installed, nothing there, no connection, a column that is not there, no split of training images.
@@ -96,7 +96,7 @@ def hugging_face(config: DataConfig) -> Table:
             undecoded = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
             store = Rows(undecoded, image, split)
         groups = list(map(str, rows.select_columns(["group"])[:]["group"])) if "group" in rows.column_names else []
-        images[part] = Images([None] * len(rows), store.names, store=store, groups=groups)
+        images[part] = Images([None] * len(rows), store.names, store=store, groups=groups, weights=_weights(where, part, rows, labels))
         cells[part] = _cells(rows, labels, config.separator)
     check_groups(where, {part: found.groups for part, found in images.items()})
     lines = {part: range(len(found)) for part, found in images.items()}
@@ -244,6 +244,15 @@ def _cells(rows: Dataset, labels: Sequence[str], separator: str) -> list[tuple[s
     table = rows.select_columns(list(labels))[:]
     columns = [map(_as_text(_names(rows.features[name]), separator), table[name]) for name in labels]
     return list(zip(*columns, strict=True))
+
+
+def _weights(where: str, part: str, rows: Dataset, labels: Sequence[str]) -> list[float]:
+    """How often each image comes in training; empty where nothing says so."""
+    if "weight" not in rows.column_names or "weight" in labels:
+        return []
+    if part == "train":
+        tell_weights(where)
+    return [weight_of(f"{where}, row {row} of {part}", value) for row, value in enumerate(rows.select_columns(["weight"])[:]["weight"])]
 
 
 def _as_text(names: Sequence[str], separator: str) -> Callable[[Any], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,14 +47,16 @@ class _Part:
     cells: list[tuple[str, ...]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
 
 def table(config: DataConfig) -> Table:
     """The rows of ``config.root``, a CSV, TSV or Parquet file: a column with the image's path below the file's folder, one or several
-    with its labels, and, where they are there, ``part`` (train, val, test) and ``group`` (never in two parts).
+    with its labels, and, where they are there, ``part`` (train, val, test), ``group`` (never in two parts) and ``weight`` (how often an
+    image comes in training).
 
     Raises:
-        UserError: no file, a column that is not there, images that are not, a part that is none, an image named twice.
+        UserError: no file, a column that is not there, images that are not, a part or weight that is none, an image named twice.
     """
     file = Path(config.root)
     if not file.is_file():
@@ -66,12 +69,14 @@ def table(config: DataConfig) -> Table:
     heading = [cell.strip() for cell in heading]
     image = _image_column(file, heading, config)
     labels = _label_columns(file, heading, config, image)
-    part, group = (heading.index(name) if name in heading else None for name in ("part", "group"))
-    if "weight" in heading and not process_rank():
-        print(f"{file}: the column 'weight' is not read; every image counts the same.", file=sys.stderr)
+    part, group, weight = (heading.index(name) if name in heading else None for name in ("part", "group", "weight"))
+    if weight in labels:  # of what is in the image
+        weight = None
+    if weight is not None:
+        tell_weights(str(file))
     found = {name: _Part() for name in PARTS}
     words: dict[str, str] = {}  # equal cells are kept once: there may be millions
-    width = max(image, *labels, part or 0, group or 0) + 1
+    width = max(image, *labels, part or 0, group or 0, weight or 0) + 1
     for line, row in enumerate(rows, start=2):
         if not any(row):
             continue
@@ -81,6 +86,8 @@ def table(config: DataConfig) -> Table:
         into.names.append(row[image].strip())
         into.cells.append(tuple(words.setdefault(row[column], row[column]) for column in labels))
         into.lines.append(line)
+        if weight is not None:
+            into.weights.append(weight_of(f"{file}, line {line}", row[weight]))
         if group is not None:
             into.groups.append(words.setdefault(row[group], row[group]))
     known = {name: rows for name, rows in found.items() if rows.names}
@@ -91,7 +98,7 @@ def table(config: DataConfig) -> Table:
         known["test"] = known.pop("val")  # as with class folders: the one held-out part gives the final figure
     check_groups(str(file), {name: rows.groups for name, rows in known.items()})
     images = {
-        name: Images([None] * len(rows.names), rows.names, FilesBelow(file.parent, rows.names), groups=rows.groups)
+        name: Images([None] * len(rows.names), rows.names, FilesBelow(file.parent, rows.names), groups=rows.groups, weights=rows.weights)
         for name, rows in known.items()
     }
     of_labels = {name: rows.cells for name, rows in known.items()}
@@ -202,6 +209,27 @@ def _check_names(file: Path, parts: dict[str, _Part]) -> None:
         raise UserError(
             f"{file} names {counted(len(missing), 'image')} that {'is' if len(missing) == 1 else 'are'} not there: {shown}{more}."
         )
+
+
+def tell_weights(source: str) -> None:
+    """Say that the weights are read; once, where there are several processes."""
+    if not process_rank():
+        print(f"{source}: in training, images come as often as their 'weight' says.", file=sys.stderr)
+
+
+def weight_of(where: str, cell: Any) -> float:
+    """The weight that a cell has.
+
+    Raises:
+        UserError: it is no number from 0 up; ``where`` begins the sentence.
+    """
+    try:
+        weight = float(cell)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise UserError(f"{where}, column 'weight': {cell!r} is no number from 0 up.")
+    return weight
 
 
 def check_groups(source: str, groups: Mapping[str, Sequence[str]]) -> None:
