@@ -51,7 +51,7 @@ def check(config: CheckConfig) -> list[Finding]:
         if images.paths and images.names[i] not in unreadable
     ]
     found += wrong_looks(looked)
-    if config.labels and data.task.groups(data.parts["train"].labels) is not None:  # every image is of one class
+    if config.labels and data.task.classifies:
         found += _labels(config, data)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "findings.csv", as_csv(found).encode())

@@ -19,6 +19,7 @@ TASKS: Registry[type[Task]] = Registry(
     classify="visionlora.tasks.classify.task:Classify",
     multilabel="visionlora.tasks.multilabel.task:Multilabel",
     regression="visionlora.tasks.regression.task:Regression",
+    ordinal="visionlora.tasks.ordinal.task:Ordinal",
 )
 """Name -> subclass of ``Task``."""
 USUAL = "classify"

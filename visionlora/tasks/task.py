@@ -103,7 +103,7 @@ class Task:
         hub: the Hugging Face hub's name of the task.
         output_words: what an output stands for, and the plural of it: class, classes.
         group_word: what a group of ``groups`` is.
-        classifies: whether every output is a class that an image is or is not, as those of a pretrained classifier are.
+        classifies: whether an image is one of the outputs, whose softmax says how likely each is, as of pretrained classifiers.
         calibrates: whether outcomes have a temperature, see ``Outcome.calibrated``.
         baseline_words: what ``test_before/*`` is measured with.
         columns: headings of ``Prediction.cells``.
