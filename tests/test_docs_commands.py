@@ -40,6 +40,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, label in WORDNET.items():
         for part in ("train", "test"):
             shutil.copytree(root / part / name, root.parent / "wordnet" / part / label)
+    for name in WORDNET:
+        for part in ("train", "test"):
+            shutil.copytree(root / part / name, root.parent / "tree" / part / ("air" if name == "bird" else "ground") / name)
     (root.parent / "names.txt").write_text("".join(f"{name}\t{name}s\n" for name in WORDNET))
     rows = sorted(root.rglob("*.png"))
     for name, label in (("labels", "label"), ("counts", "red_cells")):
@@ -92,7 +95,7 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     shutil.copytree(finished, interrupted, ignore=shutil.ignore_patterns("results.json", "adapter"))
     found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": run, "hydra.run.dir=DIR": interrupted}
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
-    words = ("labels", "counts", "images", "shards", "dataset", "wordnet")  # .csv, .csv, .zip
+    words = ("labels", "counts", "images", "shards", "dataset", "wordnet", "tree")  # .csv, .csv, .zip
     found |= {f"data.root={word.upper()}": pictures.parent / word for word in words}
     found |= {f"data.classes={word}": pictures.parent / "names" for word in ("NAMES", "ORDER")}  # .txt
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}

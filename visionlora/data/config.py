@@ -61,6 +61,7 @@ class DataConfig:
     max_bad: float = 0.01
     exclude: str | None = None
     classes: str | None = None
+    levels: int = 1
     download: bool = True
     label: Any = None
     image: str | None = None
@@ -112,6 +113,7 @@ class DataConfig:
         for key in ("randaugment", "mixup", "cutmix"):
             at_least(f"data.{key}", getattr(self, key), 0)
         at_least("data.repeats", self.repeats, 1)
+        at_least("data.levels", self.levels, 1)
         at_least("data.color_jitter", self.color_jitter, 0)
         scale = self.crop_scale
         if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):

@@ -119,22 +119,22 @@ def image_folder(config: DataConfig) -> Source:
     """``root/{train,val,test}/CLASS/*``, or ``root/CLASS/*``, which is all train; the same in a zip or tar archive."""
     root = Path(config.root)
     if is_archive(root):
-        classes, parts = packed_folders(root)
+        classes, parts = packed_folders(root, config.levels)
         return Source(classes, _held_out_tests(parts))
-    return class_folders(root, config.name)
+    return class_folders(root, config.name, config.levels)
 
 
-def class_folders(root: Path, name: str) -> Source:
-    """Read class folders; the classes are the sorted folder names, the same in every part.
+def class_folders(root: Path, name: str, levels: int = 1) -> Source:
+    """Read class folders; the classes are the sorted folder names, of ``levels`` levels (``CLASS/SUBCLASS``), the same in every part.
 
     Raises:
         UserError: no folder, no images, a class without images, or parts with different classes.
     """
     folders = part_folders(root, name)
-    classes = class_names(folders["train"])
+    classes = class_names(folders["train"], levels)
     parts, is_picture = {}, OtherFiles()
     for part, folder in folders.items():
-        differ = sorted(set(class_names(folder)) ^ set(classes))
+        differ = sorted(set(class_names(folder, levels)) ^ set(classes))
         if differ:
             raise UserError(f"the classes of {folders['train']} and {folder} differ: {', '.join(differ[:5])} is in one of them only.")
         samples = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, is_valid_file=is_picture, allow_empty=True)
