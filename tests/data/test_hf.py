@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 
 from visionlora import UserError
 from visionlora.data.config import DataConfig
+from visionlora.data.hf import Rows
 from visionlora.data.module import ImageData
+from visionlora.data.opening import UnreadableError
 from visionlora.data.pack_config import PackConfig
 from visionlora.data.packing import pack
 
@@ -112,6 +114,18 @@ def test_files_that_are_images_as_bytes_or_paths(root: Path, tmp_path: Path) -> 
         assert np.array_equal(
             np.asarray(found.parts["train"].open(0, 3)), np.asarray(datasets.Image().decode_example({"path": str(files[0]), "bytes": None}))
         )
+
+
+def test_what_has_no_bytes_is_left_out(tmp_path: Path) -> None:
+    cells = [{"bytes": None, "path": "/dev/zero"}, {"bytes": None, "path": str(tmp_path / "no.png")}, None]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    rows = datasets.Dataset.from_dict({"image": cells, "label": [0, 1, 0]}, features=features)
+    store = Rows(rows.cast_column("image", datasets.Image(decode=False)), "image", "train")
+    assert store.names == ["train/00000000-zero", "train/00000001-no.png", "train/00000002"]
+    for name, said in zip(store.names, ("there is no file /dev/zero", "there is no file", "its cell is empty"), strict=True):
+        assert store.size(name) == 0
+        with pytest.raises(UnreadableError, match=said):
+            store.read(name)
 
 
 def test_several_labels_numbers_and_groups(root: Path, tmp_path: Path) -> None:

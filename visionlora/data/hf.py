@@ -54,10 +54,13 @@ class Rows:
             raise UnreadableError("its cell is empty")
         if cell["bytes"] is not None:
             return bytes(cell["bytes"])
+        file = Path(cell["path"])
+        if not file.is_file():  # a device or a pipe would be read without end
+            raise UnreadableError(f"the data set has its path alone, and there is no file {file}")
         try:
-            return Path(cell["path"]).read_bytes()
+            return file.read_bytes()
         except OSError as error:
-            raise UnreadableError(f"the data set has its path alone, {cell['path']}: {error.strerror or error}") from None
+            raise UnreadableError(f"the data set has its path alone, {file}: {error.strerror or error}") from None
 
     def size(self, name: str) -> int:
         """How many bytes it has; 0 where the data set has a path alone."""
@@ -151,6 +154,7 @@ def _told(config: DataConfig) -> Iterator[None]:
     import datasets.exceptions
     import pyarrow
 
+    bars = not datasets.are_progress_bars_disabled()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
@@ -158,11 +162,13 @@ def _told(config: DataConfig) -> Iterator[None]:
     except datasets.exceptions.DatasetNotFoundError as error:
         raise UserError(f"data.root={config.root}: {_first_line(error)}{_HOW}") from None
     except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
-        trouble = disk_trouble(error) if isinstance(error, OSError) else None
-        of_hub = _HOW if config.of_hub else "."
+        trouble, of_hub = disk_trouble(error).rstrip("."), _HOW if config.of_hub else "."
         raise UserError(
             f"data.root={config.root} cannot be read by the library datasets: {trouble or _first_line(error)}{of_hub}"
         ) from None
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
 
 
 _HOW = (
