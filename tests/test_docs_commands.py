@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from conftest import command, compose
@@ -19,6 +20,8 @@ COMPOSED = {
     "trainer=ddp": "needs four devices",
 }
 """Words of commands that are composed and checked only, and why."""
+WORDNET = {"bird": "n01530575", "cat": "n02123045", "dog": "n02085620", "fish": "n01440764"}
+"""Brambling, tabby, Chihuahua, tench."""
 ALL = commands()
 RAN: set[str] = set()
 """Commands that are the same once they are cut and their words in capitals are replaced."""
@@ -34,6 +37,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / part / name / f"{number}.png")
     shutil.make_archive(str(root.parent / "images"), "zip", root)
+    for name, label in WORDNET.items():
+        for part in ("train", "test"):
+            shutil.copytree(root / part / name, root.parent / "wordnet" / part / label)
+    for name in WORDNET:
+        for part in ("train", "test"):
+            shutil.copytree(root / part / name, root.parent / "tree" / part / ("air" if name == "bird" else "ground") / name)
+    (root.parent / "names.txt").write_text("".join(f"{name}\t{name}s\n" for name in WORDNET))
     rows = sorted(root.rglob("*.png"))
     for name, label in (("labels", "label"), ("counts", "red_cells")):
         lines = [f"{path.relative_to(root.parent)},{path.parent.name if label == 'label' else len(path.stem)}\n" for path in rows]
@@ -46,6 +56,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 info = tarfile.TarInfo(f"{path.parent.name}-{path.stem}.cls")
                 info.size = len(path.parent.name)
                 archive.addfile(info, io.BytesIO(path.parent.name.encode()))
+    of_classes = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["bird", "cat", "dog", "fish"])})
+    rows_of = {
+        part: [{"image": str(path), "label": path.parent.name} for path in rows if path.parts[-3] == part] for part in ("train", "test")
+    }
+    datasets.DatasetDict({part: datasets.Dataset.from_list(found, features=of_classes) for part, found in rows_of.items()}).save_to_disk(
+        root.parent / "dataset"
+    )
     return root
 
 
@@ -78,7 +95,9 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     shutil.copytree(finished, interrupted, ignore=shutil.ignore_patterns("results.json", "adapter"))
     found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": run, "hydra.run.dir=DIR": interrupted}
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
-    found |= {f"data.root={word.upper()}": pictures.parent / word for word in ("labels", "counts", "images", "shards")}  # .csv, .csv, .zip
+    words = ("labels", "counts", "images", "shards", "dataset", "wordnet", "tree")  # .csv, .csv, .zip
+    found |= {f"data.root={word.upper()}": pictures.parent / word for word in words}
+    found |= {f"data.classes={word}": pictures.parent / "names" for word in ("NAMES", "ORDER")}  # .txt
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}
     found |= {"output=SHARDS": tmp_path / "packed"}
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}

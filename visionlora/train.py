@@ -43,6 +43,7 @@ def refuse_missing_files(config: TrainConfig) -> None:
     Raises:
         UserError: one is not there, or the folder of the images cannot be one of class folders.
     """
+    from visionlora.data.class_names import WORDNET
     from visionlora.data.folders import is_archive, part_folders
 
     if config.ckpt_path is not None:  # what a run is resumed with is in its folder
@@ -53,6 +54,8 @@ def refuse_missing_files(config: TrainConfig) -> None:
         part_folders(Path(config.data.root), config.data.name)
     if config.data.exclude is not None and not Path(config.data.exclude).is_file():
         raise UserError(f"data.exclude={config.data.exclude}: there is no such file.")
+    if config.data.classes not in (None, WORDNET) and not Path(str(config.data.classes)).is_file():
+        raise UserError(f"data.classes={config.data.classes}: there is no such file.")
     weights = config.model.weights
     if weights is not None and not weights.startswith("pip:") and not Path(weights).is_file():
         raise UserError(f"model.weights={weights}: there is no such file.")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import QUIET, TINY, command, results
+from faults.disks import assert_one_sentence
 from PIL import Image
 
 from visionlora import UserError
@@ -117,3 +120,62 @@ def test_classes() -> None:
     assert "'Cat' and 'cat' differ in writing alone" in told[0]
     assert "'dog' has 3 training images, 'Cat' 100" in told[1]
     assert wrong_classes(["cat", "dog"], [5, 6]) == []
+
+
+def check_words(root: Path, folder: Path) -> tuple[str, ...]:
+    return ("check", *MODEL, "data=imagefolder", f"data.root={root}", f"output={folder}")
+
+
+@pytest.mark.parametrize("limit", [500, 3000])
+def test_onto_a_disk_that_takes_no_more_it_writes_neither_file(limit: int, faulty: Path, tmp_path: Path) -> None:
+    """The table fits into 3,000 bytes, and the page does not."""
+    done = command(*check_words(faulty, tmp_path / "check"), limit=limit)
+    assert_one_sentence(done, "a file would be larger than is allowed here (ulimit -f)", "findings")
+    assert not (tmp_path / "check").exists()
+    assert command(*check_words(faulty, tmp_path / "check")).returncode == 0
+    before = (tmp_path / "check/findings.csv").read_bytes()
+    done = command(*check_words(faulty, tmp_path / "check"), "overwrite=true", limit=limit)
+    assert_one_sentence(done, "ulimit -f")
+    assert sorted(path.name for path in (tmp_path / "check").iterdir()) == ["findings.csv", "findings.html"]
+    assert (tmp_path / "check/findings.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("step", ["files", "looks", "labels"])
+def test_interrupted_it_leaves_nothing_and_says_so(step: str, faulty: Path, tmp_path: Path) -> None:
+    """Ctrl-C while files are opened, while copies are looked for, and while the backbone sees the images."""
+    where = {"files": "wrong_files", "looks": "wrong_looks", "labels": "wrong_labels"}[step]
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED.format(where=where, words=list(check_words(faulty, tmp_path / "check"))[1:]))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip().splitlines()[-1] == "interrupted."
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "check").exists()
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from visionlora.checking import run
+from visionlora.check import main
+from visionlora.evaluation import probe
+
+step = run.{where}
+
+def interrupted(*given):
+    if "{where}" == "wrong_labels":
+        seen = probe._HeadInputs.predict_step
+        def one(*batch):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            return seen(*batch)
+        probe._HeadInputs.predict_step = one
+        return step(*given)
+    threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    found = step(*given)
+    time.sleep(5)
+    return found
+
+run.{where} = interrupted
+sys.argv = ["visionlora.check", *{words}]
+main()
+"""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import command
+from faults.disks import assert_one_sentence
+from PIL import Image
 from tasks.tables import coloured
 
 from visionlora.data.config import DataConfig
@@ -69,6 +76,72 @@ def test_a_packing_goes_on_and_mends(packed: tuple[Path, Path]) -> None:
     assert done.returncode == 0, done.stderr
     assert contents(shards) == before
     assert (shards / "train/000000.tar").stat().st_mtime_ns == kept
+
+
+def many(root: Path, count: int = 60) -> Path:
+    """Class folders of noise, which does not become small."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        folder = root / f"train/{('cat', 'dog')[number % 2]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number:03}.png")
+    return root
+
+
+def test_interrupted_it_leaves_whole_shards_and_goes_on(tmp_path: Path) -> None:
+    root = many(tmp_path / "images", 300)
+    words = ("data=imagefolder", f"data.root={root}", "images=1")
+    call = [sys.executable, "-m", "visionlora.pack", *words, f"output={tmp_path / 'cut'}"]
+    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut/train/000003.tar").exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert re.fullmatch(r"interrupted; \d+ of 300 shards are written, and the same command goes on\.", errors.strip()), errors
+    left = contents(tmp_path / "cut")
+    assert not [name for name in left if name.endswith(".part")]
+    for folder in ("cut", "whole"):
+        done = command("pack", *words, f"output={tmp_path / folder}")
+        assert done.returncode == 0, done.stderr
+    whole = contents(tmp_path / "whole")
+    assert contents(tmp_path / "cut") == whole
+    assert all(whole[name] == content for name, content in left.items() if name != "shards.json")
+
+
+@pytest.mark.parametrize("limit", [300, 4_000, 25_000])
+def test_onto_a_disk_that_takes_no_more(limit: int, tmp_path: Path) -> None:
+    """Not even the list, no shard, some shards."""
+    root = many(tmp_path / "images")
+    extra = root / "train/dog/999.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 120, 3), dtype=np.uint8)).save(extra)
+    words = ("data=imagefolder", f"data.root={root}", "images=2")
+    done = command("pack", *words, f"output={tmp_path / 'cut'}", limit=limit)
+    assert_one_sentence(done, "a file would be larger than is allowed here (ulimit -f)", str(tmp_path / "cut"))
+    left = contents(tmp_path / "cut") if (tmp_path / "cut").exists() else {}
+    assert len(left) == (31 if limit == 25_000 else 0)  # all but the last shard, and the list
+    assert (tmp_path / "cut").exists() == bool(left)
+    for folder in ("cut", "whole"):
+        assert command("pack", *words, f"output={tmp_path / folder}").returncode == 0
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_what_a_killed_packing_leaves_is_taken_away(packed: tuple[Path, Path], tmp_path: Path) -> None:
+    root, shards = packed
+    for folder in (shards, tmp_path / "begun"):
+        (folder / "train").mkdir(parents=True, exist_ok=True)
+        (folder / f"train/.000001.tar.{'0' * 16}.part").write_bytes(b"half")
+    for folder in (shards, tmp_path / "begun"):
+        done = command("pack", "data=imagefolder", f"data.root={root}", f"output={folder}", "images=4")
+        assert done.returncode == 0, done.stderr
+    assert contents(shards) == contents(tmp_path / "begun")
+    others = tmp_path / "others"
+    (others / "train").mkdir(parents=True)
+    (others / "train/000000.tar").write_bytes(b"somebody's")
+    done = command("pack", "data=imagefolder", f"data.root={root}", f"output={others}", "images=4")
+    assert_one_sentence(done, "is not empty")
+    assert contents(others) == {"train/000000.tar": b"somebody's"}
 
 
 def test_shards_of_others_are_left_alone(packed: tuple[Path, Path], class_folders: Folders, tmp_path: Path) -> None:

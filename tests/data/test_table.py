@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from visionlora import UserError
+from visionlora.backbone.info import Preprocessing
 from visionlora.data.config import DataConfig
 from visionlora.data.images import FilesBelow
 from visionlora.data.module import ImageData
@@ -119,6 +121,8 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     (HEAD + TWO.replace("cat\n", "a|a\n"), {"task": "multilabel"}, "line 2, column 'label': a label is named twice in 'a|a'"),
     (HEAD + TWO.replace(",cat", ",").replace(",dog", ","), {"task": "multilabel"}, "has no labels at all"),
     (HEAD + TWO, {"label": ["label", "image"]}, "data.label names 2 columns, and an image has one class"),
+    ("image,label,weight\n" + TWO.replace("\n", ",-1\n"), {}, "line 2, column 'weight': '-1' is no number from 0 up"),
+    ("image,label,weight\n" + TWO.replace("\n", ",\n"), {}, "line 2, column 'weight': '' is no number"),
     (HEAD + TWO, {"name": "labels.txt"}, "a table is a .csv, .tsv or .parquet file"),
     ("no parquet", {"name": "labels.parquet"}, "cannot be read as Parquet"),
 ]  # fmt: skip
@@ -128,6 +132,42 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
 def test_a_mistake_is_told_with_its_place(text: str, keys: dict[str, Any], message: str, table: Callable[..., ImageData]) -> None:
     with pytest.raises(UserError, match=message):
         table(text, **keys)
+
+
+def drawn(data: ImageData, epochs: int = 200) -> dict[str, float]:
+    """How often each training image comes in an epoch, on average."""
+    data.prepare_for(Preprocessing(24, (0.5,) * 3, (0.5,) * 3))
+    sampler: Any = data.train_dataloader().sampler
+    counts: Counter[str] = Counter()
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        for batch in sampler:
+            items = batch[1] if isinstance(batch[1], list) else [batch]
+            counts.update(data.parts["train"].names[index] for index, _ in items)
+    return {name: counts[name] / epochs for name in data.parts["train"].names}
+
+
+@pytest.mark.parametrize("balance", ["none", "sampler"])
+def test_images_come_as_their_weights_say(balance: str, table: Callable[..., ImageData], capsys: pytest.CaptureFixture[str]) -> None:
+    """So that the mean loss of an epoch is, on average, the mean of the losses times the weights."""
+    rows = TWO.replace("cat\n", "cat,1\n").replace("dog\n", "dog,3\n").replace("train/dog/0.png,dog,3", "train/dog/0.png,dog,0")
+    data = table("image,label,weight\n" + rows, test_fraction=0.0, balance=balance)
+    found = drawn(data)
+    cats = {name: often for name, often in found.items() if "cat" in name}
+    dogs = {name: often for name, often in found.items() if "dog" in name and "0.png" not in name}
+    assert found["train/dog/0.png"] == 0
+    assert sum(found.values()) == 12
+    assert all(often == pytest.approx(12 / 21, rel=0.25) for often in cats.values())
+    assert all(often == pytest.approx(36 / 21, rel=0.25) for often in dogs.values())
+    assert "images come as often as their 'weight' says" in capsys.readouterr().err
+    assert data.parts["train"].subset([1, 0]).weights == [0.0, 1.0]
+
+
+def test_a_label_named_weight_is_none(table: Callable[..., ImageData]) -> None:
+    data = table("image,weight\n" + TWO.replace("cat\n", "1\n").replace("dog\n", "3\n"), task="regression", label="weight")
+    assert not data.parts["train"].weights
+    with pytest.raises(UserError, match="no image of the training part has a weight above 0"):
+        drawn(table("image,label,weight\n" + TWO.replace("\n", ",0\n")))
 
 
 @pytest.mark.parametrize(("root", "message"), [("missing.csv", "is not there"), (".", "is a folder: give the table's file")])

@@ -106,6 +106,21 @@ def test_a_read_only_disk(name: str, place: Disk, root: Path, record_property: R
     assert_one_sentence(command(*words), "the disk is read-only; make it writable", str(place.root))
 
 
+@pytest.mark.parametrize(("command_", "kib"), [("pack", 0), ("pack", 4), ("pack", 30), ("check", 0), ("check", 4)])
+def test_packing_and_checking(command_: str, kib: int, disk: Disk, root: Path, record_property: Recorder) -> None:
+    """What was whole stays, nothing else does; with room again it is as it would have been."""
+    record_property("kind", f"{command_} onto a full disk")
+    model = ("model=timm", "model.name=test_resnet", "model.pretrained=false", "data.image_size=32", "data.num_workers=0")
+    words = (command_, "data=imagefolder", f"data.root={root}", *(("images=4",) if command_ == "pack" else model))
+    disk.leave(kib)
+    assert_one_sentence(command(*words, f"output={disk.root / 'out'}"), "the disk is full; make room")
+    assert_nothing_half(disk.root)
+    disk.leave(None)
+    assert command(*words, f"output={disk.root / 'out'}").returncode == 0
+    assert command(*words, f"output={disk.root / 'whole'}").returncode == 0
+    assert contents(disk.root / "out") == contents(disk.root / "whole")
+
+
 SWEEP = ("-m", *TINY, *QUIET, "trainer=cpu", "trainer.precision=32-true", "trainer.max_epochs=1", "lora.r=1,2,4")
 
 

@@ -59,7 +59,7 @@ class ModelConfig:
         one_of("model.checkpointing", self.checkpointing, ("none", "light", "blocks"))
         if self.quantize is not None:
             one_of("model.quantize", self.quantize, ("int8",))
-        one_of("model.head_init", self.head_init, ("random", "probe"))
+        one_of("model.head_init", self.head_init, ("random", "probe", "pretrained"))
         one_of("model.stem", self.stem, ("default", "small"))
         at_least("model.in_chans", self.in_chans, 1)
         fraction("model.drop_rate", self.drop_rate)

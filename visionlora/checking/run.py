@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from visionlora.checking.labels import wrong_classes, wrong_labels
 from visionlora.checking.looks import Looked, wrong_looks
 from visionlora.common.console import console
 from visionlora.common.errors import UserError
-from visionlora.common.files import replace_file
+from visionlora.common.files import put_in_place, write_beside
 from visionlora.data.findings import YES, Finding, as_csv
 from visionlora.data.images import Images
 from visionlora.data.module import ImageData
@@ -32,6 +34,8 @@ SHOWN = 60
 
 def check(config: CheckConfig) -> list[Finding]:
     """Look at all images and labels that ``config`` names; the findings, which are also written to ``config.output`` and told.
+
+    Both files are written at the end, or neither: a check that was stopped leaves nothing.
 
     Raises:
         UserError: the images are not there, the libraries that find copies and wrong labels are not installed, or the files are there.
@@ -51,11 +55,9 @@ def check(config: CheckConfig) -> list[Finding]:
         if images.paths and images.names[i] not in unreadable
     ]
     found += wrong_looks(looked)
-    if config.labels and data.task.groups(data.parts["train"].labels) is not None:  # every image is of one class
+    if config.labels and data.task.classifies:
         found += _labels(config, data)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / "findings.csv", as_csv(found).encode())
-    replace_file(folder / "findings.html", _page(found, dict(data.parts)).encode())
+    _write(folder, {"findings.html": _page(found, dict(data.parts)), "findings.csv": as_csv(found)})
     _tell(found, sum(map(len, words.values())), folder, wrong_classes(data.classes, data.task.counts))
     return found
 
@@ -75,7 +77,35 @@ def _labels(config: CheckConfig, data: ImageData) -> list[Finding]:
     if why := why_no_probe(trainer, model, backbone.info.head, data.task):
         console.print(f"Labels are not looked at: {why}.", highlight=False, markup=False)
         return []
-    return wrong_labels(trainer, model, backbone.info.head[0], data)
+    try:
+        return wrong_labels(trainer, model, backbone.info.head[0], data)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        if not trainer.interrupted:
+            raise
+        raise KeyboardInterrupt from None
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write all files, or none where one cannot be written.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[Path, Path] = {}
+    try:
+        for name, text in texts.items():
+            parts[folder / name] = write_beside(folder / name, text.encode())
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for part in parts.values():
+                part.unlink()
+            if made:
+                folder.rmdir()
+        raise
+    for path, part in parts.items():
+        put_in_place(part, path)
 
 
 def _page(found: list[Finding], parts: dict[str, Images]) -> str:

@@ -17,6 +17,8 @@ from visionlora.common.errors import UserError, nearest
 
 PATHS = (
     "data.root",
+    "data.classes",
+    "data.exclude",
     "lora.reference",
     "model.weights",
     "ckpt_path",

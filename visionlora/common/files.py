@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from visionlora.common.errors import UserError
 
@@ -31,19 +32,26 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def write_beside(path: Path, content: bytes) -> Path:
     """Write ``content`` to a new file in the folder of ``path`` and wait until the disk has it; returns the new file."""
+    with writing_beside(path) as (part, stream):
+        stream.write(content)
+    return part
+
+
+@contextlib.contextmanager
+def writing_beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A context with a new file in the folder of ``path``, open for writing; afterwards the disk has it, or it is gone where that fails."""
     part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
     with naming(path):
         file = os.open(part, _NEW_FILE, 0o666)
         try:
             with open(file, "wb") as stream:
-                stream.write(content)
+                yield part, stream
                 stream.flush()
                 os.fsync(stream.fileno())
         except BaseException:
             with contextlib.suppress(OSError):
                 part.unlink()
             raise
-    return part
 
 
 @contextlib.contextmanager
@@ -93,12 +101,17 @@ def put_in_place(part: Path, path: Path) -> None:
         _sync_folder(path.parent)
 
 
+def is_part(path: Path) -> bool:
+    """Whether it is a file that ``write_beside`` has begun."""
+    return _PART.fullmatch(path.name) is not None
+
+
 def remove_parts(*folders: Path) -> None:
     """Remove what processes that were killed while they wrote have left in these folders."""
     for folder in folders:
         if folder.is_dir() and not folder.is_symlink():
             for path in folder.iterdir():
-                if _PART.fullmatch(path.name):
+                if is_part(path):
                     path.unlink(missing_ok=True)
 
 

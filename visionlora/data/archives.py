@@ -10,8 +10,12 @@ from visionlora.data.images import Images, OtherFiles
 from visionlora.data.stores import opened
 
 
-def packed_folders(path: Path) -> tuple[list[str], dict[str, Images]]:
+def packed_folders(path: Path, levels: int = 1) -> tuple[list[str], dict[str, Images]]:
     """The classes and the parts of ``{train,val,test}/CLASS/*`` or ``CLASS/*`` in a zip or tar archive, which may have a folder around it.
+
+    Args:
+        path: of the archive.
+        levels: of class folders.
 
     Raises:
         UserError: no class folders, one class only, parts with different classes.
@@ -29,7 +33,9 @@ def packed_folders(path: Path) -> tuple[list[str], dict[str, Images]]:
     for name, parts in where.items():
         part, rest = (parts[0], parts[1:]) if in_parts else ("train", parts)
         if part in PARTS and len(rest) > 1:
-            found.setdefault(part, {}).setdefault(rest[0], []).append(name)
+            if len(rest) <= levels:
+                raise UserError(f"data.levels={levels}: {name} in {path} does not lie in a folder of the last level.")
+            found.setdefault(part, {}).setdefault("/".join(rest[:levels]), []).append(name)
     classes = sorted(found.get("train", {}))
     if len(classes) < 2:
         what = f"one class folder only ({classes[0]!r})" if classes else "no class folders with images"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from visionlora.common.config import at_least, at_most, fraction, off, one_of
@@ -25,6 +28,7 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
     voc="visionlora.data.voc:voc",
     coco="visionlora.data.coco:coco",
     yolo="visionlora.data.yolo:yolo",
+    hf="visionlora.data.hf:hugging_face",
 )
 """Name -> ``(config: DataConfig) -> Source``. What a source of a package wants to be told beside the keys here is in ``options``."""
 TRANSFORMS: Registry[Callable[..., Any]] = Registry(
@@ -39,6 +43,7 @@ TRANSFORMS: Registry[Callable[..., Any]] = Registry(
 
 USUAL_CROP = (0.35, 1.0)
 """``data.crop_scale`` where nothing else is said."""
+_HUB_NAME = r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?(?<!\.parquet)"
 BALANCES = ("none", "weights", "sampler", "logit_adjustment")
 
 
@@ -59,6 +64,8 @@ class DataConfig:
     balance: str = "none"
     max_bad: float = 0.01
     exclude: str | None = None
+    classes: str | None = None
+    levels: int = 1
     download: bool = True
     label: Any = None
     image: str | None = None
@@ -111,6 +118,7 @@ class DataConfig:
         for key in ("randaugment", "mixup", "cutmix"):
             at_least(f"data.{key}", getattr(self, key), 0)
         at_least("data.repeats", self.repeats, 1)
+        at_least("data.levels", self.levels, 1)
         at_least("data.color_jitter", self.color_jitter, 0)
         scale = self.crop_scale
         if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
@@ -123,6 +131,16 @@ class DataConfig:
         at_least("data.num_classes", self.num_classes, 1)
         at_least("data.num_images", self.num_images, 1)
         at_most("data.num_images", max(self.num_classes, self.num_images), 2**20)  # made in memory
+
+    @property
+    def of_hub(self) -> bool:
+        """Whether ``root`` is the name of a data set of the Hugging Face hub, and of nothing on the disk."""
+        return self.name == "hf" and bool(re.fullmatch(_HUB_NAME, self.root)) and not Path(self.root).exists()
+
+    @property
+    def there(self) -> bool:
+        """Whether there is anything on the disk where ``root`` says, be it a pattern; a name of the hub is not looked for."""
+        return self.of_hub or Path(self.root).exists() or next(glob.iglob(self.root), None) is not None
 
     def _check_folds(self) -> None:
         text = str(self.folds)

@@ -53,9 +53,24 @@ def part_folders(root: Path, name: str) -> dict[str, Path]:
     return folders
 
 
-def class_names(folder: Path) -> list[str]:
-    """The class folders in it, sorted."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+def class_names(folder: Path, levels: int = 1) -> list[str]:
+    """The class folders in it, sorted; of several levels ``CLASS/SUBCLASS``.
+
+    Raises:
+        UserError: with several levels, a folder above the last has no class folders, or has images of its own.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+    if levels == 1:
+        return names
+    found = []
+    for name in names:
+        below = class_names(folder / name, levels - 1)
+        own = next((path.name for path in (folder / name).iterdir() if path.is_file() and path.suffix.lower() in SUFFIXES), None)
+        if own is not None or not below:
+            what = f"has images of its own, {own} for one" if own is not None else "has no class folders"
+            raise UserError(f"data.levels={levels}: {folder / name} {what}; the images of every class lie in a folder of the last level.")
+        found += [f"{name}/{each}" for each in below]
+    return found
 
 
 def _without_classes(folder: Path, name: str) -> str:

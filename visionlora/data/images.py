@@ -83,6 +83,7 @@ class Images:
         arrays: uint8 ``(N, H, W)`` or ``(N, H, W, C)``, where they are held in memory; then the files are not opened.
         store: reads them by their names where they are no files of their own.
         groups: of each image, such as the patient it is of; a split leaves every group whole. Empty where there are none.
+        weights: how often each image comes in training, in proportion. Empty where all come equally often.
     """
 
     labels: list[Any]
@@ -91,6 +92,7 @@ class Images:
     arrays: np.ndarray | None = None
     store: Store | None = None
     groups: Sequence[str] = ()
+    weights: Sequence[float] = ()
 
     @classmethod
     def of_arrays(cls, arrays: np.ndarray, labels: Sequence[Any], prefix: str = "") -> Self:
@@ -141,6 +143,7 @@ class Images:
             paths=self._some_paths(indices),
             arrays=None if self.arrays is None else self.arrays[list(indices)],
             groups=[self.groups[i] for i in indices] if self.groups else (),
+            weights=[self.weights[i] for i in indices] if self.weights else (),
         )
 
     def _some_paths(self, indices: Sequence[int]) -> Sequence[Path]:

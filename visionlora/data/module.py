@@ -74,6 +74,7 @@ class ImageData(L.LightningDataModule):
         self.config, self.seed = config, seed
         self.task = make_task(task, source.classes)
         self.task.check_names(f"data={config.name}")
+        self.folders = source.folders or source.classes  # what the classes are called where they come from
         self.record: dict[str, list[str]]
         if record:
             self.parts, self.record = recorded(source, record), dict(record)
@@ -175,12 +176,18 @@ class ImageData(L.LightningDataModule):
         return self._train_loader(self._in_training())
 
     def _in_training(self) -> EpochSampler:
-        """The order of training: every image once an epoch, or with ``data.balance=sampler`` every group as often."""
-        train, weights = self.parts["train"], None
+        """The order of training: every image once an epoch; as many draws, where images have weights, in proportion to them, and with
+        ``data.balance=sampler`` every group as often.
+        """
+        train = self.parts["train"]
+        weights = torch.tensor(train.weights, dtype=torch.float64) if train.weights else None
         groups = self.task.groups(train.labels)
         if self.config.balance == "sampler" and groups is not None:
             counts = Counter(groups)
-            weights = torch.tensor([1 / counts[group] for group in groups], dtype=torch.float64)
+            balanced = torch.tensor([1 / counts[group] for group in groups], dtype=torch.float64)
+            weights = balanced if weights is None else balanced * weights
+        if weights is not None and not weights.sum() > 0:
+            raise UserError("no image of the training part has a weight above 0.")
         return EpochSampler(len(train), self.seed, shuffle=True, weights=weights, repeats=self.config.repeats)
 
     def view_dataloader(self, part: str, view: int | None) -> DataLoader[Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +14,13 @@ from PIL import Image
 from rich.progress import Progress
 
 from visionlora.common.console import console
-from visionlora.common.errors import UserError
-from visionlora.common.files import put_in_place, replace_file
+from visionlora.common.disk import disk_trouble
+from visionlora.common.errors import UnreadableError, UserError
+from visionlora.common.files import is_part, put_in_place, remove_parts, replace_file, writing_beside
 from visionlora.common.reading import read_json, sealed_json
+from visionlora.data.folders import PARTS
 from visionlora.data.images import Images
+from visionlora.data.opening import extensions
 from visionlora.data.pack_config import PackConfig
 from visionlora.data.sources import load_source
 from visionlora.tasks.registry import kind_of, make_task
@@ -32,10 +35,12 @@ def pack(config: PackConfig) -> int:
     """Write ``OUTPUT/PART/000000.tar`` and so on, and ``shards.json`` with the sha256 of each; the number of images.
 
     Every shard appears whole or not at all. One that is there and is what it would be is not written again, so that a packing which was
-    stopped goes on.
+    stopped goes on. One that was stopped before its first shard leaves nothing.
 
     Raises:
         UserError: the images are not there, or the folder has shards of others.
+        OSError: the disk is full or cannot be written.
+        KeyboardInterrupt: with a word on how to go on.
     """
     source = load_source(config.data, kind_of(config.task))
     task = make_task(config.task, source.classes)
@@ -43,14 +48,26 @@ def pack(config: PackConfig) -> int:
     plan = [(part, number, rows) for part, images in source.parts.items() for number, rows in enumerate(_portions(images, config.images))]
     whole = _fingerprint(source.parts, config.images)
     known = _known(output, whole)
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("packing", total=len(plan))
-        for part, number, rows in plan:
-            name = f"{part}/{number:06}.tar"
-            if known.get(name) != _hash(output / name):
-                known[name] = _write(output / name, source.parts[part], rows, task)
-                replace_file(output / LIST, sealed_json({"images": whole, "shards": known}))
-            progress.advance(bar)
+    made = not output.exists()
+    try:
+        for part in source.parts:
+            (output / part).mkdir(parents=True, exist_ok=True)
+        remove_parts(output, *(output / part for part in source.parts))
+        if not known:  # before the first shard: one without a list is somebody else's
+            _list(output, whole, known)
+        with Progress(console=console, transient=True) as progress:
+            bar = progress.add_task("packing", total=len(plan))
+            for done, (part, number, rows) in enumerate(plan):
+                progress.update(bar, completed=done)
+                name = f"{part}/{number:06}.tar"
+                if known.get(name) != _hash(output / name):
+                    known[name] = _write(output / name, source.parts[part], rows, task)
+                    _list(output, whole, known)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"; {len(known)} of {len(plan)} shards are written, and the same command goes on") from None
+    finally:
+        if not known:
+            _remove_empty(output, [*source.parts], made)
     count = sum(map(len, source.parts.values()))
     parts = ", ".join(f"{len(images):,} of {part}" for part, images in source.parts.items())
     console.print(
@@ -82,10 +99,8 @@ def _fingerprint(parts: dict[str, Images], most: int) -> str:
 
 def _known(output: Path, whole: str) -> dict[str, str]:
     """The hashes of the shards that an earlier packing of the same images has written."""
-    if not output.exists():
-        output.mkdir(parents=True)
     if not (output / LIST).is_file():
-        if any(output.iterdir()):
+        if output.exists() and any(not _of_ours(path) for path in output.rglob("*")):
             raise UserError(f"output={output} is not empty, and has no shards of an earlier packing; name another folder.")
         return {}
     found = read_json(output / LIST)
@@ -94,35 +109,67 @@ def _known(output: Path, whole: str) -> dict[str, str]:
     return dict(found.get("shards", {}))
 
 
+def _of_ours(path: Path) -> bool:
+    """Whether a packing that was killed before it had written its list may have left it."""
+    return path.name in PARTS if path.is_dir() else is_part(path)
+
+
+def _list(output: Path, whole: str, known: dict[str, str]) -> None:
+    replace_file(output / LIST, sealed_json({"images": whole, "shards": known}))
+
+
+def _remove_empty(output: Path, parts: list[str], made: bool) -> None:
+    """Remove what a packing has made that has written no shard."""
+    with contextlib.suppress(OSError):
+        for part in parts:
+            (output / part).rmdir()
+        (output / LIST).unlink(missing_ok=True)
+        if made:
+            output.rmdir()
+
+
 def _write(file: Path, images: Images, rows: range, task: Task) -> str:
     """Write one shard, and return its hash."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with tarfile.open(part, "w") as archive:
-            for index in rows:
-                ending, content = _content(images, index)
-                for end, data in ((ending, content), ("json", json.dumps(task.as_cells(images.labels[index])).encode())):
-                    info = tarfile.TarInfo(f"{index:08}.{end}")
-                    info.size = len(data)
-                    archive.addfile(info, io.BytesIO(data))
-        found = _hash(part)
-        put_in_place(part, file)
-    finally:
-        part.unlink(missing_ok=True)
-    return found
+    with writing_beside(file) as (part, stream), tarfile.open(fileobj=stream, mode="w") as archive:
+        for index in rows:
+            ending, content = _content(images, index)
+            for end, data in ((ending, content), ("json", json.dumps(task.as_cells(images.labels[index])).encode())):
+                info = tarfile.TarInfo(f"{index:08}.{end}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    put_in_place(part, file)
+    return _hash(file)
 
 
 def _content(images: Images, index: int) -> tuple[str, bytes]:
-    """The bytes of an image as they are, with their ending; of one in memory, as PNG."""
+    """The bytes of an image as they are, with the ending of its name, or of its format where its name has none; of one in memory, as PNG.
+
+    Raises:
+        UserError: they cannot be had.
+    """
     if images.arrays is not None:
         stream = io.BytesIO()
         Image.fromarray(images.arrays[index]).save(stream, "PNG")
         return "png", stream.getvalue()
-    ending = Path(images.names[index]).suffix.lower().removeprefix(".")
-    if images.store is not None:
-        return ending, images.store.read(images.names[index])
-    return ending, images.paths[index].read_bytes()
+    name = images.names[index]
+    try:
+        content = images.paths[index].read_bytes() if images.store is None else images.store.read(name)
+    except OSError as error:  # else it would be taken for one of the shard
+        raise UserError(f"cannot read the image {images.paths[index]}: {disk_trouble(error) or error}") from None
+    except UnreadableError as error:
+        raise UserError(f"cannot pack the image {name}: {error.why}; data.exclude=FILE leaves it out.") from None
+    ending = Path(name).suffix.lower()
+    return (ending if ending in extensions() else _format_of(content)).removeprefix("."), content
+
+
+def _format_of(content: bytes) -> str:
+    """The ending of an image by its first bytes; ``.png`` where they are of none, which is told where it is read."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            known = str(image.format)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return ".png"
+    return {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}.get(known, f".{known.lower()}")
 
 
 def _hash(file: Path) -> str:

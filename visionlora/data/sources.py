@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import urllib.error
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torchvision.datasets.folder import make_dataset
 
 from visionlora.common.errors import UserError
 from visionlora.data.archives import packed_folders
+from visionlora.data.class_names import with_names
 from visionlora.data.config import SOURCES, DataConfig
 from visionlora.data.findings import excluded
 from visionlora.data.folders import class_names, is_archive, part_folders
@@ -29,13 +30,19 @@ from visionlora.tasks.task import Task
 
 @dataclass(frozen=True)
 class Source:
-    """What a source has: names of the model's outputs (the classes), and its parts (``train`` at least) before anything is split off; and
-    what ``data.image_size=null`` is, where that is not the backbone's own size.
+    """What a source has, before anything is split off.
+
+    Args:
+        classes: names of the model's outputs.
+        parts: the images, of ``train`` at least.
+        folders: what the classes are called where they come from, if ``data.classes`` has given them other names.
+        image_size: what ``data.image_size=null`` is, where that is not the backbone's own size.
     """
 
     classes: list[str]
     parts: dict[str, Images]
     image_size: int | None = None
+    folders: list[str] = field(default_factory=list)
 
 
 def load_source(config: DataConfig, kind: type[Task] | None = None) -> Source:
@@ -56,7 +63,7 @@ def load_source(config: DataConfig, kind: type[Task] | None = None) -> Source:
         raise UserError(f"data={config.name} has {has}, of which task={kind.name} learns nothing; write task={wanted}.")
     if not isinstance(source, Source) or "train" not in source.parts:
         raise UserError(f"data={config.name}: the source gives {type(source).__name__}, not a Source with a part named train.")
-    return source
+    return source if config.classes is None else with_names(source, config.classes)
 
 
 def without_excluded(source: Source, file: Path) -> Source:
@@ -140,22 +147,22 @@ def image_folder(config: DataConfig) -> Source:
     """``root/{train,val,test}/CLASS/*``, or ``root/CLASS/*``, which is all train; the same in a zip or tar archive."""
     root = Path(config.root)
     if is_archive(root):
-        classes, parts = packed_folders(root)
+        classes, parts = packed_folders(root, config.levels)
         return Source(classes, _held_out_tests(parts))
-    return class_folders(root, config.name)
+    return class_folders(root, config.name, config.levels)
 
 
-def class_folders(root: Path, name: str) -> Source:
-    """Read class folders; the classes are the sorted folder names, the same in every part.
+def class_folders(root: Path, name: str, levels: int = 1) -> Source:
+    """Read class folders; the classes are the sorted folder names, of ``levels`` levels (``CLASS/SUBCLASS``), the same in every part.
 
     Raises:
         UserError: no folder, no images, a class without images, or parts with different classes.
     """
     folders = part_folders(root, name)
-    classes = class_names(folders["train"])
+    classes = class_names(folders["train"], levels)
     parts, is_picture = {}, OtherFiles()
     for part, folder in folders.items():
-        differ = sorted(set(class_names(folder)) ^ set(classes))
+        differ = sorted(set(class_names(folder, levels)) ^ set(classes))
         if differ:
             raise UserError(f"the classes of {folders['train']} and {folder} differ: {', '.join(differ[:5])} is in one of them only.")
         samples = make_dataset(str(folder), {c: i for i, c in enumerate(classes)}, is_valid_file=is_picture, allow_empty=True)

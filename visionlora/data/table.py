@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,16 @@ class _Part:
     cells: list[tuple[str, ...]] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
 
 def table(config: DataConfig) -> Table:
     """The rows of ``config.root``, a CSV, TSV or Parquet file: a column with the image's path below the file's folder, one or several
-    with its labels, and, where they are there, ``part`` (train, val, test) and ``group`` (never in two parts).
+    with its labels, and, where they are there, ``part`` (train, val, test), ``group`` (never in two parts) and ``weight`` (how often an
+    image comes in training).
 
     Raises:
-        UserError: no file, a column that is not there, images that are not, a part that is none, an image named twice.
+        UserError: no file, a column that is not there, images that are not, a part or weight that is none, an image named twice.
     """
     file = Path(config.root)
     if not file.is_file():
@@ -66,12 +69,14 @@ def table(config: DataConfig) -> Table:
     heading = [cell.strip() for cell in heading]
     image = _image_column(file, heading, config)
     labels = _label_columns(file, heading, config, image)
-    part, group = (heading.index(name) if name in heading else None for name in ("part", "group"))
-    if "weight" in heading and not process_rank():
-        print(f"{file}: the column 'weight' is not read; every image counts the same.", file=sys.stderr)
+    part, group, weight = (heading.index(name) if name in heading else None for name in ("part", "group", "weight"))
+    if weight in labels:  # of what is in the image
+        weight = None
+    if weight is not None:
+        tell_weights(str(file))
     found = {name: _Part() for name in PARTS}
     words: dict[str, str] = {}  # equal cells are kept once: there may be millions
-    width = max(image, *labels, part or 0, group or 0) + 1
+    width = max(image, *labels, part or 0, group or 0, weight or 0) + 1
     for line, row in enumerate(rows, start=2):
         if not any(row):
             continue
@@ -81,6 +86,8 @@ def table(config: DataConfig) -> Table:
         into.names.append(row[image].strip())
         into.cells.append(tuple(words.setdefault(row[column], row[column]) for column in labels))
         into.lines.append(line)
+        if weight is not None:
+            into.weights.append(weight_of(f"{file}, line {line}", row[weight]))
         if group is not None:
             into.groups.append(words.setdefault(row[group], row[group]))
     known = {name: rows for name, rows in found.items() if rows.names}
@@ -89,9 +96,9 @@ def table(config: DataConfig) -> Table:
     _check_names(file, known)
     if "test" not in known and "val" in known:
         known["test"] = known.pop("val")  # as with class folders: the one held-out part gives the final figure
-    _check_groups(file, known)
+    check_groups(str(file), {name: rows.groups for name, rows in known.items()})
     images = {
-        name: Images([None] * len(rows.names), rows.names, FilesBelow(file.parent, rows.names), groups=rows.groups)
+        name: Images([None] * len(rows.names), rows.names, FilesBelow(file.parent, rows.names), groups=rows.groups, weights=rows.weights)
         for name, rows in known.items()
     }
     of_labels = {name: rows.cells for name, rows in known.items()}
@@ -141,35 +148,41 @@ def _image_column(file: Path, heading: Sequence[str], config: DataConfig) -> int
     from visionlora.data.inputs import COLUMNS
 
     if config.image is not None:
-        return _column(file, heading, config.image, "data.image")
+        return column_of(file, heading, config.image, "data.image")
     lower = [name.lower() for name in heading]
     found = next((lower.index(name) for name in COLUMNS if name in lower), None)
     if found is None:
         raise UserError(
-            f"{file} has no column 'image' with the paths of the images; its columns are {_listed(heading)}: name it by data.image=COLUMN."
+            f"{file} has no column 'image' with the paths of the images; its columns are {listed(heading)}: name it by data.image=COLUMN."
         )
     return found
 
 
 def _label_columns(file: Path, heading: Sequence[str], config: DataConfig, image: int) -> list[int]:
     if config.label is not None:
-        return [_column(file, heading, name, "data.label") for name in config.label]
+        return [column_of(file, heading, name, "data.label") for name in config.label]
     found = [heading.index(name) for name in LABELS if name in heading]
     others = [place for place, name in enumerate(heading) if place != image and name not in OTHERS]
     if len(found) != 1 and len(others) != 1:
         raise UserError(
-            f"{file} does not say which column has the labels; its columns are {_listed(heading)}: name it with data.label=COLUMN."
+            f"{file} does not say which column has the labels; its columns are {listed(heading)}: name it with data.label=COLUMN."
         )
     return found if len(found) == 1 else others
 
 
-def _column(file: Path, heading: Sequence[str], name: str, key: str) -> int:
+def column_of(file: Path | str, heading: Sequence[str], name: str, key: str) -> int:
+    """The place of a column.
+
+    Raises:
+        UserError: there is none of this name.
+    """
     if name not in heading:
-        raise UserError(f"{key}={name}: {file} has no such column; its columns are {_listed(heading)}.{did_you_mean(name, list(heading))}")
+        raise UserError(f"{key}={name}: {file} has no such column; its columns are {listed(heading)}.{did_you_mean(name, list(heading))}")
     return list(heading).index(name)
 
 
-def _listed(heading: Sequence[str]) -> str:
+def listed(heading: Sequence[str]) -> str:
+    """The first of the headings in words."""
     return ", ".join(repr(name) for name in heading[:20]) + ("…" if len(heading) > 20 else "")
 
 
@@ -198,9 +211,39 @@ def _check_names(file: Path, parts: dict[str, _Part]) -> None:
         )
 
 
-def _check_groups(file: Path, parts: dict[str, _Part]) -> None:
+def tell_weights(source: str) -> None:
+    """Say that the weights are read; once, where there are several processes."""
+    if not process_rank():
+        print(f"{source}: in training, images come as often as their 'weight' says.", file=sys.stderr)
+
+
+def weight_of(where: str, cell: Any) -> float:
+    """The weight that a cell has.
+
+    Raises:
+        UserError: it is no number from 0 up; ``where`` begins the sentence.
+    """
+    try:
+        weight = float(cell)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise UserError(f"{where}, column 'weight': {cell!r} is no number from 0 up.")
+    return weight
+
+
+def check_groups(source: str, groups: Mapping[str, Sequence[str]]) -> None:
+    """See that no group is in two parts.
+
+    Args:
+        source: in words.
+        groups: of each image, by part.
+
+    Raises:
+        UserError: one is.
+    """
     where: dict[str, str] = {}
-    for part, rows in parts.items():
-        for group in set(rows.groups):
+    for part, names in groups.items():
+        for group in set(names):
             if (before := where.setdefault(group, part)) != part:
-                raise UserError(f"{file}: the group {group!r} is in the parts {before} and {part}; a group is in one only.")
+                raise UserError(f"{source}: the group {group!r} is in the parts {before} and {part}; a group is in one only.")

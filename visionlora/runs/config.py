@@ -12,6 +12,7 @@ from visionlora.backbone.config import ModelConfig
 from visionlora.common.config import at_least, checked, fraction, one_of
 from visionlora.common.errors import UserError
 from visionlora.common.trainer_config import TrainerConfig
+from visionlora.data.class_names import WORDNET
 from visionlora.data.config import DataConfig
 from visionlora.lora.config import LoraConfig
 from visionlora.tasks.registry import USUAL, check_section
@@ -165,9 +166,12 @@ OF_THE_RUN = ("last", "best")
 def portable(config: TrainConfig) -> dict[str, Any]:
     """The config as it is written down: paths as they are from any folder."""
     values = asdict(config)
-    values["data"]["root"] = str(Path(config.data.root).absolute())
+    if not config.data.of_hub:
+        values["data"]["root"] = str(Path(config.data.root).absolute())
     if config.data.exclude is not None:
         values["data"]["exclude"] = str(Path(config.data.exclude).absolute())
+    if config.data.classes not in (None, WORDNET):
+        values["data"]["classes"] = str(Path(str(config.data.classes)).absolute())
     if config.model.weights is not None and not config.model.weights.startswith("pip:"):
         values["model"]["weights"] = str(Path(config.model.weights).absolute())
     if config.ckpt_path is not None and config.ckpt_path not in OF_THE_RUN:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 from visionlora.common.config import checked
 from visionlora.common.errors import UserError
@@ -29,6 +28,6 @@ def data_config(run: RunFolder, root: str | None = None) -> DataConfig:
         own = replace(own, num_workers=min(own.num_workers, os.cpu_count() or 1))
     if root is not None:
         return replace(own, root=root)
-    if own.name in SOURCES.built_in and own.name not in WITHOUT_FILES and not Path(own.root).exists():
+    if own.name in SOURCES.built_in and own.name not in WITHOUT_FILES and not own.there:
         raise UserError(f"{run.config} says that its images are in {own.root}, which is not here; name their place with root=DIR.")
     return replace(own, download=False)

@@ -21,6 +21,7 @@ TASKS: Registry[type[Task]] = Registry(
     regression="visionlora.tasks.regression.task:Regression",
     segment="visionlora.tasks.segment.task:Segment",
     detect="visionlora.tasks.detect.task:Detect",
+    ordinal="visionlora.tasks.ordinal.task:Ordinal",
 )
 """Name -> subclass of ``Task``."""
 USUAL = "classify"

@@ -103,6 +103,7 @@ class Task:
         hub: the Hugging Face hub's name of the task.
         output_words: what an output stands for, and the plural of it: class, classes.
         group_word: what a group of ``groups`` is.
+        classifies: whether an image is one of the outputs, whose softmax says how likely each is, as of pretrained classifiers.
         calibrates: whether outcomes have a temperature, see ``Outcome.calibrated``.
         baseline_words: what ``test_before/*`` is measured with.
         columns: headings of ``Prediction.cells``.
@@ -122,6 +123,7 @@ class Task:
     hub: ClassVar[str] = "image-feature-extraction"
     output_words: ClassVar[tuple[str, str]] = ("output", "outputs")
     group_word: ClassVar[str] = "group"
+    classifies: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
     baseline_words: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = ("prediction",)

@@ -14,6 +14,7 @@ from visionlora.backbone.create import build
 from visionlora.backbone.freeze import moves_statistics
 from visionlora.backbone.head import example_batch, find_head
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
+from visionlora.backbone.pretrained_head import keep_pretrained_head
 from visionlora.common.errors import UserError
 from visionlora.data.module import ImageData
 from visionlora.lora.audit import undisturbed
@@ -98,6 +99,8 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
     info = info_of(model)
     assert info is not None
     info.classes, info.task = data.task.names, data.task.section()
+    if config.model.head_init == "pretrained" and not (place.resuming and config.lora.train_head):  # else it is in the checkpoint
+        _keep_head(model, data)
     example = example_batch(model)
     try:
         with undisturbed(model), torch.no_grad():
@@ -112,6 +115,12 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
 def decoder_of(task: PlacedTask, model: ModelConfig) -> str | None:
     """What goes over the model where ``model.decoder`` is not given: the task's usual one; nothing where the model is one for the task."""
     return task.decoders[0] if model.source == "timm" else None
+
+
+def _keep_head(model: nn.Module, data: ImageData) -> None:
+    if not data.task.classifies:
+        raise UserError(f"model.head_init=pretrained: the outputs of task={data.task.name} are no classes of weights; leave it out.")
+    keep_pretrained_head(model, [*zip(data.folders, data.classes, strict=True)])
 
 
 def spec_values(model: ModelConfig) -> dict[str, Any]:

@@ -163,12 +163,12 @@ def _with_epochs(config: TrainConfig, row: Row, because: str, filling: _Filling,
 
 def _rate(config: TrainConfig, row: Row) -> float:
     usual = usual_rate(config.optim.name, config.lora)
-    started = row.rate if config.model.head_init == "probe" else 1.0
+    started = row.rate if config.model.head_init in ("probe", "pretrained") else 1.0
     return float(f"{usual * started:.3g}")
 
 
 def _head_words(head: str) -> str:
-    return "from the probe" if head == "probe" else "from a head at random"
+    return {"probe": "from the probe", "pretrained": "from the pretrained head"}.get(head, "from a head at random")
 
 
 def _share_words(config: TrainConfig, rate: float) -> str:

@@ -13,6 +13,7 @@ from sklearn.metrics import classification_report, confusion_matrix
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from visionlora.tasks.classify.levels import levels_of, right_at
 from visionlora.tasks.outcome import PlainOutcome
 from visionlora.tasks.task import Outcome
 
@@ -106,9 +107,20 @@ class Classified(PlainOutcome):
             row |= {f"probability of {name}": round(p, 6) for name, p in zip(self.classes, probabilities, strict=True)}
         return row
 
+    def levels(self) -> list[dict[str, float]]:
+        """Of classes within others (``animal/cat``), for each level from the widest to the class: how many names it has, and the accuracy;
+        a level's name has the probability of all its classes together.
+        """
+        levels = levels_of(self.classes)
+        return [
+            {"classes": len(set(called)), "top1": float(right_at(self.probabilities, self.targets, called).float().mean())}
+            for called in levels
+        ]
+
     def details(self) -> dict[str, Any]:
-        """``classes.json``: the report."""
-        return {"classes.json": self.report()}
+        """``classes.json``: the report; ``levels.json`` where classes are within others."""
+        levels = self.levels()
+        return {"classes.json": self.report()} | ({"levels.json": levels} if levels else {})
 
     def calibrated(self, validation: Outcome) -> dict[str, float]:
         """``temperature``, the one that fits the validation part best, and the calibration error with it."""

@@ -5,38 +5,16 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from visionlora.common.drawing import BLUE, GREY, VERMILION, WIDTH, Percent, legend_below, percent, short, styled
+from visionlora.common.drawing import BLUE, GREY, VERMILION, WIDTH, legend_below, percent, short, styled
 from visionlora.tasks.classify.classified import BINS, Classified
+from visionlora.tasks.matrix import matrix
 from visionlora.tasks.sheets import COLUMNS, file_name, in_rows, sheet
 
-NAMED = 40
-"""Classes up to which a confusion matrix has their names."""
-COUNTED = 20
-"""Classes up to which a confusion matrix has its numbers."""
 
-
-@styled
 def confusion(outcome: Classified) -> Figure:
     """Share of each true class (rows) that is taken for each class (columns), with the numbers of images."""
-    table, classes = outcome.confusion(), [short(name, 20) for name in outcome.classes]
-    shares = table / np.maximum(table.sum(1, keepdims=True), 1)
-    side = min(max(3.2, 0.34 * len(classes) + 1.4), 10.0)
-    figure = Figure(figsize=(side + 0.6, side))
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, format=Percent(), shrink=0.8, label="share of the true class")
-    if len(classes) <= NAMED:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
-    if len(classes) <= COUNTED:
-        for row, column in np.ndindex(table.shape):
-            if table[row, column]:
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(table[row, column]), ha="center", va="center", color=colour, fontsize=7)
-    axes.grid(visible=False)
     right = f"{outcome.right.mean():.1%} of {len(outcome.right):,} right"
-    axes.set(xlabel="predicted class", ylabel="true class", title=f"{outcome.split}: {right}")
-    return figure
+    return matrix(outcome.confusion(), outcome.classes, f"{outcome.split}: {right}")
 
 
 @styled

@@ -9,14 +9,14 @@ from visionlora.tasks.cells import Cells
 
 
 def classes_of(cells: Cells) -> tuple[list[str], dict[str, list[Any]]]:
-    """The classes of the training part, sorted, and by part the number of each row's class.
+    """The classes of the training part in their order, and by part the number of each row's class.
 
     Raises:
         UserError: a cell is empty, another part has a class that the training part has not, or there is more than one column.
     """
     if len(cells.columns) > 1:
         raise UserError(f"data.label names {len(cells.columns)} columns, and an image has one class: name one, or take task=multilabel.")
-    names = sorted({cell.strip() for (cell,) in cells.parts["train"]})
+    names = cells.sorted(cell.strip() for (cell,) in cells.parts["train"])
     numbers = {name: number for number, name in enumerate(names)}
     found: dict[str, list[Any]] = {}
     for part, rows in cells.parts.items():

@@ -30,6 +30,9 @@ def print_classes(outcome: Classified) -> None:
             table.add_section()
         table.add_row(escape(name), *(f"{row[key]:.1%}" for key in ("precision", "recall", "f1-score")), f"{row['support']:.0f}")
     console.print(table)
+    if levels := outcome.levels():
+        shares = (f"{level['top1']:.1%} of {level['classes']:.0f}" for level in levels)
+        console.print(f"top-1 accuracy by level, from the widest: {', '.join(shares)} classes", highlight=False, markup=False)
     pairs = [f"{outcome.classes[true]} taken for {outcome.classes[taken]} ({n})" for true, taken, n in outcome.confused()]
     if pairs:
         console.print(f"confused most: {'; '.join(pairs)}", highlight=False, markup=False)

@@ -68,6 +68,7 @@ class Classify(Task):
     baseline_words = "nearest class mean on the untouched backbone"
     output_words = ("class", "classes")
     group_word = "class"
+    classifies = True
     calibrates = True
     hub = "image-classification"
     columns = ("class", "probability")
@@ -97,7 +98,8 @@ class Classify(Task):
         return self.names[int(label)]
 
     def of_folder(self, path: Path) -> str | None:
-        return path.parent.name if path.parent.name in self.names else None
+        called = "/".join(path.parent.parts[-1 - self.names[0].count("/") :])  # of class folders of several levels
+        return called if called in self.names else None
 
     def tensor(self, labels: Sequence[Any]) -> Tensor:
         import torch

@@ -27,7 +27,7 @@ def _of_one(cells: Cells) -> tuple[list[str], dict[str, list[Any]]]:
     def several(cell: str) -> list[str]:
         return [label.strip() for label in cell.split(cells.separator) if label.strip()]
 
-    names = sorted({label for (cell,) in cells.parts["train"] for label in several(cell)})
+    names = cells.sorted(label for (cell,) in cells.parts["train"] for label in several(cell))
     numbers = {name: number for number, name in enumerate(names)}
     found: dict[str, list[Any]] = {}
     for part, rows in cells.parts.items():
