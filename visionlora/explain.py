@@ -28,11 +28,16 @@ def explain(config: ExplainConfig, folder: Path) -> list[Path]:
     from visionlora.lora.changes import changes
     from visionlora.reporting.plots import changes_by_layer
     from visionlora.runs.predictor import load
+    from visionlora.tasks.placed import PlacedTask
 
     quiet()
     if config.output is not None and Path(config.output).is_file():
         raise UserError(f"output={config.output} is a file; name a folder.")
     predictor = load(run.path)
+    if isinstance(predictor.task, PlacedTask):
+        raise UserError(
+            f"visionlora.explain colours images by a class of theirs; for task={predictor.task.name} evaluate draws what is seen where."
+        )
     paths, labels = _images(config, run, predictor)
     figure, method = look(predictor, paths, config.method, labels)
     if config.output is None:

@@ -88,6 +88,30 @@ def test_a_run_and_what_is_made_of_it(trained: tuple[str, Path, Path], tmp_path:
     assert "is there already" in again_.stderr
 
 
+def test_what_is_told_of_a_run(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
+    """What has no sense here is refused in a sentence; runs are compared without a probe; a state dict can be built again."""
+    task, _, folder = trained
+    for words_, message in (
+        (("evaluate", "tta=flip"), "tta averages the answers for several views"),
+        (("evaluate", "temperature=true"), "is for classifiers"),
+        (("explain",), "evaluate draws what is seen where"),
+        (("export", "format=timm", f"output={tmp_path / 'timm'}"), "Take format=state_dict, onnx or pt2"),
+    ):
+        refused = command(words_[0], f"run={folder}", *words_[1:])
+        assert refused.returncode == 2, words_
+        assert message in refused.stderr
+    compared = command("evaluate", f"run=[{folder},{folder}]", "compare=true")
+    assert compared.returncode == 0, compared.stderr
+    rows = json.loads((folder / "comparison_test.json").read_text())
+    assert len(rows) == 2
+    assert f"test/{KINDS[task]['keys'][0]}" in rows[1]
+    for format_ in ("state_dict", "pt2"):
+        done = command("export", f"run={folder}", f"format={format_}", f"output={tmp_path / format_}")
+        assert done.returncode == 0, done.stderr
+    code = (tmp_path / "state_dict/state_dict/README.md").read_text().partition("```python")[2].partition("```")[0]
+    assert "decoder=" in code
+
+
 def test_an_interrupted_run_goes_on_to_the_same_weights(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
     class Stop(Exception):  # noqa: N818
         pass

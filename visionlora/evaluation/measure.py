@@ -21,7 +21,7 @@ from visionlora.evaluation.probe import probe_head
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import Predictor, load
 from visionlora.tasks.outcome import outcome_of
-from visionlora.tasks.task import Outcome
+from visionlora.tasks.task import Outcome, Task
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def outcome(predictor: Predictor, data: ImageData, split: str) -> Outcome:
 
 
 def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str, own_data: bool = True) -> list[Compared]:
-    """The untouched backbone with a probe head, then each run, on the same images.
+    """The untouched backbone with a probe head, where the task has such, then each run, on the same images.
 
     Raises:
         UserError: the runs were not measured on the same images.
@@ -119,18 +119,18 @@ def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str
     rows: list[Compared] = []
     for run, config in zip(runs, configs, strict=True):
         predictor, data = open_run(run, config, own_data)
-        if not rows:
+        if not rows and type(data.task).probe is not Task.probe:
             head = probe(run, data)
             found = outcome(head, data, split)
             size = sum(p.numel() for name in head.info.head for p in head.model.get_submodule(name).parameters())
             rows.append(Compared("untouched backbone, probe", found, size, 4 * size, _bytes(head), None, None))
         found, results = outcome(predictor, data, split), run.read_results()
-        if found.images.names != rows[0].outcome.images.names:
+        if rows and found.images.names != rows[0].outcome.images.names:
             raise UserError(f"{run.path} has another {split} part than {runs[0].path}; runs are compared on the same images.")
         rows.append(
             Compared(
                 run.path.name, found, int(results.get("params/trainable", 0)), int(results.get("bytes/adapter", 0)), _bytes(predictor),
-                results.get("seconds/fit"), results.get("memory/peak_mib"), rows[0].outcome.p_against(found),
+                results.get("seconds/fit"), results.get("memory/peak_mib"), rows[0].outcome.p_against(found) if rows else None,
             )
         )  # fmt: skip
     return rows

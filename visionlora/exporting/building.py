@@ -21,6 +21,8 @@ def refuse_other_source(facts: Facts, source: str) -> None:
         raise UserError(f"format={source}: the model is a {facts.name}, which {source} did not build; take format=onnx, pt2 or state_dict.")
     if spec.source != source:
         raise UserError(f"format={source}: the model is {spec.full_name}; take format={spec.source}.")
+    if spec.decoder is not None:
+        raise UserError(f"format={source} holds classifiers; the model is {spec.words}. Take format=state_dict, onnx or pt2.")
     if spec.stem != "default":
         raise UserError(f"model.stem={spec.stem} is visionlora's own; {spec.source} cannot build it. Take format=state_dict, onnx or pt2.")
     if source == "torchvision" and spec.in_chans != 3:
@@ -55,5 +57,10 @@ def torchvision_arguments(facts: Facts) -> dict[str, Any]:
 def own_arguments(facts: Facts) -> dict[str, Any]:
     """What ``vl.create_backbone`` is called with beside the model's name and the number of classes."""
     spec = spec_of(facts)
-    said = {"in_chans": (spec.in_chans, 3), "stem": (spec.stem, "default"), "image_size": (spec.image_size, None)}
+    said = {
+        "in_chans": (spec.in_chans, 3),
+        "stem": (spec.stem, "default"),
+        "image_size": (spec.image_size, None),
+        "decoder": (spec.decoder, None),
+    }
     return {"pretrained": False, **{key: value for key, (value, usual) in said.items() if value != usual}}

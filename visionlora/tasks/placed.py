@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from visionlora.common.errors import UserError
 from visionlora.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ class PlacedTask(Task):
             side: of the model's square input, in pixels.
         """
         raise NotImplementedError
+
+    def averaged(self, outputs: Tensor) -> Tensor:
+        raise UserError(f"tta averages the answers for several views of an image, whose places differ with task={self.name}; leave it out.")
 
     def predict(self, names: Sequence[str], outputs: Tensor, most: int) -> list[Any]:
         raise NotImplementedError("a placed task answers in the pixels of the image: predict_placed")

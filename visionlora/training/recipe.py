@@ -20,6 +20,7 @@ from visionlora.common.files import inside, replace_file
 from visionlora.common.reading import sealed_json
 from visionlora.data.module import ImageData
 from visionlora.evaluation.probe import why_no_probe
+from visionlora.lora.config import LoraConfig
 from visionlora.runs.config import TrainConfig, usual_rate
 from visionlora.runs.folder import RunFolder
 from visionlora.tasks.placed import PlacedTask
@@ -115,6 +116,11 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[Trai
     config = replace(config, data=replace(config.data, batch_size=size, folds=data.folds))
     rate = _rate(config, row)
     chosen_rate = filling.of("optim.lr", config.optim.lr, rate, f"{_head_words(start)}, {_share_words(config, rate)}")
+    head_rate = config.optim.head_lr
+    if isinstance(data.task, PlacedTask) and name != "plain" and config.lora.method != "none":
+        head_rate = filling.of(
+            "optim.head_lr", head_rate, usual_rate(config.optim.name, LoraConfig(method="none")), "of what is new over the backbone"
+        )
     impossible = why_all(config.lora, data) or why_random
     if config.optim.strength == "auto" and impossible:
         console.print(f"optim.strength=auto is off: {impossible}.", highlight=False, markup=False)
@@ -123,7 +129,7 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[Trai
     soup = config.optim.soup
     if data.folds:
         soup = filling.of("optim.soup", soup, *_soup(images, config.optim.lr is not None))
-    config = replace(config, optim=replace(config.optim, lr=chosen_rate, strength=strength, soup=bool(soup)))
+    config = replace(config, optim=replace(config.optim, lr=chosen_rate, head_lr=head_rate, strength=strength, soup=bool(soup)))
     config = _with_epochs(config, row, because, filling, adapted, data)
     return config, Recipe(name, filling.choices)
 
