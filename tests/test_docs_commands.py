@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import placed
 import pytest
 from conftest import command, compose
 from docs_commands import ASKS, COMMANDS, CUTS, SHORT, SMALL, Shown, commands, cut, in_place, missed
@@ -56,6 +57,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 info = tarfile.TarInfo(f"{path.parent.name}-{path.stem}.cls")
                 info.size = len(path.parent.name)
                 archive.addfile(info, io.BytesIO(path.parent.name.encode()))
+    placed.write_masks(root.parent / "masks", {"train": 6, "test": 3})
+    placed.write_voc(root.parent / "voc", {"train": 6, "test": 3})
     of_classes = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["bird", "cat", "dog", "fish"])})
     rows_of = {
         part: [{"image": str(path), "label": path.parent.name} for path in rows if path.parts[-3] == part] for part in ("train", "test")
@@ -95,7 +98,7 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     shutil.copytree(finished, interrupted, ignore=shutil.ignore_patterns("results.json", "adapter"))
     found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": run, "hydra.run.dir=DIR": interrupted}
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
-    words = ("labels", "counts", "images", "shards", "dataset", "wordnet", "tree")  # .csv, .csv, .zip
+    words = ("labels", "counts", "images", "shards", "dataset", "wordnet", "tree", "masks", "voc")  # .csv, .csv, .zip
     found |= {f"data.root={word.upper()}": pictures.parent / word for word in words}
     found |= {f"data.classes={word}": pictures.parent / "names" for word in ("NAMES", "ORDER")}  # .txt
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}

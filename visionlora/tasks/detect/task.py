@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -121,7 +122,7 @@ class Detect(PlacedTask):
     def criterion(self, smoothing: float = 0.0) -> Loss:
         from visionlora.tasks.detect.losses import detection_loss
 
-        return lambda outputs, targets: detection_loss(outputs, targets, self.outputs)
+        return functools.partial(detection_loss, classes=self.outputs)  # which can be sent to another process
 
     def training_criterion(self, smoothing: float = 0.0) -> Loss:
         if smoothing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -139,7 +140,10 @@ class Regression(Task):
 
         kinds: dict[str, Loss] = {"huber": functional.smooth_l1_loss, "l1": functional.l1_loss, "mse": functional.mse_loss}
         loss = kinds[self.options.loss]
-        return lambda outputs, targets: loss(outputs, self.scaled(targets))
+        return functools.partial(self._loss_of, loss)  # which can be sent to another process
+
+    def _loss_of(self, loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+        return loss(outputs, self.scaled(targets))
 
     def soft(self, targets: Tensor) -> Tensor:
         return targets

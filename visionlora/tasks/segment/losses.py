@@ -21,17 +21,25 @@ MOST_WEIGHT = 10.0
 """A class's pixels weigh at most so many times as much as those of the class in the middle."""
 
 
-def cross_entropy(smoothing: float = 0.0, weights: Tensor | None = None) -> Loss:
-    """Cross-entropy of ``(N, C, H, W)`` with masks ``(N, H, W)``, the mean over the pixels that have a class, 0 where none has."""
+class CrossEntropy(nn.Module):
+    """Cross-entropy of ``(N, C, H, W)`` with masks ``(N, H, W)``, the mean over the pixels that have a class, 0 where none has.
 
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        weight = None if weights is None else weights.to(outputs)
-        total = functional.cross_entropy(outputs, targets, weight, ignore_index=IGNORED, label_smoothing=smoothing, reduction="sum")
+    Args:
+        smoothing: of labels.
+        weights: of the classes.
+    """
+
+    def __init__(self, smoothing: float = 0.0, weights: Tensor | None = None) -> None:
+        super().__init__()
+        self.smoothing, self.weights = smoothing, weights
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        weight = None if self.weights is None else self.weights.to(outputs)
+        more: dict[str, Any] = {"ignore_index": IGNORED, "label_smoothing": self.smoothing, "reduction": "sum"}
+        total = functional.cross_entropy(outputs, targets, weight, **more)
         known = targets != IGNORED
         share = known.sum() if weight is None else weight[targets[known]].sum()
         return total / share.clamp(min=1)
-
-    return loss
 
 
 class Mean(nn.Module):
@@ -55,10 +63,10 @@ def loss_of(options: SegmentOptions, smoothing: float, weights: Tensor | None) -
     """
     names = options.loss.split("_")
     if names == ["ce"]:
-        return cross_entropy(smoothing, weights)
+        return CrossEntropy(smoothing, weights)
     losses: Any = segmentation_models(f"task.loss={options.loss}").losses
     made: dict[str, Callable[[], Loss]] = {
-        "ce": lambda: cross_entropy(smoothing, weights),
+        "ce": lambda: CrossEntropy(smoothing, weights),
         "dice": lambda: losses.DiceLoss("multiclass", from_logits=True, ignore_index=IGNORED),
         "focal": lambda: losses.FocalLoss("multiclass", gamma=options.gamma, ignore_index=IGNORED),
         "lovasz": lambda: losses.LovaszLoss("multiclass", ignore_index=IGNORED),

@@ -148,9 +148,9 @@ class Segment(PlacedTask):
         return MaskTargets(self.outputs)
 
     def criterion(self, smoothing: float = 0.0) -> Loss:
-        from visionlora.tasks.segment.losses import cross_entropy
+        from visionlora.tasks.segment.losses import CrossEntropy
 
-        return cross_entropy(smoothing)
+        return CrossEntropy(smoothing)
 
     def training_criterion(self, smoothing: float = 0.0) -> Loss:
         from visionlora.tasks.segment.losses import loss_of, weights_of
