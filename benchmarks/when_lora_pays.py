@@ -111,25 +111,33 @@ def table(cells: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def half_width(scores: list[float]) -> float | None:
+    """Half of the 95 % interval of the mean; ``None`` of fewer than three draws, which say next to nothing about it."""
+    if len(scores) < 3 or len(scores) not in T_95:
+        return None
+    return float(T_95[len(scores)] * statistics.stdev(scores) / len(scores) ** 0.5)
+
+
 def _shown(scores: list[float], seconds: list[float]) -> str:
     if not scores:
         return ""
-    spread = (
-        f" ± {100 * T_95[len(scores)] * statistics.stdev(scores) / len(scores) ** 0.5:.1f}"
-        if len(scores) in T_95 and len(scores) > 2
-        else ""
-    )
+    half = half_width(scores)
+    spread = "" if half is None else f" ± {100 * half:.1f}"
     return f"{100 * statistics.mean(scores):.1f}{spread} ({statistics.mean(seconds):.0f} s)"
 
 
 @styled
 def figure(cells: dict[str, Any]) -> Figure:
-    """Accuracy over images a class, a line for each row, a point for each draw."""
+    """Accuracy over images a class, a line for each row, a point for each draw, and the 95 % interval of the mean of three and more."""
     drawn = Figure(figsize=(WIDTH, 3.4))
     axes = drawn.subplots()
     for row, colour in zip(ROWS, PALETTE, strict=False):
         scores = of(cells, row)
         axes.plot(list(scores), [statistics.mean(values) for values in scores.values()], "-", color=colour, label=WORDS[row])
+        halves = {count: half_width(values) for count, values in scores.items()}
+        known = [count for count, half in halves.items() if half is not None]
+        means = [statistics.mean(scores[count]) for count in known]
+        axes.errorbar(known, means, [halves[count] or 0.0 for count in known], fmt="none", ecolor=colour, capsize=2, linewidth=0.8)
         points = [(count, value) for count, values in scores.items() for value in values]
         axes.plot([x for x, _ in points], [y for _, y in points], "o", markersize=3, color=colour)
     axes.set(xscale="log", xlabel="training images a class", ylabel="test accuracy")

@@ -33,7 +33,8 @@ TABLE = (
     Row(100, "probe", 1 / 3, 12, 16),
     Row(200, "probe", 1 / 2, 12, 16),
     Row(500, "probe", 2 / 3, 12, 16),
-    Row(2_000, "probe", 1.0, 6, 16),
+    Row(1_000, "probe", 1.0, 6, 16),
+    Row(2_000, "probe", 1.0, 4, 16),
     Row(5_000, "probe", 1.0, 5, 32),
     Row(math.inf, "probe", 1.0, 3, 64),
 )

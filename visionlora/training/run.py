@@ -83,7 +83,7 @@ def run(
             before = measure_before(trainer, adapted, data)
             folds = by_folds(config, place, adapted, data, validate)
             fitted = train(config, place, adapted, trainer, stopwatch, data)
-            checkpoint = load_best(fitted.module, data, place)
+            checkpoint = load_best(config, trainer, fitted.module, data, place)
             if folds:
                 folds.average(adapted.model)
             strength = (
