@@ -17,10 +17,10 @@ from faults.killing import PICTURES, Case, Killed, differences, go_on
 from safetensors.torch import load_file
 
 from visionlora import UserError
+from visionlora.common.errors import UnreadableError
 from visionlora.data.config import DataConfig
 from visionlora.data.hf import Rows
 from visionlora.data.module import ImageData
-from visionlora.data.opening import UnreadableError
 from visionlora.data.pack_config import PackConfig
 from visionlora.data.packing import pack
 
