@@ -12,6 +12,7 @@ import torch
 from visionlora.common.errors import UserError
 from visionlora.tasks.measure import Measure
 from visionlora.tasks.metrics import Evaluation
+from visionlora.tasks.placed import PlacedTask
 from visionlora.tasks.registry import TASKS, check_section, kind_of, make_task
 from visionlora.tasks.task import Task
 from visionlora.tasks.words import higher_is_better, in_words, is_share, label, measure_of
@@ -31,7 +32,7 @@ def test_no_other_part_knows_of_classification() -> None:
     found = [
         f"{path.relative_to(PACKAGE)}: {word}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        if not {"classify", "ordinal"} & set(path.parts)  # the tasks of one class an image
+        if not {"classify", "ordinal", "segment"} & set(path.parts)  # the tasks of one class an image, or a pixel
         for word in words_of_code(path)
         if known.search(word)
     ]
@@ -62,9 +63,13 @@ def test_what_every_task_has(name: str) -> None:
     assert {*task.metrics()} <= {measure.key for measure in kind.measures}
     assert task.outputs == 2
     assert task.unreadable("x.png", "empty").error == "empty"
-    keys = [[*task.predict(["x.png"], torch.zeros(1, 2), 3)[0].row(3)], [*task.unreadable("x.png", "empty").row(3)]]
-    assert keys[0] == keys[1]  # a table has the same columns in every row
-    assert len(task.predict(["x.png"], torch.zeros(1, 2), 3)[0].cells()) == len(kind.columns)
+    if isinstance(task, PlacedTask):
+        outputs = torch.zeros(1, 2, 8, 8) if name == "segment" else torch.zeros(1, 5, 10)
+        (found,) = task.predict_placed(["x.png"], outputs, 3, [(8, 8)], 8)
+    else:
+        (found,) = task.predict(["x.png"], torch.zeros(1, 2), 3)
+    assert [*found.row(3)] == [*task.unreadable("x.png", "empty").row(3)]  # a table has the same columns in every row
+    assert len(found.cells()) == len(kind.columns)
 
 
 def test_the_measures_of_a_task_come_first() -> None:
