@@ -8,9 +8,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, cast
 
+import timm
+import torch
 from timm.models import group_modules
 from torch import nn
 
+from visionlora.backbone.info import info_of
 from visionlora.common.errors import UserError
 from visionlora.lora.adaptable import ADAPTABLE, TRANSPOSED
 
@@ -44,6 +47,9 @@ _LAYOUTS = {  # torchvision's classes; timm's models bring a matcher of their ow
     "ShuffleNetV2": _Layout(r"conv1", r"stage\d+", r"stage\d+\.\d+"),
     "VisionTransformer": _Layout(r"conv_proj", r"encoder\.layers\.encoder_layer_\d+", r"encoder\.layers\.encoder_layer_\d+"),
 }
+ENCODERS = ("encoder.model.", "backbone.model.", "backbone.")
+"""What the names of an encoder's layers begin with below a decoder."""
+_FLATTENED = re.compile(r"^([a-z]+)_(\d+)(?=\.|$)")  # timm calls stages.0 stages_0 where it gives features alone
 _STAGE = r"(features|stages|dense_stages|transformers|blocks|layers)\.\d+"
 _ANY = _Layout(r"features\.0\b|stem|patch_embed", _STAGE, _STAGE + r"(\.(blocks\.)?\d+)?")
 
@@ -119,13 +125,27 @@ class Roles:
 
     def _timm_groups(self, coarse: bool) -> list[list[str]]:
         """By timm's own word; empty where it has none for this model."""
+        plain, own = self._plain()
         try:
-            matcher = cast(Any, self.model).group_matcher(coarse=coarse)
+            matcher = cast(Any, plain).group_matcher(coarse=coarse)
         except (AttributeError, AssertionError):  # not of timm; not written yet
             return []
-        found = group_modules(self.model, matcher)
-        groups = [[name for name in found[key] if name in self.modules] for key in sorted(found)]
+        found = group_modules(plain, matcher)
+        groups = [[own[name] for name in found[key] if name in own] for key in sorted(found)]
         return groups if len(groups) > 1 else []
+
+    def _plain(self) -> tuple[nn.Module, dict[str, str]]:
+        """The model, or below a decoder the classifier that its encoder was taken from, without weights; and by its names those here."""
+        info = info_of(self.model)
+        if info is None or info.spec.decoder is None:
+            return self.model, {name: name for name in self.modules}
+        with torch.device("meta"):
+            plain = timm.create_model(info.spec.name)
+        own = {}
+        for name in self.modules:
+            within = next((name.removeprefix(prefix) for prefix in ENCODERS if name.startswith(prefix)), name)
+            own[_FLATTENED.sub(r"\1.\2", within)] = name
+        return plain, own
 
     def _within(self, name: str, role: str) -> bool:
         parts = name.split(".")

@@ -29,11 +29,13 @@ class PlacedTask(Task):
     Class attributes:
         sources: of the sources ``data=NAME`` those that this task makes in a way of its own, as ``module:function``.
         decoders: what ``model.decoder`` can be, the usual one first.
+        head_share: learning rate of what is new over the backbone, in units of the adapters', under a recipe (docs/boxes.md).
     """
 
     whole_view = True
     sources: ClassVar[Mapping[str, str]] = {}
     decoders: ClassVar[tuple[str, ...]] = ()
+    head_share: ClassVar[float] = 1.0
 
     def placed(self, label: Any, image: Image) -> Placed:
         """A label in the pixels of its image; ``None`` for an image without one, as a reference image is.

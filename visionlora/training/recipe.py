@@ -117,10 +117,9 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[Trai
     rate = _rate(config, row)
     chosen_rate = filling.of("optim.lr", config.optim.lr, rate, f"{_head_words(start)}, {_share_words(config, rate)}")
     head_rate = config.optim.head_lr
-    if isinstance(data.task, PlacedTask) and name != "plain" and config.lora.method != "none":
-        head_rate = filling.of(
-            "optim.head_lr", head_rate, usual_rate(config.optim.name, LoraConfig(method="none")), "of what is new over the backbone"
-        )
+    if isinstance(data.task, PlacedTask) and name != "plain" and config.lora.method != "none" and data.task.head_share != 1:
+        usual = usual_rate(config.optim.name, LoraConfig())  # of adapters, also where everything is trained
+        head_rate = filling.of("optim.head_lr", head_rate, float(f"{data.task.head_share * usual:.3g}"), "of what is new over the backbone")
     impossible = why_all(config.lora, data) or why_random
     if config.optim.strength == "auto" and impossible:
         console.print(f"optim.strength=auto is off: {impossible}.", highlight=False, markup=False)

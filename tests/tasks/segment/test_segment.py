@@ -14,6 +14,8 @@ from torch.nn import functional
 
 import visionlora as vl
 from visionlora import Images, UserError
+from visionlora.backbone.head import find_head
+from visionlora.backbone.roles import Roles
 from visionlora.tasks.metrics import Evaluation
 from visionlora.tasks.placed import IGNORED
 from visionlora.tasks.segment.losses import loss_of, weights_of
@@ -163,3 +165,22 @@ def test_dpt_over_a_vision_transformer() -> None:
     model = vl.create_backbone("timm/vit_tiny_patch16_224", 3, False, decoder="dpt", image_size=64).eval()
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 3, 64, 64)
     assert vl.inject(model, vl.LoraConfig(r=2)).layers
+
+
+@pytest.mark.parametrize("decoder", ["fpn", "fcos"])
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("resnet18", {"stem": "conv1", "stage3": "layer3.0.conv1", "last:1": "layer4.1.conv1"}),
+        ("tf_efficientnet_lite0", {"stem": "conv_stem", "stage2": "blocks.1.0.conv_pw", "last:1": "blocks.6.0.conv_pw"}),
+        ("convnext_atto", {"stem": "stem_0", "stage2": "stages_1.downsample.1", "last:1": "stages_3.blocks.1.mlp.fc1"}),
+    ],
+)
+def test_roles_below_a_decoder_are_those_of_the_classifier(name: str, stages: dict[str, str], decoder: str) -> None:
+    model = vl.create_backbone(f"timm/{name}", 3, False, decoder=decoder, image_size=64)
+    prefix = "encoder.model." if decoder == "fpn" else "backbone."
+    for role, layer in stages.items():
+        found = Roles(model, find_head(model))(role)
+        assert found is not None
+        assert prefix + layer in found
+        assert len(found) < 20

@@ -87,6 +87,7 @@ class Segment(PlacedTask):
         "segformer",
         "dpt",
     )
+    head_share = 3.0
     Options = SegmentOptions
 
     def __init__(self, names: Sequence[str], options: Any = None) -> None:
