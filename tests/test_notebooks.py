@@ -14,7 +14,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 def test_outputs_are_committed_and_no_error_among_them() -> None:
     nbformat = pytest.importorskip("nbformat")
-    assert len(NOTEBOOKS) == 4
+    assert len(NOTEBOOKS) == 5
     for path in NOTEBOOKS:
         cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
         outputs = [output for cell in cells for output in cell.outputs]
