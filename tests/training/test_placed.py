@@ -171,7 +171,7 @@ def test_other_methods(task: str, lora: str, tmp_path: Path) -> None:
         ("segment", ["data.image_size=50"], "data.image_size=50"),
         ("segment", ["data.scale_jitter=[2,1]"], "data.scale_jitter=\\[2.0, 1.0\\] must be"),
         ("segment", ["task.loss=dise"], "dice"),
-        ("detect", ["model=torchvision", "model.name=resnet18", "model.pretrained=false"], "takes model.decoder=fcos or retinanet"),
+        ("detect", ["model=torchvision", "model.name=resnet18", "model.pretrained=false"], "it takes model.decoder=fcos or retinanet"),
         ("detect", ["model.name=vit_tiny_patch16_224"], ""),
     ],
 )
@@ -182,6 +182,19 @@ def test_what_cannot_be(task: str, more: list[str], message: str, tmp_path: Path
         assert done.returncode == 2, done.stderr
         assert message.replace("\\", "") in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("model=timm", "model.name=test_resnet", "model.decoder=unet"), "model.decoder=unet is for task=segment or task=detect"),
+        (("model=torchvision", "model.name=lraspp_mobilenet_v3_large"), "model.name=lraspp_mobilenet_v3_large is for task=segment"),
+    ],
+)
+def test_what_a_classifier_cannot_be(more: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    done = command("train", "data=fake", "model.pretrained=false", *more, f"hydra.run.dir={tmp_path / 'run'}", *QUIET)
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize("task", KINDS)

@@ -82,6 +82,7 @@ class Detector(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """``(N, C, S, S) -> (N, anchors, 4 + 4 + (0 or 1) + classes)``."""
         maps = self.backbone(images)
+        maps = list(maps.values()) if isinstance(maps, dict) else maps  # torchvision's backbones have names for them
         if self.channels_last:
             maps = [one.permute(0, 3, 1, 2).contiguous() for one in maps]
         pyramid = self.neck(maps)

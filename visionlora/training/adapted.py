@@ -15,6 +15,7 @@ from visionlora.backbone.freeze import moves_statistics
 from visionlora.backbone.head import example_batch, find_head
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
 from visionlora.backbone.pretrained_head import keep_pretrained_head
+from visionlora.backbone.torchvision_placed import kind_of_model
 from visionlora.common.errors import UserError
 from visionlora.data.module import ImageData
 from visionlora.lora.audit import undisturbed
@@ -92,6 +93,8 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
         raise UserError(
             f"model.decoder={values['decoder']} is for task=segment or task=detect; task={data.task.name} takes the model's own head."
         )
+    elif config.model.source == "torchvision" and (kind := kind_of_model(config.model.name)):
+        raise UserError(f"model.name={config.model.name} is for task={kind}; task={data.task.name} takes a classifier.")
     spec = BackboneSpec(num_classes=data.task.outputs, image_size=data.config.image_size, **values)
     if isinstance(data.task, PlacedTask):
         data.task.meet(spec)

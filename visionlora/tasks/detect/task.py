@@ -108,10 +108,13 @@ class Detect(PlacedTask):
         return padded([one for part in parts for one in part])
 
     def meet(self, spec: BackboneSpec) -> None:
-        if spec.decoder not in self.decoders:
-            found = f"model.decoder={spec.decoder}, which finds" if spec.decoder else f"{spec.full_name}, which finds"
+        from visionlora.backbone.torchvision_placed import DETECTORS, kind_of_model
+
+        if spec.decoder not in self.decoders and not (spec.decoder is None and kind_of_model(spec.name) == self.name):
+            found = f"model.decoder={spec.decoder}" if spec.decoder else spec.full_name
             raise UserError(
-                f"task=detect cannot use {found} no boxes; it takes model.decoder={' or '.join(self.decoders)} over a model of timm."
+                f"task=detect cannot use {found}, which finds no boxes; it takes model.decoder={' or '.join(self.decoders)} over a model of"
+                f" timm, or torchvision's {', '.join(DETECTORS)}."
             )
 
     def targets(self) -> BoxTargets:

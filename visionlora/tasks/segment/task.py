@@ -138,6 +138,12 @@ class Segment(PlacedTask):
         return torch.stack(list(labels)) if labels else torch.empty(0, 1, 1, dtype=torch.uint8)
 
     def meet(self, spec: BackboneSpec) -> None:
+        from visionlora.backbone.torchvision_placed import kind_of_model, segmenters
+
+        if spec.decoder is None and kind_of_model(spec.name) != self.name:
+            raise UserError(
+                f"task=segment cannot use {spec.full_name}, which makes no masks; torchvision's that do are {', '.join(segmenters())}."
+            )
         if spec.decoder is not None and spec.decoder not in self.decoders:
             raise UserError(
                 f"task=segment cannot use model.decoder={spec.decoder}, which makes no masks; it takes {', '.join(self.decoders)}."
