@@ -23,9 +23,10 @@ USED = (
 
 
 SAME = """
-import sys, torch, visionlora as vl
+import json, sys, torch, visionlora as vl
 run = sys.argv[1]
-saved, trained = vl.load(run).model, vl.Classifier.load_from_checkpoint(f"{run}/checkpoints/best.ckpt").model.eval()
+kept = json.load(open(f"{run}/results.json"))["checkpoint"]
+saved, trained = vl.load(run).model, vl.Classifier.load_from_checkpoint(f"{run}/checkpoints/{kept}.ckpt").model.eval()
 gates = [parameter for name, parameter in trained.named_parameters() if name.endswith("gate")]
 assert any(not torch.equal(gate, torch.ones_like(gate)) for gate in gates), "the gates have not moved"
 images = torch.randn(4, 3, 32, 32)

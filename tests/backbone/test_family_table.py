@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks import families
 
+STALE = "**The sources have changed since it was measured; it is to be measured again.**"
+"""What the page says from a change until the next measurement, which takes half an hour."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,9 +26,12 @@ def test_the_table_is_of_these_very_sources() -> None:
     )
     assert set(ours) == {f"{name} visionlora" for name in known["families"].values()}
     old = [key for key, cell in ours.items() if cell.get("measured_with") != now]
+    text = families.TABLE.read_text()
+    if STALE in text:  # the page says so itself
+        assert old, "it was measured with the sources of now: take the sentence away"
+        return
     assert not old, f"visionlora/lora or visionlora/backbone have changed since {len(old)} of {len(ours)} families were measured: {again}"
     assert not [key for key, cell in ours.items() if cell["failed"]]
-    text = families.TABLE.read_text()
     assert text.endswith(families.table(known)), f"docs/families.md is not what the results say: {again}"
     assert now in text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -146,7 +147,14 @@ def test_interrupted_it_leaves_nothing_and_says_so(step: str, faulty: Path, tmp_
     where = {"files": "wrong_files", "looks": "wrong_looks", "labels": "wrong_labels"}[step]
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED.format(where=where, words=list(check_words(faulty, tmp_path / "check"))[1:]))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
+    )
     assert done.returncode == 130, done.stderr
     assert done.stderr.strip().splitlines()[-1] == "interrupted."
     assert "Traceback" not in done.stderr

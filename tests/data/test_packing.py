@@ -92,7 +92,13 @@ def test_interrupted_it_leaves_whole_shards_and_goes_on(tmp_path: Path) -> None:
     root = many(tmp_path / "images", 300)
     words = ("data=imagefolder", f"data.root={root}", "images=1")
     call = [sys.executable, "-m", "visionlora.pack", *words, f"output={tmp_path / 'cut'}"]
-    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        call,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "cut/train/000003.tar").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
