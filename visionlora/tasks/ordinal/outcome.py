@@ -8,27 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
-from scipy import stats
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from visionlora.common.console import console
+from visionlora.tasks.absolute_errors import AbsoluteErrors
 from visionlora.tasks.gallery import SHOWN, page
 from visionlora.tasks.ordinal import plots
 from visionlora.tasks.ordinal.ranks import probabilities, ranks
-from visionlora.tasks.outcome import PlainOutcome
-from visionlora.tasks.task import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DRAWS = 2000
-"""Of the bootstrap."""
 ALL_CLASSES = 100
 """Classes up to which a row has the probability of each."""
 
 
-class OrdinalOutcome(PlainOutcome):
+class OrdinalOutcome(AbsoluteErrors):
     """Outputs ``(N, classes)`` and classes ``(N,)``, and what can be reckoned from them."""
 
     tests = "The interval is a bootstrap over the images, p a paired t-test of the images' absolute errors."
@@ -52,24 +48,6 @@ class OrdinalOutcome(PlainOutcome):
     def errors(self) -> np.ndarray:
         """Absolute error of each image in ranks, ``(N,)``."""
         return np.asarray(np.abs(self.predicted - self.true), np.float64)
-
-    def metrics(self) -> dict[str, float]:
-        """The logged ones, ``SPLIT/mae_low`` and ``/mae_high``, and ``/unreadable``."""
-        found = super().metrics()
-        unreadable = found.pop(f"{self.split}/unreadable")
-        low, high = self.interval()
-        return found | {f"{self.split}/mae_low": low, f"{self.split}/mae_high": high, f"{self.split}/unreadable": unreadable}
-
-    def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the mean absolute error: percentiles of ``DRAWS`` draws of the images."""
-        draws = np.random.default_rng(0).integers(0, len(self.errors), (DRAWS, len(self.errors)))
-        low, high = np.percentile(self.errors[draws].mean(1), [2.5, 97.5])
-        return float(low), float(high)
-
-    def p_against(self, other: Outcome) -> float:
-        assert isinstance(other, OrdinalOutcome)
-        differences = self.errors - other.errors
-        return float(stats.ttest_1samp(differences, 0.0).pvalue) if len(differences) > 1 and differences.any() else 1.0
 
     def confusion(self) -> np.ndarray:
         """Images by true class (rows) and predicted class (columns)."""

@@ -8,22 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.markup import escape
 from rich.table import Table
-from scipy import stats
 
 from visionlora.common.console import console
+from visionlora.tasks.absolute_errors import AbsoluteErrors
 from visionlora.tasks.gallery import SHOWN, page
-from visionlora.tasks.outcome import PlainOutcome
 from visionlora.tasks.regression import plots
-from visionlora.tasks.task import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DRAWS = 2000
-"""Of the bootstrap."""
 
-
-class RegressionOutcome(PlainOutcome):
+class RegressionOutcome(AbsoluteErrors):
     """Outputs ``(N, outputs)``, numbers ``(N, outputs)`` in the user's units, and what can be reckoned from them."""
 
     tests = "The interval is a bootstrap over the images, p a paired t-test of the images' absolute errors."
@@ -42,24 +37,6 @@ class RegressionOutcome(PlainOutcome):
     def errors(self) -> np.ndarray:
         """Absolute error of each image, the mean over its numbers, ``(N,)``."""
         return np.asarray(np.abs(self.found - self.true).mean(1))
-
-    def metrics(self) -> dict[str, float]:
-        """The logged ones, ``SPLIT/mae_low`` and ``/mae_high``, and ``/unreadable``."""
-        found = super().metrics()
-        unreadable = found.pop(f"{self.split}/unreadable")
-        low, high = self.interval()
-        return found | {f"{self.split}/mae_low": low, f"{self.split}/mae_high": high, f"{self.split}/unreadable": unreadable}
-
-    def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the mean absolute error: percentiles of ``DRAWS`` draws of the images."""
-        draws = np.random.default_rng(0).integers(0, len(self.errors), (DRAWS, len(self.errors)))
-        low, high = np.percentile(self.errors[draws].mean(1), [2.5, 97.5])
-        return float(low), float(high)
-
-    def p_against(self, other: Outcome) -> float:
-        assert isinstance(other, RegressionOutcome)
-        differences = self.errors - other.errors
-        return float(stats.ttest_1samp(differences, 0.0).pvalue) if len(differences) > 1 and differences.any() else 1.0
 
     def row(self, index: int) -> dict[str, Any]:
         """``true`` and ``predicted`` of the number, or of each where there are several."""
