@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ class Ordinal(Task):
     def criterion(self, smoothing: float = 0.0) -> Loss:
         from visionlora.tasks.ordinal.ranks import loss
 
-        return lambda outputs, targets: loss(outputs, targets, smoothing)
+        return functools.partial(loss, smoothing=smoothing)  # which can be sent to another process
 
     def soft(self, targets: Tensor) -> Tensor:
         from visionlora.tasks.ordinal.ranks import steps
