@@ -244,6 +244,6 @@ def check_groups(source: str, groups: Mapping[str, Sequence[str]]) -> None:
     """
     where: dict[str, str] = {}
     for part, names in groups.items():
-        for group in set(names):
+        for group in dict.fromkeys(names):  # in the order of the rows, so that the first one told is always the same
             if (before := where.setdefault(group, part)) != part:
                 raise UserError(f"{source}: the group {group!r} is in the parts {before} and {part}; a group is in one only.")
