@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _KEPT = "\n\t\u200c\u200d"
 """Line breaks, and what is invisible but part of how Persian, Hindi and many emoji are written."""
 _FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+
+NAMED = 20
+"""Names, of classes or numbers, in a sentence about a model."""
 
 
 def printable(text: str) -> str:
@@ -29,9 +33,25 @@ def markdown(text: str) -> str:
     return re.sub(r"([\\`*\[\]<>|#&])", r"\\\1", printable(text).replace("\n", " "))
 
 
+def not_there(names: Sequence[str], most: int = 10, between: str = ", ") -> str:
+    """``"2 images that are not there: a, b"``, for a sentence about the file that names them."""
+    return f"{counted(len(names), 'image')} that {'is' if len(names) == 1 else 'are'} not there: {first_of(names, most, between)}"
+
+
 def counted(number: int, one: str, many: str = "") -> str:
     """``"1 image"``, ``"1,200 images"``; ``many`` is for a plural that does not end in a mere s."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def first_of(names: Sequence[str], most: int, between: str = ", ") -> str:
+    """``"a, b and 3 more"``: the first ``most`` of ``names``, and how many there are beside them."""
+    shown = between.join(names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def in_brackets(names: Sequence[str], between: str = ", ") -> str:
+    """``" (a, b and 3 more)"`` for a line of Markdown; nothing where there are no names."""
+    return f" ({first_of([*map(markdown, names)], NAMED, between)})" if names else ""
 
 
 def in_a_line(error: BaseException, most: int = 300) -> str:

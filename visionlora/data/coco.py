@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.common.errors import UserError
-from visionlora.common.text import counted
+from visionlora.common.text import not_there
 from visionlora.data.annotated import finished, part_of, size_of
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images, OtherFiles
 from visionlora.data.pairs import PARTS
 from visionlora.data.sources import Source
 from visionlora.tasks.detect.boxes import Box, Faults
-
-SHOWN = 10
 
 
 @dataclass
@@ -152,10 +150,7 @@ def _paths(file: _File, images: Mapping[str, list[Path]], part: str) -> list[Pat
         else:
             missing.append(name)
     if missing:
-        shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
-        raise UserError(
-            f"{file.path} names {counted(len(missing), 'image')} that {'is' if len(missing) == 1 else 'are'} not there: {shown}."
-        )
+        raise UserError(f"{file.path} names {not_there(missing)}.")
     return found
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from visionlora.common.errors import UnreadableError, UserError
 from visionlora.common.processes import process_rank
+from visionlora.common.text import first_of
 from visionlora.data.opening import decode_image, extensions, open_image, to_mode
 from visionlora.data.stores import Store
 
@@ -26,8 +27,7 @@ Unreadable = dict[str, str]
 def left_out(unreadable: Mapping[str, str], most: int = 10) -> str:
     """The first of the unreadable images in words, with the reasons."""
     names = sorted(unreadable)
-    shown = "; ".join(f"{name} ({unreadable[name]})" for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+    return first_of([f"{name} ({unreadable[name]})" for name in names], most, between="; ")
 
 
 class FilesBelow(Sequence[Path]):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionlora.common.errors import UserError
-from visionlora.common.text import counted
+from visionlora.common.text import counted, first_of
 from visionlora.data.images import OtherFiles
 
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -93,9 +93,9 @@ def pairs(
         found.paths.append(path)
         found.labels.append(file)
     if missing and not (lacking and found.names):
-        shown = ", ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else "")
         raise UserError(
-            f"{counted(len(missing), 'image')} of {images} {'has' if len(missing) == 1 else 'have'} no file in {labels}: {shown}."
+            f"{counted(len(missing), 'image')} of {images} {'has' if len(missing) == 1 else 'have'} no file in {labels}:"
+            f" {first_of(missing, SHOWN)}."
         )
     if not found.names:
         raise UserError(f"{images} has no images.")

@@ -12,7 +12,7 @@ from typing import Any
 
 from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.processes import process_rank
-from visionlora.common.text import counted
+from visionlora.common.text import not_there
 from visionlora.data.config import DataConfig
 from visionlora.data.folders import PARTS
 from visionlora.data.images import FilesBelow, Images
@@ -24,8 +24,6 @@ OTHERS = ("part", "group", "weight")
 """Headings that are no labels."""
 PART_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 ENDINGS = {".csv": ",", ".tsv": "\t"}
-SHOWN = 10
-"""Missing files that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -204,11 +202,7 @@ def _check_names(file: Path, parts: dict[str, _Part]) -> None:
                 raise UserError(f"{file}, lines {before} and {line} have the same image, {name}.")
     missing = [name for rows in parts.values() for name in FilesBelow(file.parent, rows.names).missing()]
     if missing:
-        shown = "; ".join(f"{name} (line {seen[name]})" for name in missing[:SHOWN])
-        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
-        raise UserError(
-            f"{file} names {counted(len(missing), 'image')} that {'is' if len(missing) == 1 else 'are'} not there: {shown}{more}."
-        )
+        raise UserError(f"{file} names {not_there([f'{name} (line {seen[name]})' for name in missing], between='; ')}.")
 
 
 def tell_weights(source: str) -> None:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from visionlora.common.errors import UserError
 from visionlora.common.processes import process_rank
-from visionlora.common.text import counted
+from visionlora.common.text import counted, not_there
 from visionlora.data.annotated import files_below, finished, size_of
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
@@ -18,7 +18,6 @@ from visionlora.tasks.detect.boxes import Box, Faults
 
 LISTS = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
 """Files of ``ImageSets/Main`` that name the images of a part, the first that is there."""
-SHOWN = 10
 
 
 def voc(config: DataConfig) -> Source:
@@ -71,8 +70,7 @@ def _by_lists(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> dict[str, lis
         rows = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
         absent = [name for name in rows if name not in by_name]
         if absent:
-            count = counted(len(absent), "image")
-            raise UserError(f"{file} names {count} that {'is' if len(absent) == 1 else 'are'} not there: {', '.join(absent[:SHOWN])}.")
+            raise UserError(f"{file} names {not_there(absent)}.")
         parts[part] = [by_name[name] for name in dict.fromkeys(rows)]
     return parts if "train" in parts else {}
 

@@ -17,6 +17,7 @@ from visionlora.backbone.head import example_batch, find_head
 from visionlora.common.errors import UserError
 from visionlora.common.finite import all_finite, first_not_finite
 from visionlora.common.portions import Portions, loss_with_gradients
+from visionlora.common.text import first_of
 from visionlora.data.loading import mixed_seed
 from visionlora.data.module import Batch, ImageData
 from visionlora.lora.config import LoraConfig
@@ -224,7 +225,7 @@ class TaskModule(Checkpointed):
 
         data = getattr(self.trainer, "datamodule", None)
         names = data.names_of(self.current_epoch, batch_idx) if isinstance(data, ImageData) else []
-        those = f" The batch: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' * (len(names) > SHOWN)}." if names else ""
+        those = f" The batch: {first_of(names, SHOWN)}." if names else ""
         return UserError(
             f"the training diverged in step {self.trainer.global_step + 1}, epoch {self.current_epoch + 1}: the loss is {loss}; first not"
             f" finite is {first_not_finite(self.model, again)}.{those} {CURE}"

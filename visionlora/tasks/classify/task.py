@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from visionlora.common.config import at_least, one_of
 from visionlora.common.errors import UserError
-from visionlora.common.text import markdown
+from visionlora.common.text import in_brackets
 from visionlora.tasks.cells import Cells
 from visionlora.tasks.classify import conclusion
 from visionlora.tasks.classify.prediction import Prediction
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from visionlora.tasks.classify.labels import Labels
     from visionlora.tasks.classify.outcome import ClassifyOutcome
 
-NAMED = 20
-"""Classes that a card names."""
 IMBALANCED = 5
 """Images of the largest class, by those of the smallest, from which balanced accuracy leads."""
 
@@ -184,8 +182,7 @@ class Classify(Task):
     def described(cls, names: Sequence[str], outputs: int) -> str:
         if not names:
             return f"An image classifier of {outputs} classes, whose names are not recorded"
-        named = ", ".join(map(markdown, names[:NAMED])) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        return f"An image classifier of {outputs} classes ({named})"
+        return f"An image classifier of {outputs} classes{in_brackets(names)}"
 
     @classmethod
     def limits(cls) -> str:

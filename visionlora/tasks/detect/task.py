@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from visionlora.common.config import fraction
 from visionlora.common.errors import UserError
-from visionlora.common.text import markdown
+from visionlora.common.text import in_brackets
 from visionlora.tasks.detect.boxes import Boxes
 from visionlora.tasks.detect.prediction import Detected
 from visionlora.tasks.interfaces import PartImages
@@ -30,8 +30,6 @@ THRESHOLD = 0.3
 """Score from which a box is told where no images have chosen another."""
 SMALLEST = 2.0
 """Pixels a side below which what a view has left of a box is dropped."""
-NAMED = 20
-"""Classes that a card names."""
 
 
 @dataclass
@@ -182,8 +180,7 @@ class Detect(PlacedTask):
 
     @classmethod
     def described(cls, names: Sequence[str], outputs: int) -> str:
-        named = ", ".join(map(markdown, names[:NAMED])) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        return f"A detector of objects of {outputs} class{'es' * (outputs > 1)}{f' ({named})' * bool(named)}"
+        return f"A detector of objects of {outputs} class{'es' * (outputs > 1)}{in_brackets(names)}"
 
     @classmethod
     def limits(cls) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from visionlora.common.config import at_least, one_of
 from visionlora.common.errors import UserError
-from visionlora.common.text import markdown
+from visionlora.common.text import in_brackets
 from visionlora.tasks.cells import Cells
 from visionlora.tasks.interfaces import PartImages
 from visionlora.tasks.measure import Measure
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from visionlora.tasks.multilabel.outcome import MultilabelOutcome
     from visionlora.tasks.vectors import VectorTargets
 
-NAMED = 20
-"""Labels that a card names."""
 THRESHOLDS = ("one", "each", "half")
 
 
@@ -184,8 +182,7 @@ class Multilabel(Task):
 
     @classmethod
     def described(cls, names: Sequence[str], outputs: int) -> str:
-        named = ", ".join(map(markdown, names[:NAMED])) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        return f"A model that gives an image any of {outputs} labels{f' ({named})' * bool(named)}"
+        return f"A model that gives an image any of {outputs} labels{in_brackets(names)}"
 
     @classmethod
     def limits(cls) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from visionlora.common.errors import UserError
 from visionlora.common.processes import process_rank
-from visionlora.common.text import markdown
+from visionlora.common.text import in_brackets
 from visionlora.tasks.cells import Cells
 from visionlora.tasks.classify.prediction import Prediction
 from visionlora.tasks.interfaces import PartImages
@@ -144,8 +144,7 @@ class Ordinal(Task):
 
     @classmethod
     def described(cls, names: Sequence[str], outputs: int) -> str:
-        named = " < ".join(map(markdown, names[:NAMED])) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        return f"A model that ranks images by {outputs} classes in order{f' ({named})' * bool(named)}"
+        return f"A model that ranks images by {outputs} classes in order{in_brackets(names, ' < ')}"
 
     @classmethod
     def limits(cls) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from visionlora.common.config import one_of
 from visionlora.common.errors import UserError
-from visionlora.common.text import markdown
+from visionlora.common.text import in_brackets
 from visionlora.tasks.cells import Cells
 from visionlora.tasks.interfaces import PartImages
 from visionlora.tasks.measure import Measure
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from visionlora.tasks.regression.baseline import Means
     from visionlora.tasks.regression.outcome import RegressionOutcome
     from visionlora.tasks.vectors import VectorTargets
-
-NAMED = 20
-"""Numbers that a card names."""
 
 
 @dataclass
@@ -178,8 +175,7 @@ class Regression(Task):
 
     @classmethod
     def described(cls, names: Sequence[str], outputs: int) -> str:
-        named = ", ".join(map(markdown, names[:NAMED])) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        return f"A model that estimates {outputs} number{'s' * (outputs > 1)} of an image{f' ({named})' * bool(named)}"
+        return f"A model that estimates {outputs} number{'s' * (outputs > 1)} of an image{in_brackets(names)}"
 
     @classmethod
     def limits(cls) -> str:

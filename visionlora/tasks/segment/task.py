@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from visionlora.common.config import at_least, one_of
 from visionlora.common.errors import UnreadableError, UserError
-from visionlora.common.text import markdown
+from visionlora.common.text import in_brackets
 from visionlora.tasks.cells import Cells
 from visionlora.tasks.interfaces import PartImages
 from visionlora.tasks.measure import Measure
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from visionlora.tasks.segment.targets import MaskTargets
 
 LOSSES = ("ce", "dice", "ce_dice", "focal", "lovasz", "ce_lovasz")
-NAMED = 20
-"""Classes that a card names."""
 WEIGHED = 500
 """Masks of the training part by which classes are weighed, at most."""
 
@@ -193,8 +191,7 @@ class Segment(PlacedTask):
 
     @classmethod
     def described(cls, names: Sequence[str], outputs: int) -> str:
-        named = ", ".join(map(markdown, names[:NAMED])) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        return f"A model that gives every pixel of an image one of {outputs} classes{f' ({named})' * bool(named)}"
+        return f"A model that gives every pixel of an image one of {outputs} classes{in_brackets(names)}"
 
     @classmethod
     def limits(cls) -> str:
