@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from visionlora.common.errors import UserError
+from visionlora.tasks.checked_targets import CheckedTargets
 
 
 def as_rows(labels: Sequence[Any]) -> Tensor:
@@ -16,7 +17,7 @@ def as_rows(labels: Sequence[Any]) -> Tensor:
     return torch.tensor(labels, dtype=torch.float32).reshape(len(labels), -1)
 
 
-class VectorTargets:
+class VectorTargets(CheckedTargets):
     """Sees that targets are finite numbers, as many an image as the model has outputs.
 
     Args:
@@ -26,27 +27,24 @@ class VectorTargets:
     """
 
     def __init__(self, outputs: int, what: str, shares: bool = False) -> None:
+        super().__init__()
         self.outputs, self.what, self.shares = outputs, what, shares
-        self._wrong: dict[str, Tensor] = {}
 
-    def of(self, batch: Any, part: str) -> Tensor:
-        """The targets of a batch ``(images, targets)`` as float32 ``(N, outputs)``."""
-        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
-            raise UserError(f"a {part} batch must be a pair (images, targets) of tensors.")
-        targets = batch[1]
+    def read(self, images: Tensor, targets: Tensor, part: str) -> tuple[Tensor, Tensor]:
+        """The targets as float32 ``(N, outputs)``."""
         if targets.ndim == 1 and self.outputs == 1:
             targets = targets[:, None]
-        if targets.shape != (len(batch[0]), self.outputs):
+        if targets.shape != (len(images), self.outputs):
             raise UserError(
-                f"the targets of a {part} batch of {len(batch[0])} images are {tuple(targets.shape)}; they must be"
-                f" ({len(batch[0])}, {self.outputs}), {self.what}."
+                f"the targets of a {part} batch of {len(images)} images are {tuple(targets.shape)}; they must be"
+                f" ({len(images)}, {self.outputs}), {self.what}."
             )
         targets = targets.float()
-        fine = targets.isfinite() if not self.shares else (targets >= 0) & (targets <= 1)
-        self._wrong[part] = self._wrong.get(part, torch.zeros((), dtype=torch.int64, device=targets.device)) + (~fine).sum()
-        if targets.device.type == "cpu":
-            self.tell(part)
-        return targets
+        return targets, targets.isfinite() if not self.shares else (targets >= 0) & (targets <= 1)
+
+    def complaint(self, wrong: int, part: str) -> str:
+        found = "not between 0 and 1" if self.shares else "nan or infinite"
+        return f"{wrong} targets of a {part} batch are {found}; they must be {self.what}."
 
     def fit(self, outputs: Tensor, part: str) -> Tensor:
         """``outputs`` themselves, ``(N, outputs)``."""
@@ -54,10 +52,3 @@ class VectorTargets:
             shape = tuple(outputs.shape)
             raise UserError(f"the model gives an output of shape {shape} for a {part} batch, where (N, {self.outputs}) is wanted.")
         return outputs
-
-    def tell(self, part: str) -> None:
-        """Say what was noted since the last time."""
-        wrong = int(self._wrong.pop(part, torch.zeros(())))
-        if wrong:
-            found = "not between 0 and 1" if self.shares else "nan or infinite"
-            raise UserError(f"{wrong} targets of a {part} batch are {found}; they must be {self.what}.")

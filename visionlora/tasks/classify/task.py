@@ -15,7 +15,8 @@ from visionlora.tasks.classify import conclusion
 from visionlora.tasks.classify.prediction import Prediction
 from visionlora.tasks.interfaces import PartImages
 from visionlora.tasks.measure import Measure
-from visionlora.tasks.task import Loss, Task
+from visionlora.tasks.one_class import OneClass
+from visionlora.tasks.task import Loss
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from visionlora.tasks.classify.baseline import ClassMeans
-    from visionlora.tasks.classify.labels import Labels
     from visionlora.tasks.classify.outcome import ClassifyOutcome
 
 IMBALANCED = 5
@@ -47,7 +47,7 @@ class ClassifyOptions:
         at_least("task.gamma", self.gamma, 0)
 
 
-class Classify(Task):
+class Classify(OneClass):
     """Every image is of one class; the model gives a logit for each."""
 
     name = "classify"
@@ -63,13 +63,8 @@ class Classify(Task):
         Measure("top1_high", "top-1 accuracy, 95% interval to", spread=False),
     )
     loss_words = "cross-entropy"
-    baseline_words = "nearest class mean on the untouched backbone"
-    output_words = ("class", "classes")
-    group_word = "class"
     classifies = True
     calibrates = True
-    hub = "image-classification"
-    columns = ("class", "probability")
     balances = ("weights", "sampler", "logit_adjustment")
     Options = ClassifyOptions
 
@@ -79,35 +74,13 @@ class Classify(Task):
 
         return classes_of(cells)
 
-    def as_cells(self, label: Any) -> dict[str, Any]:
-        return {"label": self.names[int(label)]}
-
     def check_names(self, source: str) -> None:
         if len(self.names) < 2:
             raise UserError(f"{source} has one class only ({self.names[0]!r}); a classifier needs two.")
 
-    def groups(self, labels: Sequence[Any]) -> list[int] | None:
-        return [int(label) for label in labels]
-
-    def every_group(self, labels: Sequence[Any]) -> list[int]:
-        return list(range(self.outputs))
-
-    def in_words(self, label: Any) -> str:
-        return self.names[int(label)]
-
     def of_folder(self, path: Path) -> str | None:
         called = "/".join(path.parent.parts[-1 - self.names[0].count("/") :])  # of class folders of several levels
         return called if called in self.names else None
-
-    def tensor(self, labels: Sequence[Any]) -> Tensor:
-        import torch
-
-        return torch.tensor(labels, dtype=torch.int64)
-
-    def targets(self) -> Labels:
-        from visionlora.tasks.classify.labels import Labels
-
-        return Labels(self.outputs)
 
     def leading(self) -> Measure:
         return next(measure for measure in self.measures if measure.key == "balanced") if self.imbalanced else self.lead()
@@ -169,9 +142,6 @@ class Classify(Task):
 
     def averaged(self, outputs: Tensor) -> Tensor:
         return outputs.softmax(-1).mean(0).log().clamp(min=-100)  # of probabilities: a view that is sure counts no more than one
-
-    def unreadable(self, name: str, why: str) -> Prediction:
-        return Prediction(name, error=why)
 
     def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: PartImages, **more: Any) -> ClassifyOutcome:
         from visionlora.tasks.classify.outcome import ClassifyOutcome

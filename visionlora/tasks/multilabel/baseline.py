@@ -27,4 +27,5 @@ class LabelMeans(GroupMeans):
         """Logits ``(N, labels)`` of ``features (N, D)``."""
         having, lacking = self.counts.clamp(min=0.5).split(self.outputs)
         near, far = self.distances(features).split(self.outputs, dim=1)
-        return far - near + (having / lacking).log()
+        found: Tensor = far - near + (having / lacking).log()
+        return found

@@ -15,15 +15,15 @@ from visionlora.tasks.cells import Cells
 from visionlora.tasks.classify.prediction import Prediction
 from visionlora.tasks.interfaces import PartImages
 from visionlora.tasks.measure import Measure
+from visionlora.tasks.one_class import OneClass
 from visionlora.tasks.ordinal.reading import numbers, ranked
-from visionlora.tasks.task import Loss, Task
+from visionlora.tasks.task import Loss
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
     from torchmetrics import Metric
 
-    from visionlora.tasks.classify.labels import Labels
     from visionlora.tasks.ordinal.baseline import RankMeans
     from visionlora.tasks.ordinal.outcome import OrdinalOutcome
 
@@ -31,7 +31,7 @@ NAMED = 20
 """Classes that are named."""
 
 
-class Ordinal(Task):
+class Ordinal(OneClass):
     """Every image is of one class, and classes are before and after each other; see ``ordinal.ranks`` for what the outputs are."""
 
     name = "ordinal"
@@ -43,18 +43,10 @@ class Ordinal(Task):
         Measure("mae_high", "mean absolute error, 95% interval to", share=False, higher=False, spread=False),
     )
     loss_words = "cross-entropy, the sum over thresholds"
-    baseline_words = "nearest class mean on the untouched backbone"
-    output_words = ("class", "classes")
-    group_word = "class"
-    hub = "image-classification"
-    columns = ("class", "probability")
 
     @classmethod
     def of_cells(cls, cells: Cells) -> tuple[list[str], dict[str, list[Any]]]:
         return ranked(cells)
-
-    def as_cells(self, label: Any) -> dict[str, Any]:
-        return {"label": self.names[int(label)]}
 
     def check_names(self, source: str) -> None:
         if len(self.names) < 2:
@@ -73,27 +65,8 @@ class Ordinal(Task):
         if not all(isinstance(label, int) for label in labels):
             raise UserError("task=ordinal learns classes that have an order, and the labels of the data are no classes.")
 
-    def groups(self, labels: Sequence[Any]) -> list[int] | None:
-        return [int(label) for label in labels]
-
-    def every_group(self, labels: Sequence[Any]) -> list[int]:
-        return list(range(self.outputs))
-
-    def in_words(self, label: Any) -> str:
-        return self.names[int(label)]
-
     def of_folder(self, path: Path) -> str | None:
         return path.parent.name if path.parent.name in self.names else None
-
-    def tensor(self, labels: Sequence[Any]) -> Tensor:
-        import torch
-
-        return torch.tensor(labels, dtype=torch.int64)
-
-    def targets(self) -> Labels:
-        from visionlora.tasks.classify.labels import Labels
-
-        return Labels(self.outputs)
 
     def criterion(self, smoothing: float = 0.0) -> Loss:
         from visionlora.tasks.ordinal.ranks import loss
@@ -133,9 +106,6 @@ class Ordinal(Task):
 
     def averaged(self, outputs: Tensor) -> Tensor:
         return outputs.sigmoid().mean(0).logit(eps=1e-7)
-
-    def unreadable(self, name: str, why: str) -> Prediction:
-        return Prediction(name, error=why)
 
     def outcome(self, split: str, outputs: Tensor, targets: Tensor, images: PartImages, **more: Any) -> OrdinalOutcome:
         from visionlora.tasks.ordinal.outcome import OrdinalOutcome
