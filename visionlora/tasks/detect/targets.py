@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from visionlora.common.errors import UserError
-from visionlora.tasks.detect.layout import check
+from visionlora.tasks.detect.said import check
 
 
 def padded(labels: Sequence[Tensor]) -> Tensor:
