@@ -61,7 +61,9 @@ def backbone_of(spec: BackboneSpec, load: bool, finest: int) -> tuple[nn.Module,
     try:
         known = feature_info(spec).reduction()
     except ValueError as error:
-        raise UserError(f"model.decoder={spec.decoder} cannot be put over {spec.full_name}: it gives no maps of features ({error}).") from None
+        raise UserError(
+            f"model.decoder={spec.decoder} cannot be put over {spec.full_name}: it gives no maps of features ({error})."
+        ) from None
     found = {int(step): place for place, step in enumerate(known) if finest <= step <= COARSEST}  # of several at a step, the last
     if not found:
         raise UserError(

@@ -42,7 +42,7 @@ class Detector(OverMaps):
         """``(N, C, S, S) -> (N, anchors, 4 + 4 + (0, 1 or 5) + classes)``."""
         maps = self.maps(images)
         found = self.head(maps) if self.units is None else exactly(self.head, maps)
-        anchors = anchors_of(self.anchors, images, maps).expand(len(images), -1, -1)
+        anchors = anchors_of(self.anchors, images, maps).expand(images.shape[0], -1, -1)
         between = [found["bbox_ctrness"]] if "bbox_ctrness" in found else []
         if self.units is not None:
             between = [anchors.new_tensor(self.units).expand_as(anchors)]

@@ -80,6 +80,7 @@ def _detector(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
     theirs = _create(spec, spec.num_classes + with_background, load)
     size = spec.image_size or SIZE["detect"]
     model: nn.Module
+    head: tuple[str, ...]
     if isinstance(theirs, FasterRCNN):
         model, head = two_stage.of_torchvision(theirs), ("roi_heads.box_predictor",)
     elif isinstance(theirs, SSD):

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from test_detect import some_targets
+from placed import some_targets
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 import visionlora as vl
 from visionlora.backbone.freeze import freeze_statistics
-from visionlora.backbone.two_stage import OF_ANCHOR, PROPOSALS, packed, unpacked
+from visionlora.backbone.two_stage import CANDIDATES, OF_ANCHOR, PROPOSALS, packed, unpacked
 from visionlora.tasks.detect.layout import detections
 from visionlora.tasks.detect.losses import detection_loss
 from visionlora.tasks.detect.said import Said, kind_of
@@ -35,6 +35,8 @@ def both(name: str, side: int) -> tuple[nn.Module, Any, Tensor]:
     for key, parameter in theirs.named_parameters():  # so that there are boxes of all scores
         if key.endswith(("cls_logits.weight", "cls_score.weight")):
             nn.init.normal_(parameter, std=0.1 if name in SSD else 0.5)
+        elif name == "ssd300_vgg16" and key.startswith("head.classification_head"):
+            nn.init.normal_(parameter, std=0.003)
         elif parameter.ndim == 4 and (name in SSD or key.startswith("backbone")):
             nn.init.kaiming_normal_(parameter)
     images = torch.randn(3, 3, side, side)
@@ -98,7 +100,7 @@ def test_faster_rcnn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the same proposals; only that torchvision's puts the objects themselves among them is left out."""
     side = 128
     model, theirs, images = both(name, side)
-    theirs.rpn._pre_nms_top_n = {"training": 1000, "testing": 1000}
+    theirs.rpn._pre_nms_top_n = {"training": CANDIDATES, "testing": CANDIDATES}
     theirs.rpn._post_nms_top_n = {"training": PROPOSALS, "testing": PROPOSALS}
     theirs.roi_heads.score_thresh = 0.01
     monkeypatch.setattr(theirs.roi_heads, "add_gt_proposals", lambda proposals, boxes: proposals)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from placed import some_targets
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
@@ -47,12 +48,6 @@ def raw(model: Any, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor], li
     pyramid = model.neck(model.backbone(images))
     anchors = model.anchors(ImageList(images, [(SIDE, SIDE)] * len(images)), pyramid)
     return model.head(pyramid), anchors, [one.shape[2] * one.shape[3] for one in pyramid]
-
-
-def some_targets() -> Tensor:
-    return padded(
-        [torch.tensor([[0, 0.1, 0.1, 0.4, 0.35], [2, 0.5, 0.3, 0.95, 0.9]]), torch.empty(0, 5), torch.tensor([[1, 0.2, 0.4, 0.3, 0.6]])]
-    )
 
 
 @pytest.mark.parametrize("decoder", DETECTORS)

@@ -34,7 +34,7 @@ def detection_loss(outputs: Tensor, targets: Tensor, classes: int, seed: int | N
     """
     said = Said.of(outputs, classes)
     wanted = [{"boxes": one[one[:, 0] >= 0, 1:] * UNITS, "labels": one[one[:, 0] >= 0, 0].long()} for one in targets]
-    found = LOSSES[said.kind](said, wanted) if said.kind != "faster_rcnn" else _proposals(said, wanted, seed)
+    found = LOSSES[said.kind](said, wanted) if said.kind in LOSSES else _of_proposals(said, wanted, seed)
     return torch.stack(list(found.values())).sum()
 
 
@@ -57,10 +57,10 @@ def _of_ssd(said: Said, wanted: Wanted) -> dict[str, Tensor]:
         for one, own in zip(wanted, anchors, strict=True)
     ]
     ssd: Any = SimpleNamespace(box_coder=detection.BoxCoder(UNITS_OF_BOXES), neg_to_pos_ratio=3.0)
-    return SSD.compute_loss(ssd, _after_background(wanted), outputs, anchors, matched)
+    return SSD.compute_loss(ssd, _after_background(wanted), outputs, anchors, matched)  # type: ignore[no-any-return]
 
 
-def _proposals(said: Said, wanted: Wanted, seed: int | None) -> dict[str, Tensor]:
+def _of_proposals(said: Said, wanted: Wanted, seed: int | None) -> dict[str, Tensor]:
     if seed is None:
         return proposal_losses(said, _after_background(wanted), UNITS)
     devices = [said.logits.device] if said.logits.device.type == "cuda" else []
@@ -70,7 +70,7 @@ def _proposals(said: Said, wanted: Wanted, seed: int | None) -> dict[str, Tensor
 
 
 LOSSES = {"retinanet": _of_retinanet, "fcos": _of_fcos, "ssd": _of_ssd}
-"""Of the detectors that draw nothing at random."""
+"""Of the detectors in one stage, which draw nothing at random."""
 
 
 def _after_background(wanted: Wanted) -> Wanted:

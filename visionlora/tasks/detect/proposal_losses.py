@@ -30,7 +30,7 @@ def proposal_losses(said: Said, wanted: Wanted, units: float) -> dict[str, Tenso
 
 def _of_anchors(said: Said, wanted: Wanted, units: float) -> dict[str, Tensor]:
     """As in ``RegionProposalNetwork.forward``."""
-    rpn: Any = RegionProposalNetwork(None, None, 0.7, 0.3, 256, 0.5, {}, {}, 0.7)  # type: ignore[arg-type]
+    rpn: Any = RegionProposalNetwork(None, None, 0.7, 0.3, 256, 0.5, {}, {}, 0.7)
     assert said.proposing is not None
     real = said.proposing[0, :, 2] > said.proposing[0, :, 0]  # the last row has room for more
     proposing = said.proposing[:, real]

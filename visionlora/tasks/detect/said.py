@@ -108,4 +108,3 @@ def fcos_boxes(regression: Tensor, anchors: Tensor) -> Tensor:
     """Boxes whose sides are so far from the middle of the anchors, in units of the anchors' size."""
     found: Tensor = detection.BoxLinearCoder(normalize_by_size=True).decode(regression, anchors)
     return found
-
