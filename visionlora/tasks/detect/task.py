@@ -57,6 +57,8 @@ class Detect(PlacedTask):
     measures = (
         Measure("map", "mean average precision (COCO)", "mAP", hub="mean_average_precision"),
         Measure("map50", "mean average precision at half overlap", "mAP50"),
+        Measure("map_low", "mean average precision (COCO), 95% interval from", spread=False),
+        Measure("map_high", "mean average precision (COCO), 95% interval to", spread=False),
     )
     loss_words = "loss of classes and boxes"
     output_words = ("class", "classes")
