@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+
+from visionlora.tasks.detect.targets import padded
 
 NAMES = ["red", "green"]
 SIZES = [(48, 32), (32, 48), (40, 40)]
@@ -104,3 +108,10 @@ def write_coco(root: Path, parts: dict[str, int]) -> Path:
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))
     return root
+
+
+def some_targets() -> Tensor:
+    """What three images have: two objects, none, one."""
+    return padded(
+        [torch.tensor([[0, 0.1, 0.1, 0.4, 0.35], [2, 0.5, 0.3, 0.95, 0.9]]), torch.empty(0, 5), torch.tensor([[1, 0.2, 0.4, 0.3, 0.6]])]
+    )

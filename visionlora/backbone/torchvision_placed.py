@@ -1,4 +1,4 @@
-"""torchvision's own models for masks and one-stage models for boxes, as ``task=segment`` and ``task=detect`` take them."""
+"""torchvision's own models for masks and for boxes, as ``task=segment`` and ``task=detect`` take them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,31 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.ssd import SSD
 
-from visionlora.backbone.detectors import Detector
+from visionlora.backbone import single_shot, two_stage
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing
+from visionlora.backbone.one_stage import Detector
 from visionlora.backbone.weights import hub_access, read_weights
 from visionlora.common.errors import UserError
 from visionlora.common.swap import Swapped, swap
 
-DETECTORS = ("fcos_resnet50_fpn", "retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2")
-"""What finds boxes in one stage."""
+DETECTORS = (
+    "fcos_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn_v2",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+)
+"""What finds boxes."""
 SIZE = {"segment": 224, "detect": 320}
-"""Pixels a side where ``data.image_size`` is not given; torchvision's own, of 520 and 800, take minutes a step on a CPU."""
+"""Pixels a side where ``data.image_size`` is not given, but for SSD, which is made for one size; torchvision's own, of 520 and 800, take
+minutes a step on a CPU."""
 
 
 class OneTensor(Swapped):
@@ -50,18 +64,39 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
         raise UserError(f"model.in_chans={spec.in_chans}: {spec.full_name} takes images of three channels.")
     kind = kind_of_model(spec.name)
     assert kind is not None
-    more: dict[str, Any] = {"aux_loss": False} if kind == "segment" and not spec.name.startswith("lraspp") else {}
-    model: Any = torchvision.models.get_model(spec.name, weights=None, weights_backbone=None, num_classes=spec.num_classes, **more)
+    if kind == "detect":
+        return _detector(spec, load)
+    more = {} if spec.name.startswith("lraspp") else {"aux_loss": False}
+    model = _create(spec, spec.num_classes, load, **more)
+    # All of them are trained with the statistics of ImageNet.
+    preprocessing = Preprocessing(spec.image_size or SIZE[kind], (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear", 1.0)
+    swap(model, OneTensor)
+    return model, BackboneInfo(spec, preprocessing, ("classifier",))
+
+
+def _detector(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
+    """A detector, with what is made anew in it: the head of one stage, or where that has norms or is large, the last layers."""
+    with_background = spec.name.startswith(("ssd", "fasterrcnn"))
+    theirs = _create(spec, spec.num_classes + with_background, load)
+    size = spec.image_size or SIZE["detect"]
+    model: nn.Module
+    head: tuple[str, ...]
+    if isinstance(theirs, FasterRCNN):
+        model, head = two_stage.of_torchvision(theirs), ("roi_heads.box_predictor",)
+    elif isinstance(theirs, SSD):
+        size = spec.image_size or int(theirs.transform.fixed_size[0])
+        model, head = single_shot.of_torchvision(theirs, size), single_shot.last_layers(theirs.head, "head")
+    else:
+        model, head = Detector(theirs.backbone, nn.Identity(), theirs.head, theirs.anchor_generator), ("head",)
+    mean, std = tuple(theirs.transform.image_mean), tuple(theirs.transform.image_std)
+    return model, BackboneInfo(spec, Preprocessing(size, mean, std, "bilinear", 1.0), head)
+
+
+def _create(spec: BackboneSpec, classes: int, load: bool, **more: Any) -> Any:
+    model = torchvision.models.get_model(spec.name, weights=None, weights_backbone=None, num_classes=classes, **more)
     if load:
         _load(model, spec)
-    size = spec.image_size or SIZE[kind]
-    # All of them are trained with the statistics of ImageNet.
-    preprocessing = Preprocessing(size, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear", 1.0)
-    if kind == "segment":
-        swap(model, OneTensor)
-        return model, BackboneInfo(spec, preprocessing, ("classifier",))
-    detector = Detector(model.backbone, nn.Identity(), model.head, model.anchor_generator)
-    return detector, BackboneInfo(spec, preprocessing, ("head",))
+    return model
 
 
 def _load(model: nn.Module, spec: BackboneSpec) -> None:

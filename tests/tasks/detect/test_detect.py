@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from placed import some_targets
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 import visionlora as vl
 from visionlora import Images, UserError
 from visionlora.tasks.detect.boxes import Boxes
+from visionlora.tasks.detect.draws import by_class, mean_precision
 from visionlora.tasks.detect.layout import detections
 from visionlora.tasks.detect.losses import detection_loss
 from visionlora.tasks.detect.matching import best_threshold, matched
@@ -47,12 +49,6 @@ def raw(model: Any, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor], li
     pyramid = model.neck(model.backbone(images))
     anchors = model.anchors(ImageList(images, [(SIDE, SIDE)] * len(images)), pyramid)
     return model.head(pyramid), anchors, [one.shape[2] * one.shape[3] for one in pyramid]
-
-
-def some_targets() -> Tensor:
-    return padded(
-        [torch.tensor([[0, 0.1, 0.1, 0.4, 0.35], [2, 0.5, 0.3, 0.95, 0.9]]), torch.empty(0, 5), torch.tensor([[1, 0.2, 0.4, 0.3, 0.6]])]
-    )
 
 
 @pytest.mark.parametrize("decoder", DETECTORS)
@@ -138,6 +134,7 @@ def test_average_precision_is_pycocotools() -> None:
     reference.summarize()
     assert ours_["map"] == pytest.approx(reference.stats[0], abs=1e-4)
     assert ours_["map50"] == pytest.approx(reference.stats[1], abs=1e-4)
+    assert mean_precision(by_class(torch.stack(found), padded(true)), np.ones(30)) == pytest.approx(reference.stats[0], abs=1e-6)
 
 
 def rows(*values: tuple[float, ...]) -> Tensor:
@@ -174,7 +171,9 @@ def test_outcome() -> None:
     found[0, 0] = torch.tensor([0, 0.9, 0.1, 0.1, 0.5, 0.5])
     images = Images.of_arrays(np.zeros((2, 64, 64, 3), np.uint8), [Boxes((), ())] * 2)
     outcome = DetectOutcome(task, "test", found, true, images)
-    assert outcome.metrics() == {"test/map": pytest.approx(0.5), "test/map50": pytest.approx(0.5), "test/unreadable": 0}
+    half, bounds = pytest.approx(0.5), {"test/map_low": pytest.approx(0.0), "test/map_high": pytest.approx(1.0)}
+    assert outcome.metrics() == {"test/map": half, "test/map50": half, **bounds, "test/unreadable": 0}
+    assert outcome.p_against(outcome) == 1.0
     assert outcome.report() == {"a": {"map": 1.0, "map50": 1.0, "objects": 1}, "b": {"map": 0.0, "map50": 0.0, "objects": 1}}
     assert outcome.row(1) == {"objects": 1, "found": 0, "missed": 1, "false": 0}
     assert outcome.most_wrong(5) == [1]
@@ -192,7 +191,7 @@ def test_targets_that_are_none() -> None:
         targets.fit(torch.zeros(1, 10), "train")
 
 
-@pytest.mark.parametrize("decoder", DETECTORS)
+@pytest.mark.parametrize("decoder", Detect.decoders)
 @pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"])
 def test_detectors_over_families(name: str, decoder: str) -> None:
     """Identical at the start, gradients everywhere (the audit), merged exactly."""
@@ -203,7 +202,7 @@ def test_detectors_over_families(name: str, decoder: str) -> None:
         before = model(images)
     report = vl.inject(model, vl.LoraConfig(r=2))
     assert report.layers
-    assert not any(layer.name.startswith(("neck", "head")) for layer in report.layers)
+    assert not any(layer.name.startswith(("neck", "head", "rpn", "roi_heads")) for layer in report.layers)
     with torch.no_grad():
         torch.testing.assert_close(model(images), before, atol=1e-5, rtol=1e-4)
         for key, parameter in model.named_parameters():

@@ -14,11 +14,12 @@ from torch import Tensor
 from visionlora.common.console import console
 from visionlora.common.text import counted
 from visionlora.tasks.detect import plots
+from visionlora.tasks.detect.draws import OfClass, by_class, mean_precision
 from visionlora.tasks.detect.layout import detections
 from visionlora.tasks.detect.matching import Matched, matched
 from visionlora.tasks.detect.metrics import average_precision
+from visionlora.tasks.drawn import DrawnOutcome
 from visionlora.tasks.gallery import page
-from visionlora.tasks.outcome import PlainOutcome
 from visionlora.tasks.placed import FULL_SIZE
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ SIZES = {"map_small": "small (up to 32² pixels)", "map_medium": "medium (up to 
 """Average precision by the size of the objects in their images."""
 
 
-class DetectOutcome(PlainOutcome):
+class DetectOutcome(DrawnOutcome):
     """Detections ``(N, KEPT, 6)`` or a detector's outputs, and objects ``(N, most, 5)``."""
+
+    draws = 500
 
     @cached_property
     def found(self) -> Tensor:
@@ -56,11 +59,21 @@ class DetectOutcome(PlainOutcome):
         return metric.compute()  # type: ignore[no-any-return]
 
     def metrics(self) -> dict[str, float]:
-        """``SPLIT/map``, ``SPLIT/map50`` and ``SPLIT/unreadable``."""
-        found = {"map": self.coco["map"], "map50": self.coco["map_50"]}
+        """``SPLIT/map``, ``SPLIT/map50``, the interval of the first, and ``SPLIT/unreadable``."""
+        low, high = self.interval()
+        found = {"map": self.coco["map"], "map50": self.coco["map_50"], "map_low": low, "map_high": high}
         return {f"{self.split}/{key}": max(float(value), 0.0) for key, value in found.items()} | {
             f"{self.split}/unreadable": len(self.unreadable)
         }
+
+    @cached_property
+    def classes(self) -> list[OfClass]:
+        """Every box that is found, by class, and which of them are objects."""
+        return by_class(self.found, self.targets)
+
+    def of_draw(self, times: np.ndarray) -> float:
+        """Mean average precision where image ``i`` is there ``times[i]`` times."""
+        return mean_precision(self.classes, times)
 
     @cached_property
     def matches(self) -> list[Matched]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from visionlora.common.errors import UserError
 from visionlora.tasks.checked_targets import CheckedTargets
-from visionlora.tasks.detect.layout import check
+from visionlora.tasks.detect.said import check
 
 
 def padded(labels: Sequence[Tensor]) -> Tensor:

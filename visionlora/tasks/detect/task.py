@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from visionlora.common.config import fraction
 from visionlora.common.errors import UserError
 from visionlora.common.text import in_brackets
+from visionlora.tasks.detect import card
 from visionlora.tasks.detect.boxes import Boxes
 from visionlora.tasks.detect.prediction import Detected
 from visionlora.tasks.interfaces import PartImages
@@ -54,13 +55,15 @@ class Detect(PlacedTask):
     measures = (
         Measure("map", "mean average precision (COCO)", "mAP", hub="mean_average_precision"),
         Measure("map50", "mean average precision at half overlap", "mAP50"),
+        Measure("map_low", "mean average precision (COCO), 95% interval from", spread=False),
+        Measure("map_high", "mean average precision (COCO), 95% interval to", spread=False),
     )
     loss_words = "loss of classes and boxes"
     output_words = ("class", "classes")
     hub = "object-detection"
     columns = ("objects",)
     sources: ClassVar[dict[str, str]] = {"digits": "visionlora.data.scenes:boxed_digits"}
-    decoders = ("fcos", "retinanet")
+    decoders = ("fcos", "retinanet", "ssd", "ssdlite", "faster_rcnn")
     Options = DetectOptions
 
     def look_at(self, labels: Sequence[Any]) -> None:
@@ -111,7 +114,7 @@ class Detect(PlacedTask):
         if spec.decoder not in self.decoders and not (spec.decoder is None and kind_of_model(spec.name) == self.name):
             found = f"model.decoder={spec.decoder}" if spec.decoder else spec.full_name
             raise UserError(
-                f"task=detect cannot use {found}, which finds no boxes; it takes model.decoder={' or '.join(self.decoders)} over a model of"
+                f"task=detect cannot use {found}, which finds no boxes; it takes model.decoder={', '.join(self.decoders)} over a model of"
                 f" timm, or torchvision's {', '.join(DETECTORS)}."
             )
 
@@ -123,12 +126,14 @@ class Detect(PlacedTask):
     def criterion(self, smoothing: float = 0.0) -> Loss:
         from visionlora.tasks.detect.losses import detection_loss
 
-        return functools.partial(detection_loss, classes=self.outputs)  # which can be sent to another process
+        return functools.partial(detection_loss, classes=self.outputs, seed=0)  # which can be sent to another process
 
     def training_criterion(self, smoothing: float = 0.0) -> Loss:
+        from visionlora.tasks.detect.losses import detection_loss
+
         if smoothing:
-            raise UserError("optim.label_smoothing is not for task=detect, whose loss is a focal one; leave it out.")
-        return self.criterion()
+            raise UserError("optim.label_smoothing is not for task=detect, whose losses are the detectors' own; leave it out.")
+        return functools.partial(detection_loss, classes=self.outputs)
 
     def settle(self, outputs: Tensor, targets: Tensor) -> dict[str, Any]:
         from visionlora.tasks.detect.layout import detections
@@ -188,20 +193,4 @@ class Detect(PlacedTask):
 
     @classmethod
     def answer_code(cls, named: bool, file: str) -> list[str]:
-        return [
-            "said = logits[0]  # a row an anchor: anchor, box, centre-ness where there is one, a logit a class; in shares of the side",
-            *([f'with open("{file}", encoding="utf-8") as file:', '    names = json.load(file)["classes"]'] if named else ["names = None"]),
-            "classes = len(names) if names else said.shape[1] - 9",
-            "scores = 1 / (1 + np.exp(-said[:, -classes:]))",
-            "anchors, sides = said[:, :4], said[:, 4:8]",
-            "middles, sizes = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors[:, :2]",
-            "if said.shape[1] == 9 + classes:  # FCOS",
-            "    scores = np.sqrt(scores / (1 + np.exp(-said[:, 8:9])))",
-            "    boxes = np.hstack([middles - sides[:, :2] * sizes, middles + sides[:, 2:] * sizes])",
-            "else:  # RetinaNet",
-            "    middles, sizes = middles + sides[:, :2] * sizes, sizes * np.exp(sides[:, 2:])",
-            "    boxes = np.hstack([middles - sizes / 2, middles + sizes / 2])",
-            "kinds, best = scores.argmax(1), scores.max(1)",
-            "for place in np.argsort(-best)[:10]:  # boxes over each other are not dropped here: see torchvision.ops.batched_nms",
-            "    print(names[kinds[place]] if names else kinds[place], round(float(best[place]), 3), boxes[place].tolist())",
-        ]
+        return card.answer_code(file if named else None)

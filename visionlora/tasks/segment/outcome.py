@@ -13,25 +13,20 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from visionlora.common.console import console
+from visionlora.tasks.drawn import DrawnOutcome
 from visionlora.tasks.gallery import page
-from visionlora.tasks.outcome import PlainOutcome
 from visionlora.tasks.placed import IGNORED
 from visionlora.tasks.segment import plots
-from visionlora.tasks.task import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DRAWS = 1000
-"""Of the bootstrap."""
 SHOWN = 48
 """Images on the page."""
 
 
-class SegmentOutcome(PlainOutcome):
+class SegmentOutcome(DrawnOutcome):
     """Classes of the pixels ``(N, H, W)``, or outputs ``(N, classes, H, W)``, and masks ``(N, H, W)``; both of the prepared images."""
-
-    tests = "The interval is a bootstrap over the images, p that of the difference between two runs on the same draws."
 
     @cached_property
     def maps(self) -> Tensor:
@@ -63,21 +58,9 @@ class SegmentOutcome(PlainOutcome):
             f"{self.split}/unreadable": len(self.unreadable),
         }
 
-    @cached_property
-    def _drawn(self) -> np.ndarray:
-        """Mean IoU of each draw of the images, the same draws for every outcome of as many images."""
-        draws = np.random.default_rng(0).integers(0, len(self.confusions), (DRAWS, len(self.confusions)))
-        return np.array([miou(self.confusions[draw].sum(0)) for draw in draws])
-
-    def interval(self) -> tuple[float, float]:
-        """95 % bootstrap interval of the mean intersection over union."""
-        low, high = np.percentile(self._drawn, [2.5, 97.5])
-        return float(low), float(high)
-
-    def p_against(self, other: Outcome) -> float:
-        assert isinstance(other, SegmentOutcome)
-        below = float((self._drawn <= other._drawn).mean())
-        return min(1.0, 2 * min(below, 1 - below) + 1 / DRAWS)
+    def of_draw(self, times: np.ndarray) -> float:
+        """Mean intersection over union where image ``i`` is there ``times[i]`` times."""
+        return miou(np.tensordot(times, self.confusions, 1))
 
     @cached_property
     def of_images(self) -> np.ndarray:

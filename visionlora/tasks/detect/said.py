@@ -1,0 +1,110 @@
+"""What the numbers of a detector's output are, told by how many columns it has. All places are shares of the model's square input.
+
+======================  ==================  ====================================================================================
+detector                columns             of a row
+======================  ==================  ====================================================================================
+RetinaNet               ``8 + classes``     anchor, box, a logit a class
+FCOS                    ``9 + classes``     anchor, box, centre-ness, a logit a class
+SSD, SSDLite            ``13 + classes``    anchor, box, units of the box, a logit for the background and one a class
+Faster R-CNN            ``6 + 5 classes``   what the row is; a proposal, logits as of SSD, a box a class; or several anchors
+======================  ==================  ====================================================================================
+
+No two of these are the same number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torchvision.models.detection import _utils as detection
+
+from visionlora.backbone.two_stage import NOTHING, PACKED, unpacked
+from visionlora.common.errors import UserError
+
+OVERLAP = {"fcos": 0.6, "retinanet": 0.5, "ssd": 0.45, "faster_rcnn": 0.5}
+"""Intersection over union from which the less likely of two boxes of a class is dropped, as in torchvision's detectors."""
+UNITS = (10.0, 10.0, 5.0, 5.0)
+"""Of the numbers of a box of a proposal: one of its sides is ten of the first, and so on."""
+
+
+def kind_of(columns: int, classes: int) -> str | None:
+    """The detector whose output for so many classes has so many columns; ``None``: it is none's."""
+    kinds = {8 + classes: "retinanet", 9 + classes: "fcos", 13 + classes: "ssd", 6 + 5 * classes: "faster_rcnn"}
+    return kinds.get(columns)
+
+
+def check(outputs: Tensor, classes: int, part: str = "") -> None:
+    """See that outputs are a detector's for so many classes.
+
+    Raises:
+        UserError: they are not.
+    """
+    if outputs.ndim != 3 or kind_of(outputs.shape[2], classes) is None:
+        shape, of = tuple(outputs.shape), f" for a {part} batch" if part else ""
+        raise UserError(f"the model gives an output of shape {shape}{of}, which is no detector's of {classes} classes; see model.decoder.")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a detector says of the places of a batch: its anchors, or its proposals.
+
+    Args:
+        kind: of the detector, a key of ``OVERLAP``.
+        anchors: ``(N, A, 4)``.
+        regression: of boxes, relative to the anchors, ``(N, A, 4)``, or of Faster R-CNN a box a class, ``(N, A, classes, 4)``.
+        logits: of the classes ``(N, A, classes)``, before them one of the background for SSD and Faster R-CNN.
+        centreness: logits ``(N, A, 1)`` of FCOS: how near the middle of its object an anchor is.
+        there: of Faster R-CNN: which rows are proposals, ``(N, A)``; the others are zeros.
+        proposing: of Faster R-CNN: what is said of the anchors that proposals are made of, ``(N, more, OF_ANCHOR)``.
+    """
+
+    kind: str
+    anchors: Tensor
+    regression: Tensor
+    logits: Tensor
+    centreness: Tensor | None = None
+    there: Tensor | None = None
+    proposing: Tensor | None = None
+
+    @classmethod
+    def of(cls, outputs: Tensor, classes: int) -> Said:
+        """The columns of ``outputs (N, rows, columns)``."""
+        kind = kind_of(outputs.shape[2], classes)
+        if kind == "faster_rcnn":
+            return cls._of_proposals(outputs, classes)
+        centreness = outputs[..., 8:9] if kind == "fcos" else None
+        logits = outputs[..., {"retinanet": 8, "fcos": 9, "ssd": 12}[str(kind)] :]
+        return cls(str(kind), outputs[..., :4], outputs[..., 4:8], logits, centreness)
+
+    @classmethod
+    def _of_proposals(cls, outputs: Tensor, classes: int) -> Said:
+        count = int((outputs[0, :, 0] != PACKED).sum())
+        rows = outputs[:, :count]
+        boxes = rows[..., 6 + classes :].unflatten(2, (classes, 4))
+        there, proposing = rows[..., 0] != NOTHING, unpacked(outputs[:, count:])
+        return cls("faster_rcnn", rows[..., 1:5], boxes, rows[..., 5 : 6 + classes], there=there, proposing=proposing)
+
+    def scores(self) -> Tensor:
+        """Of each class at each anchor, ``(N, A, classes)``."""
+        if self.kind in ("ssd", "faster_rcnn"):
+            likely = self.logits.softmax(-1)[..., 1:]
+            return likely if self.there is None else likely * self.there[..., None]
+        found: Tensor = self.logits.sigmoid()
+        return found if self.centreness is None else (found * self.centreness.sigmoid()).sqrt()
+
+    def boxes(self) -> Tensor:
+        """Left, top, right and bottom, one for all classes or one for each: ``(N, A, 1 or classes, 4)``."""
+        if self.kind == "fcos":
+            return fcos_boxes(self.regression, self.anchors)[:, :, None]
+        each = self.regression if self.regression.ndim == 4 else self.regression[:, :, None]
+        anchors = self.anchors[:, :, None].expand_as(each)
+        coder = detection.BoxCoder((1.0, 1.0, 1.0, 1.0) if self.kind == "retinanet" else UNITS)
+        flat: Tensor = coder.decode_single(each.reshape(-1, 4), anchors.reshape(-1, 4))
+        return flat.view(each.shape)
+
+
+def fcos_boxes(regression: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes whose sides are so far from the middle of the anchors, in units of the anchors' size."""
+    found: Tensor = detection.BoxLinearCoder(normalize_by_size=True).decode(regression, anchors)
+    return found
