@@ -93,7 +93,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[str, Path]:
     """What stands for each word in capitals."""
     run, other, interrupted = tmp_path / "run", tmp_path / "other", tmp_path / "interrupted"  # commands write into them
-    for copy in (run, other):
+    second = tmp_path / "second"
+    for copy in (run, other, second):
         shutil.copytree(finished, copy)
     shutil.copytree(finished, interrupted, ignore=shutil.ignore_patterns("results.json", "adapter"))
     found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": run, "hydra.run.dir=DIR": interrupted}
@@ -101,7 +102,7 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     words = ("labels", "counts", "images", "shards", "dataset", "wordnet", "tree", "masks", "voc")  # .csv, .csv, .zip
     found |= {f"data.root={word.upper()}": pictures.parent / word for word in words}
     found |= {f"data.classes={word}": pictures.parent / "names" for word in ("NAMES", "ORDER")}  # .txt
-    found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}
+    found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other, "run=SECOND": second, "output=SOUP": tmp_path / "soup"}
     found |= {"output=SHARDS": tmp_path / "packed"}
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}
 

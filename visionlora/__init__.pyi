@@ -38,9 +38,11 @@ from .reporting.plots import changes_by_layer as changes_by_layer
 from .reporting.runs import configurations as configurations
 from .reporting.runs import find_runs as find_runs
 from .reporting.runs import ranked as ranked
+from .runs.averaged import average as average
 from .runs.config import OptimConfig as OptimConfig
 from .runs.predictor import Predictor as Predictor
 from .runs.predictor import load as load
+from .runs.several import ensemble as ensemble
 from .speed.folding import fold as fold
 from .speed.folding import unfold as unfold
 from .tasks.classify.prediction import Prediction as Prediction

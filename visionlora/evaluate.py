@@ -19,7 +19,7 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     """Measure each run's model, float32, on ``config.split``; the metrics of the last run.
 
     Writes ``evaluation_SPLIT.json`` into each run folder and, below ``evaluation_SPLIT/``, what ``write_outcome`` says; with
-    ``compare=true`` ``comparison_SPLIT.json`` into the first.
+    ``compare=true`` ``comparison_SPLIT.json`` and with ``average`` ``average_KIND_SPLIT.json`` into the first.
     """
     from visionlora.common.files import inside, replace_file
 
@@ -33,6 +33,10 @@ def evaluate(config: EvaluateConfig, folder: Path) -> dict[str, float]:
     own_data = config.data is None
     what = config.split if config.data is None else f"{config.split}_{config.data['name']}"  # the run's own evaluation stays
     what += "" if config.tta == "none" else f"_{config.tta}"
+    if config.average != "none":
+        from visionlora.evaluation.averaging import average_and_compare
+
+        return average_and_compare(runs, configs, config, own_data, what)
     if config.compare:
         rows = measure.compare(runs, configs, config.split, own_data)
         replace_file(inside(runs[0].path, f"comparison_{what}.json"), json.dumps(measure.as_rows(rows), indent=2).encode())

@@ -37,19 +37,19 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     from visionlora.data.inputs import paths_of
     from visionlora.runs.left import Left
     from visionlora.runs.predictor import batches
-    from visionlora.runs.several import shared
+    from visionlora.runs.several import ensemble, shared
     from visionlora.runs.tables import print_predictions
     from visionlora.tasks.placed import PlacedTask
 
     pictures = paths_of(config.inputs)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     found: list[tuple[str, Prediction]] = []
-    predictors = shared(config.runs)
+    predictors = {"": ensemble(config.runs)} if config.average == "logits" else shared(config.runs)
     for predictor in predictors.values():
         predictor.model.to(device)
         predictor.tta = config.tta
     first = next(iter(predictors.values()))
-    left = Left(output, config.overwrite, len(config.runs) > 1) if isinstance(first.task, PlacedTask) else None
+    left = Left(output, config.overwrite, len(predictors) > 1) if isinstance(first.task, PlacedTask) else None
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("images", total=len(pictures))
         for names, prepared in batches(first, pictures, config.batch_size, _workers(config, len(pictures))):
@@ -57,12 +57,10 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
                 answers = predictor.of_prepared(names, prepared, config.topk)
                 found += [(run, answer if left is None else left.taken(run, answer)) for answer in answers]
             progress.advance(bar, len(names))
-    write_rows(output, [_row(run, p, config.topk, several=len(config.runs) > 1) for run, p in found])
+    write_rows(output, [_row(run, p, config.topk, several=len(predictors) > 1) for run, p in found])
     if left is not None:
         left.finish(first.task.names)
-    print_predictions(
-        [p for _, p in found[:SHOWN]], first.task.columns, [run for run, _ in found[:SHOWN]] if len(config.runs) > 1 else None
-    )
+    print_predictions([p for _, p in found[:SHOWN]], first.task.columns, [run for run, _ in found[:SHOWN]] if len(predictors) > 1 else None)
     failed = sum(bool(p.error) for _, p in found) // len(predictors)
     if failed == len(pictures):
         raise UserError(f"{counted(failed, 'image')}, none of which can be read; {output} has the reasons. The first: {found[0][1].error}")

@@ -23,6 +23,8 @@ GIVEN = {"run": "RUN", "runs": "RUNS", "input": "PICTURES", "model.name": "NAME"
 """Values of keys that have no default."""
 NEEDS: dict[str, dict[str, Any]] = {
     "lora.allocate": {"lora.budget": "1%"},
+    "average=weights": {"run": ["RUN", "SECOND"]},
+    "average=logits": {"run": ["RUN", "SECOND"]},
     "trainer.max_epochs=-1": {"trainer.max_steps": 10},
 }
 """What a value needs beside it."""

@@ -16,6 +16,7 @@ WORKERS = {
     "no validation, accumulation": Case(
         (*PICTURES, "data.num_workers=2", "data.val_fraction=0", "trainer.accumulate_grad_batches=2"), True
     ),
+    "validation within epochs": Case((*PICTURES, "data.num_workers=1", "trainer.val_check_interval=2"), True),
     "validation every second epoch": Case((*PICTURES, "data.num_workers=1", "trainer.check_val_every_n_epoch=2"), True),
 }
 

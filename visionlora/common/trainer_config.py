@@ -72,6 +72,7 @@ class TrainerConfig:
         self._check_length()
         for key in ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches", "overfit_batches"):
             _check_batches(key, getattr(self, key), least=0 if key != "limit_train_batches" else None)
+        self._check_validations()
         least = {
             "num_nodes": 1,
             "min_epochs": 0,
@@ -111,6 +112,18 @@ class TrainerConfig:
             raise UserError(f"trainer.{key}={value} must be at least 1 (or -1 for no limit).")
         if self.max_epochs is not None and epochs == steps == -1:
             raise UserError("trainer.max_epochs=-1 has no end that a learning-rate schedule could be laid out for; set trainer.max_steps.")
+
+    def _check_validations(self) -> None:
+        every = self.val_check_interval
+        if every is None or isinstance(every, dict) or (isinstance(every, str) and re.fullmatch(r"\d+:\d\d:\d\d:\d\d", every)):
+            return  # the latter are times, as in max_time
+        number = isinstance(every, int | float) and not isinstance(every, bool)
+        if not number or not every > 0 or (isinstance(every, float) and every > 1):
+            raise UserError(
+                f"trainer.val_check_interval={every} must be a number of batches, as in 100, or a share of the epoch, as in 0.25."
+            )
+        if self.check_val_every_n_epoch is None and not isinstance(every, int):
+            raise UserError("trainer.check_val_every_n_epoch=null needs trainer.val_check_interval as a number of batches.")
 
     def _check_precision(self) -> None:
         text = str(self.precision)

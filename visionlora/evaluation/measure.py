@@ -124,16 +124,35 @@ def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str
             found = outcome(head, data, split)
             size = sum(p.numel() for name in head.info.head for p in head.model.get_submodule(name).parameters())
             rows.append(Compared("untouched backbone, probe", found, size, 4 * size, _bytes(head), None, None))
-        found, results = outcome(predictor, data, split), run.read_results()
-        if rows and found.images.names != rows[0].outcome.images.names:
-            raise UserError(f"{run.path} has another {split} part than {runs[0].path}; runs are compared on the same images.")
-        rows.append(
-            Compared(
-                run.path.name, found, int(results.get("params/trainable", 0)), int(results.get("bytes/adapter", 0)), _bytes(predictor),
-                results.get("seconds/fit"), results.get("memory/peak_mib"), rows[0].outcome.p_against(found) if rows else None,
-            )
-        )  # fmt: skip
+        rows.append(row_of(run, predictor, outcome(predictor, data, split), rows[0].outcome if rows else None))
     return rows
+
+
+def row_of(run: RunFolder, predictor: Predictor, found: Outcome, first: Outcome | None) -> Compared:
+    """The row of a run in a comparison.
+
+    Args:
+        run: with its results.
+        predictor: its model.
+        found: what it gives for the images.
+        first: what the model of the first row gives for them; ``None`` where this is the first.
+
+    Raises:
+        UserError: those were other images.
+    """
+    if first is not None and found.images.names != first.images.names:
+        raise UserError(f"{run.path} has another {found.split} part than the first; runs are compared on the same images.")
+    results = run.read_results()
+    return Compared(
+        run.path.name,
+        found,
+        int(results.get("params/trainable", 0)),
+        int(results.get("bytes/adapter", 0)),
+        _bytes(predictor),
+        results.get("seconds/fit"),
+        results.get("memory/peak_mib"),
+        None if first is None else first.p_against(found),
+    )
 
 
 def as_rows(rows: Sequence[Compared]) -> list[dict[str, object]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from visionlora.common.reading import sealed_json
 from visionlora.lora.adapter import Adapter
 from visionlora.lora.adapter_files import CARD, CONFIG, PREFIX, TENSORS, WEIGHTS, AdapterFiles
 from visionlora.lora.config import LayerRank, LoraConfig
+from visionlora.lora.dora import DoraAdapter
 from visionlora.lora.init import FROM_WEIGHT
 from visionlora.lora.injection import inject
 from visionlora.lora.layer import LoraLayer
@@ -43,8 +44,6 @@ def write(
         card: contents of ``visionlora.json``.
         name: the adapter to save.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     adapters = {slot.name: (slot, adapter) for slot in slots(model).values() if (adapter := adapter_of(slot, name)) is not None}
     adapted = {slot.module_name for slot, _ in adapters.values()}
     tensors = {}
@@ -57,20 +56,42 @@ def write(
         if r := len(own["lora_A"]):  # AdaLoRA may leave a layer no rank at all
             saved[slot.name] = r, adapter
             tensors |= {peft_key(slot.name, key): value.reshape(peft_shape(slot, key, r)) for key, value in own.items()}
-    # Cloned: tied layers share their adapter's memory, which safetensors refuses.
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    content = {WEIGHTS: safetensors.torch.save(tensors, metadata={"format": "pt"})}
-    if saved:
-        biases = any(key.rpartition(".")[2].endswith("bias") and not key.startswith(tuple(w + "." for w in whole)) for key in state)
-        content[CONFIG] = json.dumps(peft_config(saved, sorted(whole), biases), indent=2).encode()
-    else:
-        (folder / CONFIG).unlink(missing_ok=True)
-    for name_, bytes_ in content.items():
-        replace_file(folder / name_, bytes_)
-    hashes = {name_: hashlib.sha256(bytes_).hexdigest() for name_, bytes_ in content.items()}
+    config = _peft_config(saved, sorted(whole), state) if saved else None
     layers = {layer: {"r": r, "alpha": adapter.scaling * r} for layer, (r, adapter) in saved.items()}
     beyond = {slot.name: why for slot, _ in adapters.values() if slot.name in saved and (why := beyond_peft(slot))}
-    replace_file(folder / CARD, sealed_json({**card, "layers": layers, "beyond_peft": beyond, "files": hashes}))
+    write_files(folder, tensors, config, {**card, "layers": layers, "beyond_peft": beyond})
+
+
+def _peft_config(saved: Mapping[str, tuple[int, Adapter]], whole: Sequence[str], state: Iterable[str]) -> dict[str, Any]:
+    biases = any(key.rpartition(".")[2].endswith("bias") and not key.startswith(tuple(w + "." for w in whole)) for key in state)
+    ranks = {name: r for name, (r, _) in saved.items()}
+    alphas = {name: adapter.scaling * r for name, (r, adapter) in saved.items()}
+    first = next(iter(saved.values()))[1]
+    return peft_config(ranks, alphas, whole, "all" if biases else "none", first.dropout, isinstance(first, DoraAdapter))
+
+
+def write_files(folder: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None, card: Mapping[str, Any]) -> None:
+    """Write PEFT's two files, and the card with their hashes, which comes last; each file appears whole or not at all.
+
+    Args:
+        folder: made when missing.
+        tensors: by PEFT's keys.
+        config: PEFT's; ``None`` where nothing was adapted.
+        card: contents of ``visionlora.json`` but the hashes.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Cloned: tied layers share their adapter's memory, which safetensors refuses.
+    cloned = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    content = {WEIGHTS: safetensors.torch.save(cloned, metadata={"format": "pt"})}
+    if config is not None:
+        content[CONFIG] = json.dumps(config, indent=2).encode()
+    else:
+        (folder / CONFIG).unlink(missing_ok=True)
+    for name, bytes_ in content.items():
+        replace_file(folder / name, bytes_)
+    hashes = {name: hashlib.sha256(bytes_).hexdigest() for name, bytes_ in content.items()}
+    replace_file(folder / CARD, sealed_json({**card, "files": hashes}))
 
 
 def attach(model: nn.Module, files: AdapterFiles, head: Iterable[str] = (), also_train: Iterable[str] = (), name: str = "default") -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from visionlora.lora.adapter import Adapter
 from visionlora.lora.adapter_files import PREFIX
-from visionlora.lora.dora import DoraAdapter
 from visionlora.lora.layer import LoraLayer
 from visionlora.lora.slots import Slot
 
@@ -51,31 +49,32 @@ def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[1],) if shape[:1] == (1,) and set(shape[2:]) <= {1} else shape
 
 
-def peft_config(adapters: Mapping[str, tuple[int, Adapter]], whole: list[str], biases: bool) -> dict[str, Any]:
+def peft_config(
+    ranks: Mapping[str, int], alphas: Mapping[str, float], whole: Sequence[str], bias: str, dropout: float = 0.0, dora: bool = False
+) -> dict[str, Any]:
     """The contents of PEFT's ``adapter_config.json``.
 
     Args:
-        adapters: slot name -> rank and adapter; at least one.
+        ranks: slot name -> rank; at least one.
+        alphas: slot name -> ``scaling · rank``, so that PEFT needs no rsLoRA switch to read it.
         whole: names of modules that are saved whole.
-        biases: whether biases are saved beside the adapters.
+        bias: ``all`` where biases are saved beside the adapters, else ``none``.
+        dropout: that the adapters were trained with.
+        dora: they scale rows.
     """
-    # Scaling is written out as alpha = scaling · r, so that PEFT needs no rsLoRA switch to read it.
-    ranks = {name: r for name, (r, _) in adapters.items()}
-    alphas = {name: adapter.scaling * r for name, (r, adapter) in adapters.items()}
     r, alpha = Counter(ranks.values()).most_common(1)[0][0], Counter(alphas.values()).most_common(1)[0][0]
-    first = next(iter(adapters.values()))[1]
     return {
         "peft_type": "LORA",
         "r": r,
         "lora_alpha": alpha,
-        "lora_dropout": first.dropout,
-        "target_modules": "(" + "|".join(re.escape(name) for name in adapters) + ")",
+        "lora_dropout": dropout,
+        "target_modules": "(" + "|".join(re.escape(name) for name in ranks) + ")",
         "rank_pattern": {f"^{re.escape(name)}": value for name, value in ranks.items() if value != r},
         "alpha_pattern": {f"^{re.escape(name)}": value for name, value in alphas.items() if value != alpha},
-        "modules_to_save": whole or None,
-        "bias": "all" if biases else "none",
+        "modules_to_save": list(whole) or None,
+        "bias": bias,
         "use_rslora": False,
-        "use_dora": isinstance(first, DoraAdapter),
+        "use_dora": dora,
         "inference_mode": True,
         "task_type": None,
     }

@@ -120,7 +120,7 @@ def in_words(changed: Mapping[str, Any], method: str) -> str:
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Run]:
-    """Every finished run at or below the folders, in the order of their paths.
+    """Every finished run at or below the folders, in the order of their paths; an average of runs, which has no config of its own, is none.
 
     Raises:
         UserError: a folder is not there, a run's files are damaged, or there is no finished run.
@@ -131,8 +131,8 @@ def find_runs(folders: Iterable[str | Path]) -> list[Run]:
         if not folder.is_dir():
             raise UserError(f"runs={folder}: there is no such folder.")
         for results in sorted(folder.rglob("results.json")):
-            if (results.parent / "config.yaml").is_file():
-                found.setdefault(results.parent.resolve(), read_run(results.parent))
+            if (results.parent / "config.yaml").is_file() and "averaged" not in (run := read_run(results.parent)).results:
+                found.setdefault(results.parent.resolve(), run)
     if not found:
         where = ", ".join(str(folder) for folder in below)
         raise UserError(f"runs={where}: no finished run below it (a run that is finished has results.json and config.yaml).")

@@ -139,15 +139,21 @@ class PlacedCheckpoint(ModelCheckpoint):
         return state | changed | {"best_k_models": {change(path): score for path, score in state.get("best_k_models", {}).items()}}
 
 
-def checkpoints(run: RunFolder, best_by: Measure | None) -> list[Callback]:
-    """``last.ckpt`` after each epoch; and ``best.ckpt`` by this measure on the validation part, where one is given."""
+def checkpoints(run: RunFolder, best_by: Measure | None, within_epochs: bool = False) -> list[Callback]:
+    """``last.ckpt`` after each epoch; and ``best.ckpt`` by this measure on the validation part, where one is given.
+
+    Args:
+        run: where they are written.
+        best_by: what the best one is best in.
+        within_epochs: there are validations within an epoch, and the best of them all is kept.
+    """
     common: dict[str, Any] = {"dirpath": run.checkpoints, "save_on_train_epoch_end": True, "enable_version_counter": False}
     last = PlacedCheckpoint(filename=run.last.stem, every_n_epochs=1, **common)
     if best_by is None:
         return [last]
     # The best one first: the last checkpoint then knows of it, and a resumed run does not take a worse epoch for the best.
     best: dict[str, Any] = {"monitor": f"val/{best_by.key}", "mode": "max" if best_by.higher else "min"}
-    return [PlacedCheckpoint(filename=run.best.stem, **best, **common), last]
+    return [PlacedCheckpoint(filename=run.best.stem, **best, **common | {"save_on_train_epoch_end": not within_epochs}), last]
 
 
 def say_if_best_is_gone(run: RunFolder, checkpoint: dict[str, Any]) -> None:

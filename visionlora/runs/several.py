@@ -1,8 +1,8 @@
-"""Several runs at once: those on one backbone share it, and each image is prepared once."""
+"""Several runs at once: those on one backbone share it, and each image is prepared once. Also the mean of their outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from visionlora.common.errors import UserError
 from visionlora.model.adapters import activate
 from visionlora.model.saving import load_adapter
+from visionlora.runs.averaged import adapter_folder
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import Predictor, load
 
@@ -25,6 +26,35 @@ class _Switched(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         activate(self.model, self.adapter)
         return self.model(images)  # type: ignore[no-any-return]
+
+
+class _Mean(nn.Module):
+    """The mean of what several models give for the same images, before it is made probabilities of."""
+
+    def __init__(self, models: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([model(images).float() for model in self.models]).mean(0)
+
+
+def ensemble(runs: Sequence[str | Path]) -> Predictor:
+    """One predictor whose outputs (logits) are the mean of those of several runs, with one backbone in memory: as many forward passes as
+    there are runs.
+
+    Args:
+        runs: run folders or adapter folders, of one backbone, with the same outputs.
+
+    Raises:
+        UserError: see ``shared``, or their outputs have other names.
+    """
+    predictors = shared([str(run) for run in runs])
+    first = next(iter(predictors.values()))
+    for run, predictor in predictors.items():
+        if predictor.classes != first.classes:
+            raise UserError(f"{run} has other outputs than {runs[0]}, or in another order; they cannot be averaged.")
+    return Predictor(_Mean(predictor.model for predictor in predictors.values()).eval(), first.info)
 
 
 def shared(runs: Sequence[str]) -> dict[str, Predictor]:
@@ -55,11 +85,6 @@ def shared(runs: Sequence[str]) -> dict[str, Predictor]:
         infos[run] = other.info
         del other
     for number, run in enumerate(runs):
-        load_adapter(first.model, _adapter(run), name=f"run{number}")
+        load_adapter(first.model, adapter_folder(run), name=f"run{number}")
     first.model.requires_grad_(False).eval().to(torch.float32)
     return {run: Predictor(_Switched(first.model, f"run{number}"), infos[run]) for number, run in enumerate(runs)}
-
-
-def _adapter(run: str) -> Path:
-    folder = RunFolder(run).adapter
-    return folder if folder.is_dir() else Path(run)

@@ -32,6 +32,7 @@ class Average:
         self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.values = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.kind, self.decay, self.steps, self.seen = kind, decay, steps, 0
+        self.in_model = False  # the model has the averages, and ``values`` the weights
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -51,7 +52,10 @@ class Average:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """A context in which the model has the averaged weights."""
+        """A context in which the model has the averaged weights; it may have them already, as during a validation."""
+        if self.in_model:
+            yield
+            return
         self.swap()
         try:
             yield
@@ -65,6 +69,7 @@ class Average:
             kept = parameter.detach().clone()
             parameter.copy_(self.values[name])
             self.values[name] = kept
+        self.in_model = not self.in_model
 
     def state(self) -> dict[str, Tensor]:
         """What ``load`` takes: the averages and how many weights are in them."""

@@ -74,7 +74,7 @@ def build_trainer(
                 *adaptive,
                 stopwatch,
                 Terminable(),
-                *checkpoints(run_folder, best_by),
+                *checkpoints(run_folder, best_by, within_epochs="val_check_interval" in arguments),
             ],
             logger=loggers,
             plugins=[RunCheckpoints(run_folder, log)],
@@ -108,6 +108,8 @@ def lightning_arguments(config: TrainConfig) -> dict[str, Any]:
         UserError: an argument Lightning does not know or cannot meet here.
     """
     arguments = {key: value for key, value in config.trainer.items() if value is not None and key not in OURS}
+    if isinstance(arguments.get("val_check_interval"), int):
+        arguments["check_val_every_n_epoch"] = config.trainer.get("check_val_every_n_epoch")  # null means something there
     if arguments.get("precision") == "auto":
         arguments["precision"] = auto_precision(str(arguments.get("accelerator", "auto")))
     if arguments.get("sync_batchnorm") and config.model.freeze_bn:
