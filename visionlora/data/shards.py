@@ -12,18 +12,18 @@ from visionlora.data.config import DataConfig
 from visionlora.data.folders import PARTS
 from visionlora.data.images import Images
 from visionlora.data.opening import extensions
+from visionlora.data.remote import NAMES, fetched
 from visionlora.data.stores import TarStore
 from visionlora.data.table import LABELS, Table
 from visionlora.tasks.cells import Cells
 
 TEXTS = ("cls", "txt", "label")
 """Endings of files that hold a label as text, the first that there is."""
-NAMES = "classes.txt"
-"""Beside the shards: names of classes, a line each, where labels are their numbers."""
 
 
 def shards(config: DataConfig) -> Table:
-    """The images of ``config.root``: one tar, a pattern, or a folder of shards, ``{train,val,test}/*.tar`` or ``train-000.tar`` and so on.
+    """The images of ``config.root``: one tar, a pattern, or a folder of shards, ``{train,val,test}/*.tar`` or ``train-000.tar`` and so on;
+    or a URL of these.
 
     A sample is the files of one name up to its first dot: an image, and its label in ``.cls``, ``.txt`` or ``.label``, or in ``.json``
     under ``data.label``, by default ``label`` or ``labels``. Where each image lies is read once; then they are read in any order, so that
@@ -32,7 +32,7 @@ def shards(config: DataConfig) -> Table:
     Raises:
         UserError: no shards, one that is cut short, a sample without a label, no images.
     """
-    files = _files(config.root)
+    files = _files(str(fetched(config.root, config.download, config.kept_gb)) if config.of_url else config.root)
     names = _class_names(files)
     parts: dict[str, Images] = {}
     cells: dict[str, list[tuple[str, ...]]] = {}
