@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IS_COMMAND = re.compile(r"(?:\bpython\S* -m visionlora(?:\.\w+)?|(?:^|(?<=[\s(]))visionlora)(?=\s|$).*")
 NO_COMMAND = re.compile(
-    r"import visionlora|pip install|^visionlora(\.\w+)*$|visionlora\.json|visionlora\[|^visionlora/|entry-points\.|~/\.cache/visionlora|^# .*visionlora-"
+    r"import visionlora|pip install|^visionlora(\.\w+)*$|visionlora\.json|visionlora\[|^visionlora/|entry-points\.|^# .*visionlora-"
+    r"|~/\.cache/visionlora"
 )
 """Code that speaks of visionlora and is no command: imports, extras, entry points, names of modules, packages and files."""
 RECIPE = "python -m visionlora.train data=imagefolder data.root=DIR"

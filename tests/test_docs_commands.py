@@ -19,6 +19,7 @@ from reporting.test_report import make_run
 COMPOSED = {
     "trainer=gpu": "needs a GPU",
     "trainer=ddp": "needs four devices",
+    "data=litdata": "needs a library; tests/data/test_litdata.py trains where it is",
 }
 """Words of commands that are composed and checked only, and why."""
 WORDNET = {"bird": "n01530575", "cat": "n02123045", "dog": "n02085620", "fish": "n01440764"}
@@ -103,7 +104,7 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
         "hydra.run.dir=DIR": interrupted,
     }
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
-    words = ("labels", "counts", "images", "shards", "dataset", "wordnet", "tree", "masks", "voc")  # .csv, .csv, .zip
+    words = ("labels", "counts", "images", "shards", "dataset", "chunks", "wordnet", "tree", "masks", "voc")  # .csv, .csv, .zip
     found |= {f"data.root={word.upper()}": pictures.parent / word for word in words}
     found |= {f"data.classes={word}": pictures.parent / "names" for word in ("NAMES", "ORDER")}  # .txt
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}

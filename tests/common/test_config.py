@@ -73,6 +73,7 @@ def test_a_source_lists_what_it_reads() -> None:
     read = {"imagefolder": {"root", "levels"}, "imagenet": {"root", "levels"}, "cifar10": {"root", "levels", "download"}, "digits": set()}
     read |= {"cifar100": read["cifar10"], "fake": {"num_classes", "num_images"}, "table": {"root", "label", "image", "separator"}}
     read |= {"webdataset": {"root", "label", "separator", "download", "kept_gb"}, "hf": {"root", "label", "image", "separator", "download"}}
+    read |= {"litdata": {"root", "label", "image", "separator"}}
     read |= {source: {"root"} for source in ("masks", "voc", "coco", "yolo")}
     for source, keys in read.items():
         assert {key for key in of_some if f"data.{key}" in option_keys("data", source)} == keys

@@ -29,6 +29,7 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
     coco="visionlora.data.coco:coco",
     yolo="visionlora.data.yolo:yolo",
     hf="visionlora.data.hf:hugging_face",
+    litdata="visionlora.data.litdata:chunks",
 )
 """Name -> ``(config: DataConfig) -> Source``. What a source of a package wants to be told beside the keys here is in ``options``."""
 TRANSFORMS: Registry[Callable[..., Any]] = Registry(
