@@ -37,6 +37,8 @@ settings.register_profile("quick", max_examples=50, deadline=None, suppress_heal
 settings.register_profile("long", max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
+KEPT = tempfile.TemporaryDirectory(prefix="visionlora-kept-")  # to the end of the tests
+os.environ["VISIONLORA_CACHE"] = KEPT.name
 QUICK = {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 os.environ["OMP_NUM_THREADS"] = "1"  # of the process that commands are forked from
 FORKS = multiprocessing.get_context("forkserver")

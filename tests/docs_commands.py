@@ -13,6 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 IS_COMMAND = re.compile(r"(?:\bpython\S* -m visionlora(?:\.\w+)?|(?:^|(?<=[\s(]))visionlora)(?=\s|$).*")
 NO_COMMAND = re.compile(
     r"import visionlora|pip install|^visionlora(\.\w+)*$|visionlora\.json|visionlora\[|^visionlora/|entry-points\.|^# .*visionlora-"
+    r"|~/\.cache/visionlora"
 )
 """Code that speaks of visionlora and is no command: imports, extras, entry points, names of modules, packages and files."""
 RECIPE = "python -m visionlora.train data=imagefolder data.root=DIR"
@@ -83,7 +84,7 @@ def missed() -> list[str]:
     ]
 
 
-def in_place(shown: Shown, places: Mapping[str, Path]) -> Shown:
+def in_place(shown: Shown, places: Mapping[str, Path | str]) -> Shown:
     """With paths in place of words in capitals, each by its key: ``data.root=DIR`` are images, ``run=DIR`` is a run.
 
     Raises:

@@ -19,6 +19,7 @@ from reporting.test_report import make_run
 COMPOSED = {
     "trainer=gpu": "needs a GPU",
     "trainer=ddp": "needs four devices",
+    "data=litdata": "needs a library; tests/data/test_litdata.py trains where it is",
 }
 """Words of commands that are composed and checked only, and why."""
 WORDNET = {"bird": "n01530575", "cat": "n02123045", "dog": "n02085620", "fish": "n01440764"}
@@ -90,20 +91,25 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[str, Path]:
+def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[str, Path | str]:
     """What stands for each word in capitals."""
     run, other, interrupted = tmp_path / "run", tmp_path / "other", tmp_path / "interrupted"  # commands write into them
     second = tmp_path / "second"
     for copy in (run, other, second):
         shutil.copytree(finished, copy)
     shutil.copytree(finished, interrupted, ignore=shutil.ignore_patterns("results.json", "adapter"))
-    found = {"data.root=DIR": pictures, "input=IMAGES": pictures / "test", "again=DIR": run, "hydra.run.dir=DIR": interrupted}
+    found: dict[str, Path | str] = {
+        "data.root=DIR": pictures,
+        "input=IMAGES": pictures / "test",
+        "again=DIR": run,
+        "hydra.run.dir=DIR": interrupted,
+    }
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
-    words = ("labels", "counts", "images", "shards", "dataset", "wordnet", "tree", "masks", "voc")  # .csv, .csv, .zip
+    words = ("labels", "counts", "images", "shards", "dataset", "chunks", "wordnet", "tree", "masks", "voc")  # .csv, .csv, .zip
     found |= {f"data.root={word.upper()}": pictures.parent / word for word in words}
     found |= {f"data.classes={word}": pictures.parent / "names" for word in ("NAMES", "ORDER")}  # .txt
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other, "run=SECOND": second, "output=SOUP": tmp_path / "soup"}
-    found |= {"output=SHARDS": tmp_path / "packed"}
+    found |= {"output=SHARDS": tmp_path / "packed", "data.root=URL": (pictures.parent / "shards").as_uri()}
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}
 
 
@@ -120,7 +126,7 @@ def slow(shown: Shown) -> bool:
 
 
 @pytest.mark.parametrize("shown", [pytest.param(shown, id=shown.text, marks=[pytest.mark.slow] if slow(shown) else []) for shown in ALL])
-def test_the_command_does_what_it_is_shown_for(shown: Shown, places: dict[str, Path], tmp_path: Path) -> None:
+def test_the_command_does_what_it_is_shown_for(shown: Shown, places: dict[str, Path | str], tmp_path: Path) -> None:
     short = in_place(cut(shown), places)
     if set(COMPOSED) & set(short.words):
         compose(*in_place(shown, places).words)

@@ -29,6 +29,7 @@ SOURCES: Registry[Callable[..., Any]] = Registry(
     coco="visionlora.data.coco:coco",
     yolo="visionlora.data.yolo:yolo",
     hf="visionlora.data.hf:hugging_face",
+    litdata="visionlora.data.litdata:chunks",
 )
 """Name -> ``(config: DataConfig) -> Source``. What a source of a package wants to be told beside the keys here is in ``options``."""
 TRANSFORMS: Registry[Callable[..., Any]] = Registry(
@@ -43,6 +44,7 @@ TRANSFORMS: Registry[Callable[..., Any]] = Registry(
 
 USUAL_CROP = (0.35, 1.0)
 """``data.crop_scale`` where nothing else is said."""
+URL = r"[a-z][a-z0-9+.-]+://.+"
 _HUB_NAME = r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?(?<!\.parquet)"
 BALANCES = ("none", "weights", "sampler", "logit_adjustment")
 
@@ -70,6 +72,7 @@ class DataConfig:
     label: Any = None
     image: str | None = None
     separator: str = "|"
+    kept_gb: float = 100.0
     hflip: float = 0.5
     crop_scale: list[float] | None = field(default_factory=lambda: [*USUAL_CROP])
     randaugment: int = 0
@@ -128,6 +131,8 @@ class DataConfig:
             raise UserError(
                 f"data.scale_jitter={jitter} must be [smallest, largest] size, in units of the whole image's, or null for none."
             )
+        if not self.kept_gb > 0:
+            raise UserError(f"data.kept_gb={self.kept_gb} must be more than 0.")
         at_least("data.num_classes", self.num_classes, 1)
         at_least("data.num_images", self.num_images, 1)
         at_most("data.num_images", max(self.num_classes, self.num_images), 2**20)  # made in memory
@@ -138,9 +143,14 @@ class DataConfig:
         return self.name == "hf" and bool(re.fullmatch(_HUB_NAME, self.root)) and not Path(self.root).exists()
 
     @property
+    def of_url(self) -> bool:
+        """Whether ``root`` is a URL of shards."""
+        return self.name == "webdataset" and re.fullmatch(URL, self.root) is not None
+
+    @property
     def there(self) -> bool:
-        """Whether there is anything on the disk where ``root`` says, be it a pattern; a name of the hub is not looked for."""
-        return self.of_hub or Path(self.root).exists() or next(glob.iglob(self.root), None) is not None
+        """Whether there is anything on the disk where ``root`` says, be it a pattern; a name of the hub and a URL are not looked for."""
+        return self.of_hub or self.of_url or Path(self.root).exists() or next(glob.iglob(self.root), None) is not None
 
     def _check_folds(self) -> None:
         text = str(self.folds)

@@ -18,7 +18,7 @@ from visionlora.common.hub import unless_unreachable
 from visionlora.common.processes import process_rank
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
-from visionlora.data.table import LABELS, OTHERS, PART_NAMES, Table, check_groups, column_of, listed, tell_weights, weight_of
+from visionlora.data.table import PART_NAMES, Table, check_groups, column_of, label_columns, listed, tell_weights, weight_of
 from visionlora.tasks.cells import Cells
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def hugging_face(config: DataConfig) -> Table:
     splits = _known(where, _splits(config))
     first = splits["train"][1]
     image = _image(where, first, config)
-    labels = _labels(where, first, config, image)
+    of_classes = [name for name, feature in first.features.items() if isinstance(feature, datasets.ClassLabel)]
+    labels = label_columns(where, first.column_names, config, image, of_classes)
     images: dict[str, Images] = {}
     cells: dict[str, list[tuple[str, ...]]] = {}
     for part, (split, rows) in splits.items():
@@ -218,25 +219,6 @@ def _image(where: str, rows: Dataset, config: DataConfig) -> str:
             f"{where} does not say which column has the images; its columns are {listed(rows.column_names)}: name it by data.image=COLUMN."
         )
     return found[0]
-
-
-def _labels(where: str, rows: Dataset, config: DataConfig, image: str) -> list[str]:
-    """The headings of the labels."""
-    import datasets
-
-    if config.label is not None:
-        for name in config.label:
-            column_of(where, rows.column_names, name, "data.label")
-        return list(config.label)
-    named = [name for name in LABELS if name in rows.column_names]
-    of_classes = [name for name, feature in rows.features.items() if isinstance(feature, datasets.ClassLabel)]
-    others = [name for name in rows.column_names if name != image and name not in OTHERS]
-    found = next((some for some in (named, of_classes, others) if len(some) == 1), None)
-    if found is None:
-        raise UserError(
-            f"{where} does not say which column has the labels; its columns are {listed(rows.column_names)}: name it by data.label=COLUMN."
-        )
-    return found
 
 
 def _names(feature: Any) -> Sequence[str]:

@@ -12,18 +12,18 @@ from visionlora.data.config import DataConfig
 from visionlora.data.folders import PARTS
 from visionlora.data.images import Images
 from visionlora.data.opening import extensions
+from visionlora.data.remote import NAMES, fetched
 from visionlora.data.stores import TarStore
 from visionlora.data.table import LABELS, Table
 from visionlora.tasks.cells import Cells
 
 TEXTS = ("cls", "txt", "label")
 """Endings of files that hold a label as text, the first that there is."""
-NAMES = "classes.txt"
-"""Beside the shards: names of classes, a line each, where labels are their numbers."""
 
 
 def shards(config: DataConfig) -> Table:
-    """The images of ``config.root``: one tar, a pattern, or a folder of shards, ``{train,val,test}/*.tar`` or ``train-000.tar`` and so on.
+    """The images of ``config.root``: one tar, a pattern, or a folder of shards, ``{train,val,test}/*.tar`` or ``train-000.tar`` and so on;
+    or a URL of these.
 
     A sample is the files of one name up to its first dot: an image, and its label in ``.cls``, ``.txt`` or ``.label``, or in ``.json``
     under ``data.label``, by default ``label`` or ``labels``. Where each image lies is read once; then they are read in any order, so that
@@ -32,8 +32,8 @@ def shards(config: DataConfig) -> Table:
     Raises:
         UserError: no shards, one that is cut short, a sample without a label, no images.
     """
-    files = _files(config.root)
-    names = _class_names(files)
+    files = _files(str(fetched(config.root, config.download, config.kept_gb)) if config.of_url else config.root)
+    names = class_names_beside(next(iter(files.values()))[0].parent)
     parts: dict[str, Images] = {}
     cells: dict[str, list[tuple[str, ...]]] = {}
     columns = tuple(config.label) if config.label else ("label",)
@@ -79,8 +79,8 @@ def _files(root: str) -> dict[str, list[Path]]:
     return found
 
 
-def _class_names(files: dict[str, list[Path]]) -> list[str]:
-    folder = next(iter(files.values()))[0].parent
+def class_names_beside(folder: Path) -> list[str]:
+    """The names of classes that ``classes.txt`` in ``folder``, or in the one above, has; none without it."""
     beside = next((place / NAMES for place in (folder, folder.parent) if (place / NAMES).is_file()), None)
     return [] if beside is None else [line.strip() for line in beside.read_text(encoding="utf-8").splitlines() if line.strip()]
 
@@ -90,13 +90,13 @@ def _label(store: TarStore, key: str, endings: dict[str, str], config: DataConfi
     if "json" in endings:
         found = _of_json(store.read(endings["json"]), key, config)
         if found is not None:
-            return tuple(_named(cell, names) for cell in found)
+            return tuple(named(cell, names) for cell in found)
     ending = next((ending for ending in TEXTS if ending in endings), None)
     if ending is None:
         raise UserError(
             f"data.root={config.root}: the sample {key} has no label: a file .cls or .txt, or {config.label or 'label'} in .json."
         )
-    return (_named(store.read(endings[ending]).decode("utf-8", errors="replace").strip(), names),)
+    return (named(store.read(endings[ending]).decode("utf-8", errors="replace").strip(), names),)
 
 
 def _of_json(content: bytes, key: str, config: DataConfig) -> list[str] | None:
@@ -113,6 +113,6 @@ def _of_json(content: bytes, key: str, config: DataConfig) -> list[str] | None:
     return [config.separator.join(map(str, value)) if isinstance(value, list) else str(value) for value in values]
 
 
-def _named(cell: str, names: Sequence[str]) -> str:
+def named(cell: str, names: Sequence[str]) -> str:
     """A label, which may be the number of a class; one that is a name already stays, also where it looks like a number."""
     return names[int(cell)] if cell not in names and cell.isdecimal() and int(cell) < len(names) else cell

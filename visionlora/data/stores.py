@@ -86,7 +86,7 @@ class TarStore:
         self.paths = list(paths)
         self.places: dict[str, tuple[int, int, int]] = {}  # archive, first byte, number of bytes
         for number, path in enumerate(self.paths):
-            for name, start, size in _members(path):
+            for name, start, size in members(path):
                 self.places[name if len(self.paths) == 1 else f"{path.stem}/{name}"] = number, start, size
 
     def read(self, name: str) -> bytes:
@@ -104,16 +104,26 @@ class TarStore:
         return self.places[name][2]
 
 
-def _members(path: Path) -> list[tuple[str, int, int]]:
+def members(path: Path, called: str | None = None) -> list[tuple[str, int, int]]:
+    """The files in a tar archive: name, first byte and number of bytes of each.
+
+    Args:
+        path: of the archive.
+        called: the archive in sentences; by default its path.
+
+    Raises:
+        UserError: it is none, is compressed as a whole, or ends in the middle of a file.
+    """
+    called = called or str(path)
     try:
         with tarfile.open(path, "r:") as archive:
             found = [(member.name.removeprefix("./"), member.offset_data, member.size) for member in archive if member.isreg()]
         length = path.stat().st_size
     except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a tar archive: {error}.") from None
+        raise UserError(f"{called} cannot be read as a tar archive: {error}.") from None
     cut = [name for name, start, size in found if start + size > length]
     if cut:
-        raise UserError(f"{path} was cut short: it ends in the middle of {cut[0]}; copy it again.")
+        raise UserError(f"{called} was cut short: it ends in the middle of {cut[0]}; copy it again.")
     return found
 
 

@@ -66,7 +66,7 @@ def table(config: DataConfig) -> Table:
         raise UserError(f"data.root={file}: the table is empty.")
     heading = [cell.strip() for cell in heading]
     image = _image_column(file, heading, config)
-    labels = _label_columns(file, heading, config, image)
+    labels = [heading.index(name) for name in label_columns(str(file), heading, config, heading[image])]
     part, group, weight = (heading.index(name) if name in heading else None for name in ("part", "group", "weight"))
     if weight in labels:  # of what is in the image
         weight = None
@@ -156,16 +156,31 @@ def _image_column(file: Path, heading: Sequence[str], config: DataConfig) -> int
     return found
 
 
-def _label_columns(file: Path, heading: Sequence[str], config: DataConfig, image: int) -> list[int]:
+def label_columns(where: str, columns: Sequence[str], config: DataConfig, image: str, of_classes: Sequence[str] = ()) -> list[str]:
+    """The headings of the labels: those of ``data.label``, else ``label`` or ``labels``, the only column of classes, or the only one left.
+
+    Args:
+        where: the source in words.
+        columns: all headings.
+        config: with ``data.label``.
+        image: heading of the images.
+        of_classes: headings of columns whose cells the source knows to be classes.
+
+    Raises:
+        UserError: a column is not there, or it is not said which it is.
+    """
     if config.label is not None:
-        return [column_of(file, heading, name, "data.label") for name in config.label]
-    found = [heading.index(name) for name in LABELS if name in heading]
-    others = [place for place, name in enumerate(heading) if place != image and name not in OTHERS]
-    if len(found) != 1 and len(others) != 1:
+        for name in config.label:
+            column_of(where, columns, name, "data.label")
+        return list(config.label)
+    named = [name for name in LABELS if name in columns]
+    others = [name for name in columns if name != image and name not in OTHERS]
+    found = next((some for some in (named, of_classes, others) if len(some) == 1), None)
+    if found is None:
         raise UserError(
-            f"{file} does not say which column has the labels; its columns are {listed(heading)}: name it with data.label=COLUMN."
+            f"{where} does not say which column has the labels; its columns are {listed(columns)}: name it by data.label=COLUMN."
         )
-    return found if len(found) == 1 else others
+    return list(found)
 
 
 def column_of(file: Path | str, heading: Sequence[str], name: str, key: str) -> int:

@@ -166,7 +166,7 @@ OF_THE_RUN = ("last", "best")
 def portable(config: TrainConfig) -> dict[str, Any]:
     """The config as it is written down: paths as they are from any folder."""
     values = asdict(config)
-    if not config.data.of_hub:
+    if not (config.data.of_hub or config.data.of_url):
         values["data"]["root"] = str(Path(config.data.root).absolute())
     if config.data.exclude is not None:
         values["data"]["exclude"] = str(Path(config.data.exclude).absolute())

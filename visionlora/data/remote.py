@@ -1,0 +1,267 @@
+"""Shards behind a URL: fetched once through fsspec, seen to be whole, and kept on the disk in the layout that they have there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from filelock import FileLock
+
+from visionlora.common.errors import UserError
+from visionlora.common.files import put_in_place, remove_parts, replace_file, writing_beside
+from visionlora.common.processes import process_rank
+from visionlora.common.reading import read_json, sealed_json
+from visionlora.common.text import counted, in_a_line
+from visionlora.data.folders import PARTS
+from visionlora.data.stores import members
+
+LISTING = "listing.json"
+"""In the folder that keeps the shards of one root: where each comes from, how large it is and, where the server says it, its sha256."""
+NAMES = "classes.txt"
+"""Beside the shards: names of classes, a line each, where labels are their numbers."""
+INDEX = "shards.json"
+"""What ``visionlora.pack`` writes beside shards: their names, with the sha256 of each."""
+CACHE = "VISIONLORA_CACHE"
+"""Environment variable: the folder in which shards are kept."""
+AT_ONCE = 4
+"""Shards that are fetched at a time."""
+TRIES = 3
+PATIENCE = 60.0
+"""Seconds in which a server has to send something."""
+GB = 10**9
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE)
+T = TypeVar("T")
+
+
+def kept_folder(root: str) -> Path:
+    """The folder that keeps the shards of the URL ``root``."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "visionlora")
+    return Path(os.environ.get(CACHE) or usual).expanduser() / "shards" / hashlib.sha256(root.encode()).hexdigest()[:24]
+
+
+def fetched(root: str, download: bool, most_gb: float) -> Path:
+    """The folder with the shards of ``root``, and ``classes.txt``, as ``data=webdataset`` reads a folder; what is missing is fetched.
+
+    What the server has is asked for once. From then on the shards that are kept are the data, so that a run which goes on sees the same
+    images whatever has become of the server. A shard appears whole or not at all: of the size that the server said, and with the sha256
+    that ``shards.json`` says. Of several processes one fetches, and the others wait.
+
+    Args:
+        root: ``http://…/shards/``, with ``shards.json`` or a list of links in it; one ``.tar``, or several by ``{00..09}``, ``{a,b}`` or
+            ``*``. Any protocol that fsspec knows will do.
+        download: whether anything may be fetched.
+        most_gb: that the shards of all roots may take.
+
+    Raises:
+        UserError: the server cannot be reached, has no shards or sends damaged ones, or they would take more room.
+        OSError: the disk is full or cannot be written.
+    """
+    folder = kept_folder(root)
+    if not _whole(folder) and not download:
+        raise UserError(f"data.root={root}: its shards are not kept here, and nothing is fetched unless you name the place: root={root}.")
+    if not _whole(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if not _whole(folder):
+                _fetch(root, folder, most_gb)
+    elif not process_rank():
+        since = time.strftime("%Y-%m-%d", time.localtime((folder / LISTING).stat().st_mtime))
+        print(f"data.root={root}: as fetched on {since}; without the folder {folder} it would be fetched again.", file=sys.stderr)
+    return folder
+
+
+def _whole(folder: Path) -> bool:
+    """Whether all that is listed is there."""
+    if not (folder / LISTING).is_file():
+        return False
+    shards = read_json(folder / LISTING)["shards"]
+    return all(_is_kept(folder / name, shard) for name, shard in shards.items())
+
+
+def _is_kept(file: Path, shard: Mapping[str, Any]) -> bool:
+    return file.is_file() and file.stat().st_size == shard["size"]
+
+
+def _fetch(root: str, folder: Path, most_gb: float) -> None:
+    """List what there is, unless an earlier process has, and fetch what is missing."""
+    server = _Server(root)
+    if not (folder / LISTING).is_file():
+        shards = server.shards(folder)
+        _see_room(root, folder, shards, most_gb)
+        replace_file(folder / LISTING, sealed_json({"root": root, "shards": shards}))
+    shards = read_json(folder / LISTING)["shards"]
+    missing = {name: shard for name, shard in shards.items() if not _is_kept(folder / name, shard)}
+    size = sum(shard["size"] for shard in missing.values())
+    print(f"data.root={root}: fetching {counted(len(missing), 'shard')}, {size / GB:.2f} GB, into {folder}.", file=sys.stderr)
+    for place in {(folder / name).parent for name in missing}:
+        place.mkdir(exist_ok=True)
+        remove_parts(place)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        pending = [pool.submit(server.fetch, shard, folder / name) for name, shard in missing.items()]
+        try:
+            for done in pending:
+                done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _see_room(root: str, folder: Path, shards: Mapping[str, Any], most_gb: float) -> None:
+    wanted = sum(shard["size"] for shard in shards.values()) / GB
+    others = sum(file.stat().st_size for file in folder.parent.rglob("*.tar") if folder not in file.parents) / GB
+    if wanted + others > most_gb:
+        raise UserError(
+            f"data.root={root} has {wanted:,.2f} GB of shards, and with {others:,.2f} GB of others in {folder.parent} they are more than"
+            f" data.kept_gb={most_gb:g}; raise it, or remove what is no longer wanted there."
+        )
+    if wanted * GB > shutil.disk_usage(folder).free:
+        raise UserError(f"data.root={root} has {wanted:,.2f} GB of shards, for which {folder} has no room; {CACHE}=DIR is another.")
+
+
+class _Server:
+    """What is at the URL ``root``; every error of the library or of the server is a sentence that begins with it."""
+
+    def __init__(self, root: str) -> None:
+        import fsspec
+        from aiohttp import ClientTimeout
+
+        self.root = root
+        options: dict[str, Any] = {}
+        if root.startswith("http"):  # its own limit is five minutes a file
+            options["client_kwargs"] = {"timeout": ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)}
+        with self._told():
+            self.files, _ = fsspec.core.url_to_fs(root, skip_instance_cache=True, **options)
+
+    def shards(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """By name below ``folder``, the URL, size and hash of each shard; ``classes.txt`` is fetched."""
+        hashes: dict[str, str] = {}
+        if self.root.endswith(".tar"):
+            urls = self._named()
+            above = self.root[: re.split(r"[{*\[]", self.root)[0].rindex("/") + 1]
+        else:
+            above = self.root.rstrip("/") + "/"
+            if self._small(above + INDEX, folder / INDEX):
+                hashes = dict(read_json(folder / INDEX).get("shards", {}))
+            urls = [above + name for name in hashes] or self._listed(above)
+        found = {_local(url.removeprefix(above)): url for url in urls}
+        if not found:
+            raise UserError(f"data.root={self.root}: there are no shards (*.tar) there.")
+        for place in (above, above.rstrip("/").rpartition("/")[0] + "/"):
+            if place.count("/") > 2 and self._small(place + NAMES, folder / NAMES):
+                break
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            sizes = list(pool.map(self._size, found.values()))
+        return {
+            name: {"url": url, "size": size, "sha256": hashes.get(url.removeprefix(above))}
+            for (name, url), size in zip(found.items(), sizes, strict=True)
+        }
+
+    def fetch(self, shard: Mapping[str, Any], file: Path) -> None:
+        """Put a shard in its place.
+
+        Raises:
+            UserError: it cannot be had, or is not what was listed.
+        """
+        with writing_beside(file) as (part, _):
+            self._ask(partial(self.files.get_file, shard["url"], str(part)))
+            size = part.stat().st_size
+            if size != shard["size"]:
+                raise UserError(f"data.root={self.root}: {shard['url']} was cut short: {size:,} of {shard['size']:,} bytes came.")
+            with part.open("rb") as stream:
+                if shard["sha256"] and hashlib.file_digest(stream, "sha256").hexdigest() != shard["sha256"]:
+                    raise UserError(f"data.root={self.root}: {shard['url']} is not what {INDEX} says (sha256); was it written anew?")
+            members(part, f"data.root={self.root}: {shard['url']}")
+        put_in_place(part, file)
+
+    def _named(self) -> list[str]:
+        """The URLs of a pattern."""
+        urls = list(expanded(self.root))
+        if "*" not in self.root and "[" not in self.root:
+            return urls
+        return [self.files.unstrip_protocol(name) for url in urls for name in sorted(self._ask(partial(self.files.glob, url)))]
+
+    def _listed(self, above: str) -> list[str]:
+        """The shards in a folder and in those of its parts."""
+        found = []
+        for place in (above, *(f"{above}{part}/" for part in PARTS)):
+            try:
+                names = self._ask(partial(self.files.ls, place, detail=False))
+            except FileNotFoundError:
+                continue
+            found += [place + PurePosixPath(name).name for name in sorted(names) if name.endswith(".tar")]
+        return found
+
+    def _size(self, url: str) -> int:
+        try:
+            size = self._ask(partial(self.files.info, url))["size"]
+        except FileNotFoundError:
+            raise UserError(f"data.root={self.root}: there is no {url}.") from None
+        if size is None:
+            raise UserError(f"data.root={self.root}: the server does not say how large {url} is, and a cut would go unseen; copy it here.")
+        return int(size)
+
+    def _small(self, url: str, file: Path) -> bool:
+        """Fetch a small file, if there is one."""
+        try:
+            replace_file(file, self._ask(partial(self.files.cat_file, url)))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _ask(self, what: Callable[[], T]) -> T:
+        """What the server answers, after several tries."""
+        for left in reversed(range(TRIES)):
+            try:
+                with self._told():
+                    return what()
+            except UserError:
+                if not left:
+                    raise
+                time.sleep(0.5 * (TRIES - left))
+        raise AssertionError
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # every protocol's library has errors of its own
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+                raise
+            raise UserError(f"data.root={self.root} cannot be read: {in_a_line(error).rstrip('.')}.") from None
+
+
+def _local(name: str) -> str:
+    """A shard's place below the folder that keeps it: in that of its part, if it has one; never outside."""
+    parts = PurePosixPath(name).parts
+    if not name.endswith(".tar") or any(part in ("..", ".", "/") or "\\" in part or part.startswith(".") for part in parts):
+        raise UserError(f"the server has a shard of the name {name!r}, which is none of a .tar below the root.")
+    return f"{parts[0]}/{'-'.join(parts[1:])}" if parts[0] in PARTS and len(parts) > 1 else "-".join(parts)
+
+
+def expanded(pattern: str) -> Iterator[str]:
+    """The texts that ``{00..09}`` and ``{a,b}`` in a pattern stand for, as a shell has them."""
+    found = re.search(r"\{([^{}]*)\}", pattern)
+    if found is None:
+        yield pattern
+        return
+    ends = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+    words = found[1].split(",")
+    if ends is not None:
+        first, last = int(ends[1]), int(ends[2])
+        width = max(len(ends[1]), len(ends[2])) if "0" in (ends[1][0], ends[2][0]) else 0
+        words = [f"{number:0{width}}" for number in range(first, last + 1)]
+    for word in words:
+        yield from expanded(pattern[: found.start()] + word + pattern[found.end() :])
