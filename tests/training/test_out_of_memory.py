@@ -128,6 +128,15 @@ def test_evaluations_are_halved_too_and_without_it_one_sentence_says_so(tmp_path
         run(replace(one_epoch, trainer=one_epoch.trainer | {"on_oom": "raise"}), tmp_path / "raised", [Small(8)])
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [((*TINY, "data.balance=weights"), "data.balance=weights"), (("task=segment", "data=digits"), "task=segment")],
+)
+def test_a_loss_that_is_no_mean_of_images_is_not_halved(tmp_path: Path, words: tuple[str, ...], why: str) -> None:
+    with pytest.raises(UserError, match=rf"trainer\.on_oom=halve: with {why} the loss of a batch is not the mean of its images'"):
+        run(compose(*QUIET, HALVE, *words), tmp_path)
+
+
 def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:
     small = Small(8, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes"):

@@ -68,6 +68,10 @@ class PlacedTask(Task):
         """
         raise NotImplementedError
 
+    @property
+    def means_images(self) -> bool:
+        return False  # of all pixels that have a class, or of all boxes
+
     def averaged(self, outputs: Tensor) -> Tensor:
         raise UserError(f"tta averages the answers for several views of an image, whose places differ with task={self.name}; leave it out.")
 

@@ -247,6 +247,11 @@ class Task:
         """
         return {}
 
+    @property
+    def means_images(self) -> bool:
+        """Whether the training loss of a batch is the mean of its images' losses, so that it can be reckoned in portions."""
+        return True
+
     def training_criterion(self, smoothing: float = 0.0) -> Loss:
         """The loss of training alone; by default ``criterion``. It is where ``balance`` counts."""
         return self.criterion(smoothing)

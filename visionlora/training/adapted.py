@@ -86,6 +86,7 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
     Raises:
         UserError: see ``create_backbone``, or the backbone cannot take images of this size.
     """
+    _check_halving(config, data)
     values = spec_values(config.model)
     if isinstance(data.task, PlacedTask):
         values["decoder"] = values["decoder"] or decoder_of(data.task, config.model)
@@ -113,6 +114,16 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
         raise UserError(f"data.image_size={size}: {spec.full_name} cannot take images of this size ({why}); try another one.") from None
     info.preprocessing = data.prepare_for(info.preprocessing, check=True)
     return Backbone(model, info)
+
+
+def _check_halving(config: TrainConfig, data: ImageData) -> None:
+    """See that the loss of a batch can be reckoned in portions, if ``trainer.on_oom`` asks for it."""
+    if config.trainer.get("on_oom") == "halve" and not data.task.means_images:
+        why = "data.balance=weights" if data.task.balance == "weights" else f"task={data.task.name}"
+        raise UserError(
+            f"trainer.on_oom=halve: with {why} the loss of a batch is not the mean of its images', and that of its halves would be another;"
+            " set data.batch_size lower, and trainer.accumulate_grad_batches higher."
+        )
 
 
 def decoder_of(task: PlacedTask, model: ModelConfig) -> str | None:

@@ -96,6 +96,10 @@ class Classify(OneClass):
 
         return functional.one_hot(targets, self.outputs).float()
 
+    @property
+    def means_images(self) -> bool:
+        return self.balance != "weights"  # else it is divided by the weights that the batch happens to have
+
     def training_criterion(self, smoothing: float = 0.0) -> Loss:
         from visionlora.tasks.classify.losses import training_loss
 
