@@ -61,7 +61,7 @@ class DetectOutcome(DrawnOutcome):
     def metrics(self) -> dict[str, float]:
         """``SPLIT/map``, ``SPLIT/map50``, the interval of the first, and ``SPLIT/unreadable``."""
         low, high = self.interval()
-        found = {"map": self.coco["map"], "map50": self.coco["map_50"], "map_low": low, "map_high": high}
+        found: dict[str, Any] = {"map": self.coco["map"], "map50": self.coco["map_50"], "map_low": low, "map_high": high}
         return {f"{self.split}/{key}": max(float(value), 0.0) for key, value in found.items()} | {
             f"{self.split}/unreadable": len(self.unreadable)
         }
