@@ -66,7 +66,7 @@ def test_boxes_of_other_detectors(name: str) -> None:
         ("fasterrcnn_resnet50_fpn", 4, "backbone.body.layer1", "roi_heads.box_head"),
         ("fasterrcnn_mobilenet_v3_large_320_fpn", 16, "backbone.body.1.", "rpn.head"),
         ("ssdlite320_mobilenet_v3_large", 21, "backbone.features.0.1.", "backbone.extra.3"),
-        ("ssd300_vgg16", 15, "backbone.features.2", "backbone.extra.4"),
+        ("ssd300_vgg16", 14, "backbone.features.2", "backbone.extra.4"),
     ],
 )
 def test_stages_of_detectors(name: str, stages: int, of_first: str, of_last: str) -> None:

@@ -39,5 +39,5 @@ class DrawnOutcome(PlainOutcome):
 
     def p_against(self, other: Outcome) -> float:
         assert isinstance(other, DrawnOutcome)
-        below = float((self.drawn <= other.drawn).mean())
+        below = float((self.drawn < other.drawn).mean() + (self.drawn <= other.drawn).mean()) / 2  # of draws that are equal, half
         return min(1.0, 2 * min(below, 1 - below) + 1 / self.draws)

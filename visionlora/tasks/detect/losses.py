@@ -13,14 +13,12 @@ from torchvision.models.detection.retinanet import RetinaNet, RetinaNetClassific
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
-from visionlora.tasks.detect.proposal_losses import proposal_losses
+from visionlora.tasks.detect.proposal_losses import Wanted, proposal_losses
 from visionlora.tasks.detect.said import UNITS as UNITS_OF_BOXES
 from visionlora.tasks.detect.said import Said
 
 UNITS = 1024.0
 """Of a side, in which losses are reckoned: torchvision's matching is made for pixels."""
-Wanted = list[dict[str, Tensor]]
-"""The ``boxes`` and ``labels`` of each image."""
 
 
 def detection_loss(outputs: Tensor, targets: Tensor, classes: int, seed: int | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from visionlora.tasks.detect.said import UNITS as UNITS_OF_BOXES
 from visionlora.tasks.detect.said import Said
 
 Wanted = list[dict[str, Tensor]]
-"""The ``boxes`` and ``labels`` of each image; classes begin with 1."""
+"""The ``boxes`` and ``labels`` of each image."""
 
 
 def proposal_losses(said: Said, wanted: Wanted, units: float) -> dict[str, Tensor]:
@@ -22,8 +22,8 @@ def proposal_losses(said: Said, wanted: Wanted, units: float) -> dict[str, Tenso
 
     Args:
         said: by Faster R-CNN.
-        wanted: in units of which the side has so many, as ``units`` says.
-        units: see there.
+        wanted: what there is, of classes from 1, before which is the background.
+        units: of the side, in which the boxes of ``wanted`` are.
     """
     return _of_anchors(said, wanted, units) | _of_proposals(said, wanted, units)
 
