@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from visionlora.data.images import Images
-from visionlora.data.loading import EpochSampler
+from visionlora.data.loading import SKIPPED, EpochSampler
 from visionlora.data.opening import to_mode
 from visionlora.data.transforms import BatchTransform
 
@@ -35,7 +35,7 @@ class EpochBatches(Sampler[Asked]):
     def __iter__(self) -> Iterator[Asked]:
         items, size = list(self.sampler), self.batch_size
         for start in range(0, len(self) * size, size):
-            yield self.sampler.epoch, items[start : start + size]
+            yield self.sampler.epoch, [item for item in items[start : start + size] if item[1] != SKIPPED]
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.sampler), self.batch_size)
@@ -56,7 +56,9 @@ class MemoryImages(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, asked: Asked) -> tuple[Tensor, Tensor]:
         _, items = asked
-        indices = torch.tensor([index for index, _ in items])
+        indices = torch.tensor([index for index, _ in items], dtype=torch.long)
+        if not items:
+            return self.images[indices], self.targets[indices]
         return self.transform(self.images[indices], [seed for _, seed in items]), self.targets[indices]
 
 
@@ -73,7 +75,7 @@ class CachedFeatures(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, asked: Asked) -> tuple[Tensor, Tensor]:
         epoch, items = asked
-        indices = torch.tensor([index for index, _ in items])
+        indices = torch.tensor([index for index, _ in items], dtype=torch.long)
         return self.views[epoch % len(self.views)][indices], self.targets[indices]
 
 

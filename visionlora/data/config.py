@@ -82,6 +82,8 @@ class DataConfig:
     mixup: float = 0.0
     cutmix: float = 0.0
     repeats: int = 1
+    progressive: float | None = None
+    prune: float = 0.0
     transform: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     cache: str = "auto"
@@ -115,7 +117,11 @@ class DataConfig:
         if self.image_size is not None:
             at_least("data.image_size", self.image_size, 8)
             at_most("data.image_size", self.image_size, 4096)
-        for key in ("val_fraction", "test_fraction", "hflip", "random_erasing", "max_bad"):
+        if self.progressive is not None and not 0.1 <= self.progressive < 1:
+            raise UserError(
+                f"data.progressive={self.progressive} must be a share of the side, as in 0.5, at least 0.1 and below 1, or null."
+            )
+        for key in ("val_fraction", "test_fraction", "hflip", "random_erasing", "max_bad", "prune"):
             if getattr(self, key) is not None:
                 fraction(f"data.{key}", getattr(self, key), one=key in ("hflip", "random_erasing", "max_bad"))
         for key in ("randaugment", "mixup", "cutmix"):

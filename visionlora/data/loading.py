@@ -18,6 +18,9 @@ from visionlora.data.images import Images, Unreadable
 from visionlora.data.transforms import Transform
 from visionlora.tasks.placed import PlacedTask
 
+SKIPPED = -1
+"""In the place of the seed of an image that an epoch leaves out, see ``data.pruning``."""
+
 
 class LeftOut(NamedTuple):
     """What stands in the place of an image that cannot be read."""
@@ -26,7 +29,7 @@ class LeftOut(NamedTuple):
     why: str
 
 
-class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut]):
+class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut | None]):
     """``(uint8 (C, H, W), label)`` for an item ``(index, seed)`` of the sampler, or for an index alone (Lightning's own samplers).
 
     Args:
@@ -53,8 +56,10 @@ class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, item: tuple[int, int] | int) -> tuple[Tensor, Any] | LeftOut:
+    def __getitem__(self, item: tuple[int, int] | int) -> tuple[Tensor, Any] | LeftOut | None:
         index, seed = item if isinstance(item, tuple) else (item, item)
+        if seed == SKIPPED:
+            return None
         try:
             image = self.images.open(index, self.channels, self.transform.detail)
             label = self.images.labels[index]
@@ -68,10 +73,10 @@ class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut]):
             view, moved = self.transform.with_labels(image, placed)
             return view, self.placed.of_placed(moved)
 
-    def batch(self, items: Sequence[tuple[Tensor, Any] | LeftOut]) -> tuple[Tensor, Tensor, list[LeftOut]]:
+    def batch(self, items: Sequence[tuple[Tensor, Any] | LeftOut | None]) -> tuple[Tensor, Tensor, list[LeftOut]]:
         """``(uint8 (N, C, H, W), targets (N, ...), left out)``; N is smaller by what could not be read, and may be 0."""
         left_out = [item for item in items if isinstance(item, LeftOut)]
-        shown = [item for item in items if not isinstance(item, LeftOut)]
+        shown = [item for item in items if item is not None and not isinstance(item, LeftOut)]
         if not shown:
             none = self.targets([] if self.placed is not None else self.images.labels[:1])[:0]
             return torch.empty(0, self.channels, 1, 1, dtype=torch.uint8), none, left_out
@@ -117,9 +122,19 @@ class EpochSampler(Sampler[tuple[int, int]]):
             so that an evaluation counts every image once.
         weights: of the images, where an epoch is as many draws in proportion to them, with replacement.
         repeats: times that an image comes in a row, each time as another view; an epoch is as long, so that it shows a share of the images.
+        skipped: epoch -> whether it leaves out each image, which then comes with ``SKIPPED`` in place of a seed.
     """
 
-    def __init__(self, size: int, seed: int, shuffle: bool, weights: Tensor | None = None, repeats: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        shuffle: bool,
+        weights: Tensor | None = None,
+        repeats: int = 1,
+        skipped: Callable[[int], Tensor] | None = None,
+    ) -> None:
+        self.skipped = skipped
         self.size, self.seed, self.shuffle, self.weights, self.repeats, self.epoch = size, seed, shuffle, weights, repeats, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -140,8 +155,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
         if self.shuffle:
             order += order[: -self.size % processes]
         if self.weights is not None or self.repeats > 1:  # an image that comes twice is shown as two views
-            return iter([(index, seeds[place % self.size]) for place, index in enumerate(order)][rank::processes])
-        return iter([(index, seeds[index]) for index in order[rank::processes]])
+            items = [(index, seeds[place % self.size]) for place, index in enumerate(order)][rank::processes]
+        else:
+            items = [(index, seeds[index]) for index in order[rank::processes]]
+        if self.skipped is not None:
+            skipped = self.skipped(self.epoch).tolist()
+            items = [(index, SKIPPED if skipped[index] else seed) for index, seed in items]
+        return iter(items)
 
     def __len__(self) -> int:
         rank, processes = _process()

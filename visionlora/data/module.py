@@ -21,6 +21,7 @@ from visionlora.data.batches import CachedFeatures, EpochBatches, MemoryImages
 from visionlora.data.config import USUAL_CROP, DataConfig
 from visionlora.data.images import Images, Unreadable, checked, find_images, into_memory
 from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedImages
+from visionlora.data.pruning import Pruning, Shown
 from visionlora.data.sources import load_source
 from visionlora.data.split import complete, folds_of, recorded
 from visionlora.data.transforms import (
@@ -87,6 +88,7 @@ class ImageData(L.LightningDataModule):
         self.batch_size = config.batch_size or USUAL_BATCH  # an attribute: the recipe and Lightning's finder change it
         self.preprocessing: Preprocessing | None = None
         self.cached: dict[str, CachedFeatures] = {}
+        self.pruning: Pruning | None = None  # while a training leaves images out
 
     def _show_the_task(self) -> None:
         """Show the task the labels that it is to learn, and tell it how many training images each of its groups has.
@@ -164,18 +166,16 @@ class ImageData(L.LightningDataModule):
 
     def names_of(self, epoch: int, batch_idx: int) -> list[str]:
         """What tells the images of this process's training batch from others: paths below the root, or positions."""
-        sampler = self._in_training()
-        sampler.set_epoch(epoch)
-        items = list(sampler)[batch_idx * self.batch_size :][: self.batch_size]
-        return [self.parts["train"].names[index] for index, _ in items]
+        indices, _ = Shown(self.in_training(), self.batch_size).of(epoch, batch_idx)
+        return [self.parts["train"].names[index] for index in indices]
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Random views in a new order each epoch."""
         if "train" in self.cached:
-            return self._batches(self.cached["train"], self._in_training())
-        return self._train_loader(self._in_training())
+            return self._batches(self.cached["train"], self.in_training())
+        return self._train_loader(self.in_training())
 
-    def _in_training(self) -> EpochSampler:
+    def in_training(self) -> EpochSampler:
         """The order of training: every image once an epoch; as many draws, where images have weights, in proportion to them, and with
         ``data.balance=sampler`` every group as often.
         """
@@ -188,7 +188,8 @@ class ImageData(L.LightningDataModule):
             weights = balanced if weights is None else balanced * weights
         if weights is not None and not weights.sum() > 0:
             raise UserError("no image of the training part has a weight above 0.")
-        return EpochSampler(len(train), self.seed, shuffle=True, weights=weights, repeats=self.config.repeats)
+        skipped = None if self.pruning is None else self.pruning.skipped
+        return EpochSampler(len(train), self.seed, True, weights, self.config.repeats, skipped)
 
     def view_dataloader(self, part: str, view: int | None) -> DataLoader[Any]:
         """The images in order, as epoch ``view`` shows them in training; ``None`` as an evaluation does."""

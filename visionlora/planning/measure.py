@@ -137,7 +137,8 @@ def abridged_run(config: TrainConfig, folder: Path) -> Plan:
         UserError: see ``plan``.
     """
     validate_every = config.trainer.get("check_val_every_n_epoch") or 1
-    config = replace(config, trainer=config.trainer | BARE, callbacks={}, logger={})
+    whole = replace(config.data, progressive=None, prune=0.0)  # what these save comes after the beginning that is measured
+    config = replace(config, trainer=config.trainer | BARE, callbacks={}, logger={}, data=whole)
     _refuse_several_processes(config)
     available, at_start = available_memory(), peak_memory_mib()
     abridged = Abridged(validate_every)

@@ -29,9 +29,11 @@ from visionlora.speed.folding import fold
 from visionlora.speed.quantize import quantize
 from visionlora.tasks.placed import PlacedTask
 from visionlora.training.allocation import allocate
+from visionlora.training.growing import growth
 from visionlora.training.mixing import mixing
 from visionlora.training.module import TaskModule
 from visionlora.training.place import Place
+from visionlora.training.pruned import pruned_loss
 
 Ranks = dict[str, LayerRank]
 """Rank and alpha of each layer, by name."""
@@ -73,10 +75,13 @@ def build_module(config: TrainConfig, adapted: Adapted, data: ImageData) -> Task
     """What Lightning trains.
 
     Raises:
-        UserError: the task's targets cannot be mixed, as ``data.mixup`` or ``data.cutmix`` asks.
+        UserError: the task's targets cannot be mixed, as ``data.mixup`` or ``data.cutmix`` asks, or what ``data.progressive`` or
+            ``data.prune`` asks for cannot be had.
     """
     module = TaskModule(adapted.model, data.task, config.optim, adapted.info.head, config.seed, config.lora, adapted.halve)
     module.mix = mixing(config.data, data.task)
+    module.growth = growth(config.data, data.task, adapted.model, adapted.info)
+    module.pruned = pruned_loss(config, data)
     return module
 
 

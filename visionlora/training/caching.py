@@ -111,6 +111,8 @@ def _front(config: TrainConfig, trainer: L.Trainer, model: nn.Module) -> Front:
         raise UserError("model.checkpointing=blocks computes blocks again from their inputs")
     if config.data.mixup or config.data.cutmix:
         raise UserError("data.mixup and data.cutmix mix images")
+    if config.data.progressive is not None:
+        raise UserError("data.progressive shows images in several sizes")
     if config.data.repeats > 1:
         raise UserError("data.repeats asks for several views an epoch")
     if not all_predicted(trainer):

@@ -18,6 +18,7 @@ from visionlora.model.saving import check_trained_state, load_trained_state, tra
 from visionlora.runs.config import OptimConfig
 from visionlora.tasks.task import Loss, Task
 from visionlora.training.averaging import Average
+from visionlora.training.pruned import PrunedLoss
 from visionlora.training.reloading import CHECKPOINT_KEY, card, check_base, reloaded
 
 
@@ -28,6 +29,7 @@ class Checkpointed(L.LightningModule):
     criterion: Loss
     task: Task
     portions: Portions
+    pruned: PrunedLoss | None
     average: Average | None
     average_state: dict[str, Any] | None
     optim_config: OptimConfig
@@ -42,6 +44,8 @@ class Checkpointed(L.LightningModule):
         if self.average is not None:  # what the training goes on with: a swap of what is loaded with this
             with self.average.in_place():
                 checkpoint[CHECKPOINT_KEY]["average"] = {key: value.clone() for key, value in self.average.state().items()}
+        if self.pruned is not None:
+            checkpoint[CHECKPOINT_KEY]["pruning"] = self.pruned.pruning.state()
         if trained := self.loss_parameters():
             checkpoint[CHECKPOINT_KEY]["loss"] = {name: parameter.detach() for name, parameter in trained.items()}
 
@@ -52,6 +56,8 @@ class Checkpointed(L.LightningModule):
             for name, parameter in self.loss_parameters().items():
                 parameter.copy_(checkpoint[CHECKPOINT_KEY]["loss"][name])
         self.portions.most = min(self.portions.most, int(checkpoint[CHECKPOINT_KEY].get("pictures_at_once", ALL)))
+        if self.pruned is not None and "pruning" in checkpoint[CHECKPOINT_KEY]:
+            self.pruned.load(checkpoint[CHECKPOINT_KEY]["pruning"])
         self.average_state = checkpoint[CHECKPOINT_KEY].get("average")
         checkpoint["state_dict"] = versioned(self, {})  # loaded, and checked more strictly than Lightning could
 

@@ -77,7 +77,8 @@ def tuned(config: TrainConfig, adapted: Adapted, data: ImageData, use: Callable[
     model = adapted.model
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modes = {module: module.training for module in model.modules()}
-    module = build_module(config, adapted, data)
+    whole = replace(config, data=replace(config.data, progressive=None, prune=0.0))  # of all images in their whole size
+    module = build_module(whole, adapted, data)
     try:
         with hushed("lightning.pytorch"), tempfile.TemporaryDirectory() as folder:
             trainer = L.Trainer(**lightning_arguments(config) | BARE | arguments, default_root_dir=folder)

@@ -29,8 +29,10 @@ from visionlora.tasks.metrics import Evaluation, Metrics, one_number
 from visionlora.tasks.task import Loss, Task
 from visionlora.training.averaging import Average
 from visionlora.training.checkpointed import Checkpointed
+from visionlora.training.growing import Growth
 from visionlora.training.mixing import Mix
 from visionlora.training.optimizer import build_optimizer, build_schedule, parameter_groups
+from visionlora.training.pruned import PrunedLoss
 
 MIXING = 0x6D6978
 """In seeds of what is mixed, so that they are no others."""
@@ -83,6 +85,9 @@ class TaskModule(Checkpointed):
         self.task, self.targets = task, task.targets()
         self.portions = Portions(halve)
         self.mix: Mix | None = None  # see ``training.mixing``
+        self.growth: Growth | None = None  # see ``training.growing``
+        self.steps = 0  # of the whole training, where images grow
+        self.pruned: PrunedLoss | None = None  # see ``training.pruned``
         self.average: Average | None = None
         self._averaged_step = 0
         self.average_state: dict[str, Any] | None = None  # of the checkpoint that the training goes on from
@@ -130,6 +135,7 @@ class TaskModule(Checkpointed):
                 self.average.swap()
 
     def on_train_start(self) -> None:
+        self.steps = int(self.trainer.estimated_stepping_batches) if self.growth is not None else 0
         self._averaged_step = self.trainer.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -152,14 +158,17 @@ class TaskModule(Checkpointed):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         targets = self.targets.of(batch, "train")
-        batch = self._mixed((batch[0], targets), batch_idx)
+        images = batch[0] if self.growth is None else self.growth.of(batch[0], self.trainer.global_step / max(self.steps, 1))
+        batch = self._mixed((images, targets), batch_idx)
+        if self.pruned is not None:
+            self.pruned.begin(self.current_epoch, batch_idx, len(targets))
         if not len(batch[1]) or (len(batch[1]) == 1 and self._one_is_too_few()):
             return self._without_images()
         loss = self._in_portions(batch, batch_idx) if self.portions.wanted else self._loss(batch, batch_idx)
         if not all_finite(loss.detach()):
             raise self._diverged(batch, batch_idx, float(loss.detach()))
         self.log("train/loss_step", loss, on_step=True, on_epoch=False)
-        self.train_loss.update(loss.detach(), weight=len(batch[1]))
+        self.train_loss.update(loss.detach(), weight=len(batch[1]) if self.pruned is None else self.pruned.positions)
         penalty = regularization(self.model, self.lora_config)
         return loss if penalty is None else loss + penalty
 
@@ -191,7 +200,10 @@ class TaskModule(Checkpointed):
             # Dropout and the like are a function of seed, epoch, step and process: a resumed run goes on as the uninterrupted one.
             torch.manual_seed(mixed_seed(self.seed, self.current_epoch, batch_idx, self.global_rank))
         images, targets = batch
-        return one_number(self.criterion(self.targets.fit(self(images[part]).float(), "train"), targets[part]))
+        outputs = self.targets.fit(self(images[part]).float(), "train")
+        if self.pruned is not None:
+            return self.pruned.loss(self.criterion, outputs, targets[part], part)
+        return one_number(self.criterion(outputs, targets[part]))
 
     def _in_portions(self, batch: Batch, batch_idx: int) -> Tensor:
         """The same loss, its gradients computed already, with as many images at a time as memory holds in every process."""
@@ -233,6 +245,8 @@ class TaskModule(Checkpointed):
 
     def on_train_epoch_end(self) -> None:
         self.targets.tell("train")
+        if self.pruned is not None:
+            self.pruned.end_epoch(self.current_epoch)
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not all_finite(parameter.detach()):
                 raise UserError(

@@ -173,6 +173,7 @@ def counts(config: TrainConfig, adapted: Adapted, trainer: L.Trainer, data: Imag
         "params/total": adapted.report.total,
         "params/adapter": adapter_parameters(adapted.model),
         "data/unreadable": len(data.unreadable),
+        **({"data/pruned": data.pruning.left_out} if data.pruning else {}),
         "memory/peak_mib": peak_memory_mib(),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
