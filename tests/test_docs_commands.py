@@ -108,8 +108,9 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     words = ("labels", "counts", "images", "shards", "dataset", "chunks", "wordnet", "tree", "masks", "voc")  # .csv, .csv, .zip
     found |= {f"data.root={word.upper()}": pictures.parent / word for word in words}
     found |= {f"data.classes={word}": pictures.parent / "names" for word in ("NAMES", "ORDER")}  # .txt
-    found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other, "run=SECOND": second, "output=SOUP": tmp_path / "soup"}
-    found |= {"output=SHARDS": tmp_path / "packed", "data.root=URL": (pictures.parent / "shards").as_uri()}
+    found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other, "run=SECOND": second, "run=THIRD": other}
+    found |= {"output=SHARDS": tmp_path / "packed", "output=SOUP": tmp_path / "soup"}
+    found |= {"data.root=URL": (pictures.parent / "shards").as_uri()}
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}
 
 

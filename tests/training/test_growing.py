@@ -13,15 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from visionlora.training.growing import Growth
 from visionlora.training.run import run
 
-SHORT = (
-    *TINY,
-    *QUIET,
-    "data.num_images=60",
-    "data.image_size=64",
-    "data.batch_size=8",
-    "trainer.max_epochs=4",
-    "trainer.precision=32-true",
-)
+TYPED = (*TINY, *QUIET, "data.num_images=60", "data.image_size=64", "data.batch_size=8", "trainer.precision=32-true")
+SHORT = (*TYPED, "trainer.max_epochs=4")
 GROWING = (*SHORT, "logger={}", "data.progressive=0.5")
 
 

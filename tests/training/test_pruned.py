@@ -15,15 +15,8 @@ from visionlora.data.pruning import Pruning
 from visionlora.training.pruned import joined
 from visionlora.training.run import run
 
-SHORT = (
-    *TINY,
-    *QUIET,
-    "data.num_images=80",
-    "data.image_size=64",
-    "data.batch_size=8",
-    "trainer.max_epochs=4",
-    "trainer.precision=32-true",
-)
+TYPED = (*TINY, *QUIET, "data.num_images=80", "data.image_size=64", "data.batch_size=8", "trainer.precision=32-true")
+SHORT = (*TYPED, "trainer.max_epochs=4")
 PRUNED = (*SHORT, "logger={}", "data.prune=0.6")
 
 

@@ -18,8 +18,10 @@ from visionlora.data.config import DataConfig
 from visionlora.evaluation.config import EvaluateConfig
 from visionlora.evaluation.measure import Compared, as_rows, open_run, outcome, row_of
 from visionlora.evaluation.tables import print_comparison
+from visionlora.lora.adapter_files import WEIGHTS
 from visionlora.runs.averaged import Averaged, average
 from visionlora.runs.folder import RunFolder
+from visionlora.runs.predictor import load
 from visionlora.runs.several import ensemble
 from visionlora.tasks.task import Outcome
 
@@ -42,25 +44,27 @@ def average_and_compare(
     Raises:
         UserError: the runs cannot be averaged, see ``vl.average`` and ``vl.ensemble``, or were measured on different images.
     """
-    with tempfile.TemporaryDirectory(prefix="visionlora-") as temporary:
-        if config.average == "weights":
-            folder = RunFolder(config.output or Path(temporary, "average"))
-            written = write_average(folder, runs, config.rank)
-            predictor, data = open_run(folder, configs[0], own_data)
-        else:
-            _, data = open_run(runs[0], configs[0], own_data)
-            predictor = ensemble([run.path for run in runs])
-            if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()) is not None:
-                predictor.model.to(device)
-        found = outcome(predictor, data, config.split)
-        del predictor
-        rows = _members(runs, configs, config.split, own_data, found)
+    kept = None if config.output is None else RunFolder(config.output)
+    if kept is not None:
+        kept.refuse_foreign()
+    _, data = open_run(runs[0], configs[0], own_data)
+    if config.average == "weights":
+        with tempfile.TemporaryDirectory(prefix="visionlora-") as folder:
+            written = write_average(RunFolder(Path(folder, "average")), runs, config.rank)
+            predictor, size = load(Path(folder, "average")), (written.folder / WEIGHTS).stat().st_size
+    else:
+        predictor = ensemble([run.path for run in runs])
+    if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()) is not None:
+        predictor.model.to(device)
+    found = outcome(predictor, data, config.split)
+    del predictor
+    rows = _members(runs, configs, config.split, own_data, found)
+    if config.average == "logits":
         size = sum(row.adapter_bytes for row in rows)
-        if config.average == "weights":
-            size = sum(path.stat().st_size for path in folder.adapter.glob("*.safetensors"))
-            if config.output is not None:
-                folder.write_results(_results(runs, found, size))
-        first = _taken_together(rows, f"average of {config.average}", found, size)
+    first = _taken_together(rows, f"average of {config.average}", found, size)
+    if kept is not None:  # all is well with it
+        write_average(kept, runs, config.rank)
+        kept.write_results(_results(runs, found, size))
     rows = [first, *rows]
     replace_file(inside(runs[0].path, f"average_{config.average}_{what}.json"), json.dumps(as_rows(rows), indent=2).encode())
     print_comparison(rows)

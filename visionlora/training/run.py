@@ -163,7 +163,8 @@ def train(config: TrainConfig, place: Place, adapted: Adapted, trainer: L.Traine
             model.compile()
         with module.fed_by(front):
             fit(trainer, module, data, place.checkpoint, stopwatch)
-    return Fitted(module, stopwatch.figures() | {"seconds/cache": caching}, probe)
+    pruned = {"data/pruned": data.pruning.left_out} if data.pruning else {}  # now: the best checkpoint knows its own number alone
+    return Fitted(module, stopwatch.figures() | {"seconds/cache": caching, **pruned}, probe)
 
 
 def counts(config: TrainConfig, adapted: Adapted, trainer: L.Trainer, data: ImageData) -> dict[str, Any]:
@@ -173,7 +174,6 @@ def counts(config: TrainConfig, adapted: Adapted, trainer: L.Trainer, data: Imag
         "params/total": adapted.report.total,
         "params/adapter": adapter_parameters(adapted.model),
         "data/unreadable": len(data.unreadable),
-        **({"data/pruned": data.pruning.left_out} if data.pruning else {}),
         "memory/peak_mib": peak_memory_mib(),
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
