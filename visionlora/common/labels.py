@@ -9,6 +9,7 @@ METHODS = {
     "lora": "LoRA",
     "dora": "DoRA",
     "adalora": "AdaLoRA",
+    "multiplicative": "multiplicative LoRA",
 }
 """Values of ``lora.method`` in words."""
 SETTINGS = {
