@@ -49,8 +49,6 @@ AT_ONCE: list[tuple[str, tuple[str, ...], str]] = [
     ("train", ("lora.adaptive.warmupp=0.1",), "unknown key lora.adaptive.warmupp. Did you mean 'lora.adaptive.warmup'"),
     ("train", ("lora.adaptive.warmup=0.7",), "warmup and final together are more than the whole training"),
     ("train", ("lora=adaptive", "lora.budget=1%"), "has a budget of its own"),
-    ("train", ("lora=multiplicative", "lora.budget=1%"), "has other factors than those that lora.budget counts"),
-    ("train", ("lora=multiplicative", "lora.init=pissa"), "leave lora.init=pissa out"),
     ("train", ("lora.budget=lots",), "lora.budget=lots is neither a number of parameters nor a share"),
     ("train", ("lora.allocate=importance",), "needs a budget to share out"),
     ("train", ("lora.reference=DIR",), "is read by lora.allocate=shift alone"),

@@ -148,46 +148,6 @@ def test_adalora_is_its_formula(layer: str) -> None:
     assert len(adapter.to_lora()["lora_A"]) == 2
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_multiplicative_lora_is_its_formula(layer: str) -> None:
-    """``(I + s B A) W`` as a product of whole matrices; merged, the weight is just that."""
-    torch.manual_seed(0)
-    build, shape = LAYERS[layer]
-    model = nn.Sequential(build()).double()
-    w, bias = stored(model[0]).detach().clone(), tensor(model, "0.bias").detach()
-    inject(model, LoraConfig(r=2, alpha=5, method="multiplicative", targets="all"))
-    adapter = first_adapter(model)
-    assert close(tensor(model, "0.weight"), w)
-    nn.init.normal_(adapter.lora_B)
-    a, b = (t.detach().clone().requires_grad_() for t in (adapter.lora_A, adapter.lora_B))
-    assert a.shape == (2, len(w))
-
-    def effective() -> Tensor:
-        whole: Tensor = (torch.eye(len(w)).double() + 2.5 * b @ a) @ w.flatten(1)
-        return whole.view(w.shape)
-
-    def reference(x: Tensor) -> Tensor:
-        weight = effective()
-        return nn.functional.linear(x, weight, bias) if layer == "linear" else nn.functional.conv2d(x, weight, bias, 2, 1)
-
-    same_output_and_gradients(model, reference, shape, [(adapter.lora_A, a), (adapter.lora_B, b)], 1e-10)
-    with torch.no_grad():
-        merge(model)
-        assert close(tensor(model, "0.weight"), effective())
-
-
-def test_multiplicative_lora_of_rows_mixes_these_alone() -> None:
-    torch.manual_seed(0)
-    model = nn.ModuleDict({"qkv": nn.Linear(8, 24)}).double()
-    w = part(model, "qkv", nn.Linear).weight.detach().clone()
-    inject(model, LoraConfig(r=2, alpha=2, method="multiplicative", targets="q"))
-    adapter = adapters_of(model, "qkv").of("default")["q"]
-    nn.init.normal_(adapter.lora_B)
-    wanted = w.clone()
-    wanted[:8] += adapter.lora_B @ adapter.lora_A @ w[:8]
-    assert close(tensor(model, "qkv.weight"), wanted)
-
-
 def test_lora_fa_trains_b_alone_and_keeps_no_input() -> None:
     kept: dict[bool, list[tuple[int, ...]]] = {}
     for freeze in (False, True):

@@ -183,7 +183,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "orthogonal": {"init": "orthogonal"},
     "lorafa": {"freeze_a": True},
     "adalora": {"method": "adalora"},
-    "multiplicative": {"method": "multiplicative"},
     "norms and biases": {"train_norm": True, "train_bias": True},
     "parts": {"targets": ["q", "v"]},
 }
@@ -235,7 +234,6 @@ INTO: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"r": 3}, {"r": 3, "init": "pissa"}),
     ({"r": 3}, {"r": 3, "method": "adalora"}),
     ({"r": 3, "method": "dora"}, {"r": 3}),
-    ({"r": 3, "method": "multiplicative"}, {"r": 3, "method": "multiplicative"}),
     ({"r": 3, "init": "pissa"}, {"r": 3, "init": "pissa"}),
     ({"r": 3, "targets": "layer1"}, {"r": 2, "targets": "all"}),
     ({"r": 3}, {"r": 3}),

@@ -91,7 +91,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {},
     "dora": {"method": "dora"},
-    "multiplicative": {"method": "multiplicative"},
     "dropout": {"dropout": 0.3},
     "pissa": {"init": "pissa"},
     "biases trained": {"train_bias": True},

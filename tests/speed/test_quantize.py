@@ -46,7 +46,7 @@ def gradients(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {"": out.detach()} | dict(zip(trained, torch.autograd.grad(out.square().sum(), list(trained.values())), strict=True))
 
 
-@pytest.mark.parametrize("config", [{}, {"method": "dora"}, {"method": "multiplicative"}, {"init": "pissa"}, {"dropout": 0.2}], ids=str)
+@pytest.mark.parametrize("config", [{}, {"method": "dora"}, {"init": "pissa"}, {"dropout": 0.2}], ids=str)
 def test_it_computes_what_the_dense_weights_do(config: dict[str, Any]) -> None:
     model, plain, x = made(**config)
     assert quantized(model)

@@ -20,7 +20,6 @@ METHODS: list[dict[str, Any]] = [
     {},
     {"method": "dora"},
     {"method": "adalora"},
-    {"method": "multiplicative"},
     {"init": "pissa", "use_rslora": True, "alpha": 3.0},
     {"freeze_a": True, "lr_ratio": 4.0},
     {"train_norm": True, "train_bias": True},

@@ -30,7 +30,7 @@ PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY)
 """Told apart by the colour-blind (Okabe and Ito 2008, "Color Universal Design"), most different ones first."""
 MARKERS = "osD^vPX*"
 """For series beside each other: told apart in black and white too."""
-METHOD_COLOURS = {"lora": BLUE, "dora": PURPLE, "adalora": GREEN, "multiplicative": SKY, "norm": ORANGE, "none": GREY, "full": VERMILION}
+METHOD_COLOURS = {"lora": BLUE, "dora": PURPLE, "adalora": GREEN, "norm": ORANGE, "none": GREY, "full": VERMILION}
 _FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Microsoft YaHei", "Hiragino Sans", "Arial Unicode MS")
 """The first has Latin, Greek and Cyrillic letters; of the others those that are installed give the rest."""
 _STYLE = {

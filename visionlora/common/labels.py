@@ -9,7 +9,6 @@ METHODS = {
     "lora": "LoRA",
     "dora": "DoRA",
     "adalora": "AdaLoRA",
-    "multiplicative": "multiplicative LoRA",
 }
 """Values of ``lora.method`` in words."""
 SETTINGS = {

@@ -8,9 +8,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from visionlora.lora.config import FROM_WEIGHT, LayerRank, LoraConfig
+from visionlora.lora.config import LayerRank, LoraConfig
 from visionlora.lora.frozen import FrozenWeight
-from visionlora.lora.init import INITS
+from visionlora.lora.init import FROM_WEIGHT, INITS
 
 
 class Adapter(nn.Module):
@@ -101,10 +101,6 @@ class Adapter(nn.Module):
         if dropout and self.training and self.dropout > 0:
             v = v * nn.functional.dropout(v.new_ones(v.shape[1]), self.dropout)  # (r, columns) * (columns,)
         return u, v
-
-    def right(self, v: Tensor, weight: FrozenWeight) -> Tensor:
-        """The right factor of the update, ``(r, columns)``: ``v`` of ``factors`` itself, where the method does not multiply the weight."""
-        return v
 
     def row_scale(self, weight: FrozenWeight) -> Tensor | None:
         """What each row of ``W + ΔW`` is multiplied by, ``(out,)``; ``None`` where the method does not scale rows."""

@@ -17,7 +17,8 @@ from visionlora.common.reading import read_json
 from visionlora.common.tensors import read_tensors
 from visionlora.common.typed import typed
 from visionlora.lora.alphas import Alphas
-from visionlora.lora.config import FROM_WEIGHT, INITS, LayerRank, LoraConfig
+from visionlora.lora.config import INITS, LayerRank, LoraConfig
+from visionlora.lora.init import FROM_WEIGHT
 
 WEIGHTS, CONFIG, CARD = "adapter_model.safetensors", "adapter_config.json", "visionlora.json"
 PREFIX = "base_model.model."

@@ -80,8 +80,6 @@ class AdapterSet(nn.ModuleDict):
         us, vs, scale = [], [], None
         for adapter, weight in self.active_adapters():
             u, v = adapter.factors(dropout)
-            if type(adapter).right is not Adapter.right:
-                v = adapter.right(v, self._rows(raw, adapter))
             own = adapter.row_scale(self._rows(raw, adapter)) if type(adapter).row_scale is not Adapter.row_scale else None
             if adapter.rows is not None:
                 out, (first, end) = self.frozen(raw).matrix_shape[0], adapter.rows

@@ -9,9 +9,7 @@ from visionlora.common.errors import UserError, did_you_mean
 from visionlora.lora.adaptive_config import AdaptiveConfig
 from visionlora.lora.methods import METHODS, WITHOUT_ADAPTERS
 
-FROM_WEIGHT = ("pissa", "milora", "olora")
-"""The starts in which ``B A`` is a part of ``W``."""
-INITS = ("kaiming", "gaussian", "orthogonal", *FROM_WEIGHT)
+INITS = ("kaiming", "gaussian", "orthogonal", "pissa", "milora", "olora")
 ALLOCATIONS = ("uniform", "structure", "importance", "shift")
 
 
@@ -45,8 +43,8 @@ class LoraConfig:
             of these, or a mapping from pattern to a rank or to ``{r: …, alpha: …}``. A pattern matches a layer's whole name,
             its last parts (``qkv``), or the block it is in (``layer4``). ``q``, ``k`` and ``v`` also name the rows of a fused projection.
         exclude: a pattern, or a list of them, of layers to leave out of ``targets``.
-        method: ``lora``, ``dora`` (see ``DoraAdapter``), ``adalora`` (see ``AdaLoraAdapter``), ``multiplicative`` (see
-            ``MultiplicativeAdapter``), or ``none`` (the head alone) or ``full`` (full fine-tuning).
+        method: ``lora``, ``dora`` (see ``DoraAdapter``), ``adalora`` (see ``AdaLoraAdapter``), or ``none`` (the head alone) or
+            ``full`` (full fine-tuning).
         init: how the factors start, see ``lora/init.py``.
         use_rslora: ``scaling = alpha / sqrt(r)`` (Kalajdzievski 2023, arXiv 2312.03732, §3).
         freeze_a: train ``B`` alone: LoRA-FA (Zhang et al. 2023, arXiv 2308.03303, §3). The input of a linear layer is not kept for
@@ -119,10 +117,6 @@ class LoraConfig:
             raise UserError("lora.method=none with lora.train_head=false leaves nothing to train.")
         if self.method == "adalora" and (self.init != "kaiming" or self.freeze_a):
             raise UserError("lora.method=adalora has a start of its own and trains both factors; leave lora.init and lora.freeze_a out.")
-        if self.method == "multiplicative" and self.init in FROM_WEIGHT:
-            raise UserError(
-                f"lora.method=multiplicative has no factor that could start as a part of the weight; leave lora.init={self.init} out."
-            )
 
     def _check_targets(self) -> None:
         self.exclude = [self.exclude] if isinstance(self.exclude, str) else self.exclude
@@ -162,8 +156,6 @@ class LoraConfig:
             raise UserError("lora.budget chooses the ranks; lora.targets cannot name them as well: give a list of patterns.")
         if self.method in ("none", "full"):
             raise UserError(f"lora.method={self.method} has no adapters to spend lora.budget on; leave it out.")
-        if self.method == "multiplicative":
-            raise UserError("lora.method=multiplicative has other factors than those that lora.budget counts; set lora.r in its place.")
         if self.method == "adalora":
             raise UserError("lora.method=adalora has a budget of its own, that of lora.r everywhere; leave lora.budget out.")
 

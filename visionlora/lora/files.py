@@ -20,8 +20,8 @@ from visionlora.common.files import replace_file
 from visionlora.common.reading import sealed_json
 from visionlora.lora.adapter import Adapter
 from visionlora.lora.adapter_files import CARD, CONFIG, PREFIX, TENSORS, WEIGHTS, AdapterFiles
-from visionlora.lora.config import FROM_WEIGHT, LayerRank, LoraConfig
-from visionlora.lora.frozen import FrozenWeight
+from visionlora.lora.config import LayerRank, LoraConfig
+from visionlora.lora.init import FROM_WEIGHT
 from visionlora.lora.injection import inject
 from visionlora.lora.layer import LoraLayer
 from visionlora.lora.merging import take_out
@@ -54,7 +54,6 @@ def write(
     saved: dict[str, tuple[int, Adapter]] = {}
     for slot, adapter in adapters.values():
         own = adapter.to_lora()
-        own["lora_A"] = adapter.right(own["lora_A"], FrozenWeight(slot.matrix))
         if r := len(own["lora_A"]):  # AdaLoRA may leave a layer no rank at all
             saved[slot.name] = r, adapter
             tensors |= {peft_key(slot.name, key): value.reshape(peft_shape(slot, key, r)) for key, value in own.items()}

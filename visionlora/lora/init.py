@@ -70,3 +70,5 @@ INITS: dict[str, Init] = {
     "milora": milora,
     "olora": olora,
 }
+FROM_WEIGHT = ("pissa", "milora", "olora")
+"""The starts in which ``B A`` is a part of ``W``."""

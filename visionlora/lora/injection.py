@@ -153,6 +153,7 @@ def _new_adapter(target: Target, config: LoraConfig) -> Adapter:
     device, dtype = slot.raw.device, adapter_dtype(slot.raw)
     kind: type[Adapter] = METHODS[config.method]
     adapter = kind.build(slot.shape, target.rank, config, rows=slot.rows, device=device, dtype=dtype)
-    adapter.reset(slot.matrix, config.init)
+    matrix = slot.frozen.matrix()
+    adapter.reset(matrix[slice(*slot.rows)] if slot.rows else matrix, config.init)
     adapter.train_factors()
     return adapter

@@ -12,7 +12,6 @@ METHODS: Registry[type[Any]] = Registry(
     lora="visionlora.lora.adapter:Adapter",
     dora="visionlora.lora.dora:DoraAdapter",
     adalora="visionlora.lora.adalora:AdaLoraAdapter",
-    multiplicative="visionlora.lora.multiplicative:MultiplicativeAdapter",
 )
 """Name -> subclass of ``Adapter``. What it cannot write as LoRA's two factors (``to_lora``) is not saved with an adapter."""
 WITHOUT_ADAPTERS = ("none", "full")

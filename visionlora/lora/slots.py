@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from visionlora.common.errors import UserError
 from visionlora.lora.adaptable import ADAPTABLE, TRANSPOSED, adaptable
@@ -46,12 +46,6 @@ class Slot:
     @property
     def frozen(self) -> FrozenWeight:
         return FrozenWeight(self.raw, isinstance(self.module, TRANSPOSED))
-
-    @property
-    def matrix(self) -> Tensor:
-        """The frozen weight as a matrix, or the part's rows of it."""
-        matrix = self.frozen.matrix()
-        return matrix[slice(*self.rows)] if self.rows else matrix
 
     @property
     def shape(self) -> tuple[int, int]:

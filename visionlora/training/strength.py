@@ -45,7 +45,7 @@ Outputs = Mapping[tuple[float, float], Tensor]
 
 def why_no_line(config: LoraConfig) -> str:
     """Why there is no straight line of models from the frozen backbone to the trained one, ``""`` where there is one."""
-    if config.method not in ("lora", "multiplicative", "none"):
+    if config.method not in ("lora", "none"):
         return f"with lora.method={config.method} there is no straight line to the frozen backbone"
     if config.train_norm or config.train_bias:
         return "norms or biases are trained as well"
