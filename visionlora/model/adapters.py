@@ -175,10 +175,11 @@ def new_adapter(model: nn.Module, name: str, num_classes: int | None = None, val
 
 def _new_head(model: nn.Module, heads: Mapping[str, nn.Module], num_classes: int | None) -> None:
     """Give a new adapter a head of its own: the first one takes the head that is there, unless it has another number of classes."""
+    info = info_of(model)
+    same = info is not None and info.spec.num_classes == num_classes  # a detector's layers have other numbers of outputs
     if attached(model).companions or num_classes is not None:
         for h, old in heads.items():
-            replace_module(model, h, head_like(old, num_classes))
-    info = info_of(model)
+            replace_module(model, h, head_like(old, None if same else num_classes))
     if info and num_classes is not None:
         setattr(model, ATTRIBUTE, replace(info, spec=replace(info.spec, num_classes=num_classes)))
 
