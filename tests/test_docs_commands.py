@@ -108,7 +108,11 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     found |= {f"data.root={word.upper()}": pictures.parent / word for word in words}
     found |= {f"data.classes={word}": pictures.parent / "names" for word in ("NAMES", "ORDER")}  # .txt
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other}
-    found |= {"output=SHARDS": tmp_path / "packed", "data.root=URL": (pictures.parent / "shards").as_uri()}
+    found |= {
+        "output=SHARDS": tmp_path / "packed",
+        "data.decoded=KEPT": tmp_path / "kept",
+        "data.root=URL": (pictures.parent / "shards").as_uri(),
+    }
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}
 
 
