@@ -109,7 +109,7 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
     found |= {f"data.root={word.upper()}": pictures.parent / word for word in words}
     found |= {f"data.classes={word}": pictures.parent / "names" for word in ("NAMES", "ORDER")}  # .txt
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other, "run=SECOND": second, "run=THIRD": other}
-    found |= {"output=SHARDS": tmp_path / "packed", "output=SOUP": tmp_path / "soup"}
+    found |= {"output=SHARDS": tmp_path / "packed", "output=SOUP": tmp_path / "soup", "data.decoded=KEPT": tmp_path / "kept"}
     found |= {"data.root=URL": (pictures.parent / "shards").as_uri()}
     return found | {f"runs={word}": sweep for word in ("DIR", "SWEEP", "multirun", "multirun/DATE/TIME")}
 

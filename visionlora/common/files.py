@@ -38,8 +38,11 @@ def write_beside(path: Path, content: bytes) -> Path:
 
 
 @contextlib.contextmanager
-def writing_beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A context with a new file in the folder of ``path``, open for writing; afterwards the disk has it, or it is gone where that fails."""
+def writing_beside(path: Path, sync: bool = True) -> Iterator[tuple[Path, BinaryIO]]:
+    """A context with a new file in the folder of ``path``, open for writing; afterwards the disk has it, or it is gone where that fails.
+
+    Without ``sync`` the disk may get it later: for what can be made again, and is looked at when it is read.
+    """
     part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.part")
     with naming(path):
         file = os.open(part, _NEW_FILE, 0o666)
@@ -47,7 +50,8 @@ def writing_beside(path: Path) -> Iterator[tuple[Path, BinaryIO]]:
             with open(file, "wb") as stream:
                 yield part, stream
                 stream.flush()
-                os.fsync(stream.fileno())
+                if sync:
+                    os.fsync(stream.fileno())
         except BaseException:
             with contextlib.suppress(OSError):
                 part.unlink()

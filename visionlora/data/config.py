@@ -86,6 +86,8 @@ class DataConfig:
     prune: float = 0.0
     transform: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    decoded: str | None = None
+    decoded_gb: float = 20.0
     cache: str = "auto"
     cache_views: int | None = None
     num_classes: int = 4
@@ -137,8 +139,9 @@ class DataConfig:
             raise UserError(
                 f"data.scale_jitter={jitter} must be [smallest, largest] size, in units of the whole image's, or null for none."
             )
-        if not self.kept_gb > 0:
-            raise UserError(f"data.kept_gb={self.kept_gb} must be more than 0.")
+        for key in ("kept_gb", "decoded_gb"):
+            if not getattr(self, key) > 0:
+                raise UserError(f"data.{key}={getattr(self, key)} must be more than 0.")
         at_least("data.num_classes", self.num_classes, 1)
         at_least("data.num_images", self.num_images, 1)
         at_most("data.num_images", max(self.num_classes, self.num_images), 2**20)  # made in memory

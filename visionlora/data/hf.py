@@ -65,6 +65,10 @@ class Rows:
         """How many bytes it has; 0 where the data set has a path alone."""
         return int(self.sizes[self._row(name)])
 
+    def stamp(self, name: str) -> str:
+        """The library's fingerprint of the data set, and the row."""
+        return f"{self.rows._fingerprint}\0{name}"
+
     def _row(self, name: str) -> int:
         return int(name[len(self.split) + 1 :].partition("-")[0])
 

@@ -18,7 +18,7 @@ from visionlora.common.errors import UnreadableError, UserError
 from visionlora.common.processes import process_rank
 from visionlora.common.text import first_of
 from visionlora.data.opening import decode_image, extensions, open_image, to_mode
-from visionlora.data.stores import Store
+from visionlora.data.stores import Store, file_stamp
 
 Unreadable = dict[str, str]
 """Name of an image -> why it cannot be read."""
@@ -128,6 +128,16 @@ class Images:
         if self.store is not None:
             return self.store.size(self.names[index])
         return self.paths[index].stat().st_size if self.paths[index].is_file() else 0
+
+    def stamp(self, index: int) -> str | None:
+        """What tells the file of image ``index`` from others, and from what it was before it was changed; ``None`` in memory.
+
+        Raises:
+            UnreadableError: it is not there.
+        """
+        if self.arrays is not None:
+            return None
+        return self.store.stamp(self.names[index]) if self.store is not None else file_stamp(self.paths[index])
 
     def without(self, unreadable: Unreadable) -> Self:
         """The images that are not among the unreadable ones."""

@@ -19,6 +19,7 @@ from visionlora.data.config import DataConfig
 from visionlora.data.folders import PARTS
 from visionlora.data.images import Images
 from visionlora.data.shards import class_names_beside, named
+from visionlora.data.stores import file_stamp
 from visionlora.data.table import Table, check_groups, column_of, label_columns, listed, tell_weights, weight_of
 from visionlora.tasks.cells import Cells
 
@@ -54,6 +55,10 @@ class Chunks:
     def size(self, name: str) -> int:
         """How many bytes it has."""
         return self.sizes[_row(name)]
+
+    def stamp(self, name: str) -> str:
+        """The index, when it was changed, and the row."""
+        return file_stamp(self.folder / INDEX, name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "image": self.image, "sizes": self.sizes}

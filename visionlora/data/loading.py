@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from visionlora.common.errors import UnreadableError
+from visionlora.data.decoded import Decoded
 from visionlora.data.images import Images, Unreadable
 from visionlora.data.transforms import Transform
 from visionlora.tasks.placed import PlacedTask
@@ -39,6 +41,7 @@ class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut | None]):
         targets: makes a tensor of the labels of a batch.
         unreadable: those that cannot be read are noted here, by the process that consumes the batches.
         placed: the task, where its labels lie in the images.
+        decoded: keeps images as they are decoded, for a later time.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut | None]):
         targets: Callable[[Sequence[Any]], Tensor],
         unreadable: Unreadable | None = None,
         placed: PlacedTask | None = None,
+        decoded: Decoded | None = None,
     ) -> None:
+        self.decoded = decoded
         self.images, self.transform, self.channels, self.targets, self.placed = images, transform, channels, targets, placed
         self.unreadable: Unreadable = {} if unreadable is None else unreadable
 
@@ -61,7 +66,11 @@ class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut | None]):
         if seed == SKIPPED:
             return None
         try:
-            image = self.images.open(index, self.channels, self.transform.detail)
+            if self.decoded is None:
+                steps: Callable[[Image.Image], Tensor] = self.transform
+                image = self.images.open(index, self.channels, self.transform.detail)
+            else:
+                image, steps = self.decoded.open(self.images, index, self.channels, self.transform)
             label = self.images.labels[index]
             placed = None if self.placed is None else self.placed.placed(label, image)
         except UnreadableError as error:
@@ -69,7 +78,7 @@ class TransformedImages(Dataset[tuple[Tensor, Any] | LeftOut | None]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             if self.placed is None or placed is None:
-                return self.transform(image), label
+                return steps(image), label
             view, moved = self.transform.with_labels(image, placed)
             return view, self.placed.of_placed(moved)
 

@@ -19,6 +19,7 @@ from visionlora.common.errors import UserError
 from visionlora.common.processes import worker_ending
 from visionlora.data.batches import CachedFeatures, EpochBatches, MemoryImages
 from visionlora.data.config import USUAL_CROP, DataConfig
+from visionlora.data.decoded import Decoded
 from visionlora.data.images import Images, Unreadable, checked, find_images, into_memory
 from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedImages
 from visionlora.data.pruning import Pruning, Shown
@@ -89,6 +90,9 @@ class ImageData(L.LightningDataModule):
         self.preprocessing: Preprocessing | None = None
         self.cached: dict[str, CachedFeatures] = {}
         self.pruning: Pruning | None = None  # while a training leaves images out
+        if config.decoded is not None and isinstance(self.task, PlacedTask):
+            raise UserError(f"data.decoded keeps no images of task={self.task.name}, whose labels lie in them; leave it out.")
+        self.decoded = Decoded.of(config.decoded, config.decoded_gb)
 
     def _show_the_task(self) -> None:
         """Show the task the labels that it is to learn, and tell it how many training images each of its groups has.
@@ -276,7 +280,7 @@ class ImageData(L.LightningDataModule):
             return self._batches(MemoryImages(pictures, self.task.tensor(pictures.labels), batched, channels), sampler)
         batch_size = self.batch_size
         noted = self.unreadable if unreadable is None else unreadable
-        dataset = TransformedImages(pictures, each, channels, self.task.tensor, noted, placed)
+        dataset = TransformedImages(pictures, each, channels, self.task.tensor, noted, placed, self.decoded)
         return FileLoader(
             dataset,
             batch_size=batch_size,

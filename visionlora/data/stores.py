@@ -28,6 +28,22 @@ class Store(Protocol):
     def size(self, name: str) -> int:
         """How many bytes it has."""
 
+    def stamp(self, name: str) -> str:
+        """What tells these bytes from those of any other file, and from what the same file was before it was changed."""
+
+
+def file_stamp(path: Path, inside: str = "") -> str:
+    """``Store.stamp`` of what is ``inside`` a file.
+
+    Raises:
+        UnreadableError: the file is not there.
+    """
+    try:
+        there = path.stat()
+    except OSError as error:
+        raise UnreadableError(error.strerror or str(error), path) from None
+    return f"{path.absolute()}\0{there.st_mtime_ns}\0{there.st_size}\0{inside}"
+
 
 class ZipStore:
     """The files of a zip archive, not unpacked.
@@ -64,6 +80,10 @@ class ZipStore:
     def size(self, name: str) -> int:
         """How many bytes it has."""
         return self.sizes[name]
+
+    def stamp(self, name: str) -> str:
+        """The archive and when it was changed."""
+        return file_stamp(self.path, name)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "sizes": self.sizes}
@@ -102,6 +122,11 @@ class TarStore:
     def size(self, name: str) -> int:
         """How many bytes it has."""
         return self.places[name][2]
+
+    def stamp(self, name: str) -> str:
+        """The archive, when it was changed, and the place in it."""
+        number, start, size = self.places[name]
+        return file_stamp(self.paths[number], f"{start}+{size}")
 
 
 def members(path: Path, called: str | None = None) -> list[tuple[str, int, int]]:

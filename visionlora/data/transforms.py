@@ -17,8 +17,23 @@ from visionlora.common.errors import UserError
 from visionlora.data.config import TRANSFORMS, DataConfig
 from visionlora.data.opening import MODES
 from visionlora.data.placing import jittered, letterbox
-from visionlora.data.views import CentreView, WholeView
+from visionlora.data.views import CentreView, RandomCrop, ShorterSide, WholeView
 from visionlora.tasks.placed import Placed
+
+
+@dataclass(frozen=True)
+class Small:
+    """The beginning of a transform, in which nothing is random: its result is made once, kept, and gone on from.
+
+    Args:
+        make: of an opened image, one of few pixels.
+        rest: from there to uint8 ``(C, H, W)``.
+        said: what is made, in words.
+    """
+
+    make: Callable[[Image.Image], Image.Image]
+    rest: Callable[[Image.Image], Tensor]
+    said: str
 
 
 @dataclass(frozen=True)
@@ -28,10 +43,12 @@ class Transform:
     Args:
         steps: transforms of torchvision, the last to a tensor.
         detail: pixels a side that the result can tell apart: a JPEG file need not be decoded to more.
+        small: what ``data.decoded`` keeps of an opened image; ``None``: nothing.
     """
 
     steps: Callable[[Image.Image], Tensor]
     detail: int
+    small: Small | None = None
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.steps(image)
@@ -45,6 +62,9 @@ BatchTransform = Callable[[Tensor, Sequence[int]], Tensor]
 """From uint8 ``(N, C, H, W)`` and a seed an image to uint8 ``(N, C, H', W')``: as by ``Transform`` with these seeds, up to rounding."""
 OVERSAMPLED = 2
 """Pixels decoded for each pixel of the view, a side, at least: the last halving is left to the better filter of the resize."""
+
+KEPT = 1.5
+"""Pixels for each pixel of the view, a side, that ``data.decoded`` keeps for the smallest random crop."""
 
 
 def for_data(preprocessing: Preprocessing, config: DataConfig, placed: bool = False) -> Preprocessing:
@@ -70,9 +90,7 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
     if preprocessing.crop_mode == "letterbox":
         return _with_labels(preprocessing, config)
     steps: list[torch.nn.Module] = (
-        [WholeView(size[0], how)]
-        if config.crop_scale is None
-        else [v2.RandomResizedCrop(size, tuple(config.crop_scale), interpolation=how)]
+        [WholeView(size[0], how)] if config.crop_scale is None else [RandomCrop(size, tuple(config.crop_scale), interpolation=how)]
     )
     if config.hflip:
         steps.append(v2.RandomHorizontalFlip(config.hflip))
@@ -86,7 +104,13 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
     if config.random_erasing:
         steps.append(v2.RandomErasing(config.random_erasing))
     smallest = 1.0 if config.crop_scale is None else math.sqrt(config.crop_scale[0])  # share of a side that fills the view
-    return Transform(v2.Compose(steps), math.ceil(OVERSAMPLED * preprocessing.image_size / smallest))
+    detail = math.ceil(OVERSAMPLED * preprocessing.image_size / smallest)
+    if config.crop_scale is None:
+        small = Small(steps[0], v2.Compose(steps[1:]), f"whole {size[0]} {how.value}")
+    else:
+        shorter = math.ceil(KEPT * preprocessing.image_size / smallest)
+        small = Small(ShorterSide(shorter, how), v2.Compose(steps), f"shorter {shorter} {how.value}")
+    return Transform(v2.Compose(steps), detail, small)
 
 
 def _with_labels(preprocessing: Preprocessing, config: DataConfig) -> Transform:
@@ -111,7 +135,9 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
     """The one view of evaluation and prediction: the whole image, or its resized centre."""
     whole = preprocessing.crop_mode == "letterbox"
     detail = math.ceil(OVERSAMPLED * preprocessing.image_size / (1.0 if whole else preprocessing.crop_pct))
-    return Transform(v2.Compose([_eval_steps(preprocessing), v2.PILToTensor()]), detail)
+    steps = _eval_steps(preprocessing)
+    said = f"{preprocessing.crop_mode} {preprocessing.image_size} {preprocessing.crop_pct} {preprocessing.interpolation}"
+    return Transform(v2.Compose([steps, v2.PILToTensor()]), detail, None if whole else Small(steps, v2.PILToTensor(), said))
 
 
 def _eval_steps(preprocessing: Preprocessing) -> torch.nn.Module:

@@ -168,6 +168,8 @@ def portable(config: TrainConfig) -> dict[str, Any]:
     values = asdict(config)
     if not (config.data.of_hub or config.data.of_url):
         values["data"]["root"] = str(Path(config.data.root).absolute())
+    if config.data.decoded is not None:
+        values["data"]["decoded"] = str(Path(config.data.decoded).absolute())
     if config.data.exclude is not None:
         values["data"]["exclude"] = str(Path(config.data.exclude).absolute())
     if config.data.classes not in (None, WORDNET):

@@ -23,7 +23,7 @@ def data_config(run: RunFolder, root: str | None = None) -> DataConfig:
     Raises:
         UserError: the config is damaged, or names a folder that is not there.
     """
-    own = checked(DataConfig, run.read_section("data"))
+    own = replace(checked(DataConfig, run.read_section("data")), decoded=None)
     if own.num_workers is not None:
         own = replace(own, num_workers=min(own.num_workers, os.cpu_count() or 1))
     if root is not None:
