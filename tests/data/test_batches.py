@@ -45,7 +45,7 @@ def test_the_same_pixels_as_one_by_one(channels: int, shape: tuple[int, ...], in
     for each, whole in ((train_transform(prepared, config), batched), (eval_transform(prepared), eval_batch_transform(prepared))):
         singly = TransformedImages(held, each, channels, torch.tensor)
         images, labels = MemoryImages(held, torch.tensor(held.labels), whole, channels)[0, items]
-        pairs = [singly[item] for item in items]
+        pairs: list[Any] = [singly[item] for item in items]
         assert near(images, torch.stack([torch.as_tensor(image) for image, _ in pairs]))
         assert labels.tolist() == [target for _, target in pairs]
 
