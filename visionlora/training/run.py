@@ -32,6 +32,7 @@ from visionlora.training.measuring import load_best, measure_after, measure_befo
 from visionlora.training.module import TaskModule
 from visionlora.training.opening import open_both
 from visionlora.training.place import Place, find_place, resumable
+from visionlora.training.precision import trustworthy
 from visionlora.training.recipe import decide
 from visionlora.training.settling import settle
 from visionlora.training.strength import choose_strength
@@ -64,6 +65,7 @@ def run(
         ranks = choose_ranks(config, place, backbone, data)
         base = base_to_keep(place, backbone)
         adapted = adapt(config, backbone, ranks)
+        config = trustworthy(config, adapted.model)
         config, recipe = decide(config, adapted, data)
         best_by = data.task.leading() if "val" in data.parts else None
         trainer, stopwatch = build_trainer(config, place.folder, place.checkpoint, best_by, (*more_callbacks, bad_files))

@@ -29,6 +29,7 @@ from visionlora.runs.metrics import RunLogger
 from visionlora.tasks.measure import Measure
 from visionlora.training.callbacks import AdaptiveRanks, Stopwatch, Terminable
 from visionlora.training.module import TaskModule
+from visionlora.training.precision import auto_precision
 
 WRONG_VALUE = (ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
 """What Lightning and torch raise where a checkpoint holds something else than they expect."""
@@ -148,16 +149,6 @@ def check_hardware(config: TrainConfig) -> None:
         raise UserError(f"trainer.devices={devices} on a CPU must be a number of processes, 1 to {cores}, or auto.")
     if str(devices).isdecimal() and int(str(devices)) > cores:
         raise UserError(f"trainer.devices={devices} is more processes than this machine has cores; at most trainer.devices={cores} here.")
-
-
-def auto_precision(accelerator: str) -> Any:
-    """``bf16-mixed`` where the hardware computes in it, else float32."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
-        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # torch has no public ones yet
-        return "bf16-mixed" if any(getattr(torch.cpu, check, bool)() for check in checks) else "32-true"
-    return "32-true"
 
 
 def fit(trainer: L.Trainer, module: TaskModule, data: ImageData, checkpoint: Path | None, stopwatch: Stopwatch) -> None:
