@@ -29,7 +29,7 @@ WHOLE: dict[str, Any] = {"crop_scale": None}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Class folders of photographs of half a megapixel."""
+    """Class folders of photographs of a tenth of a megapixel."""
     random = np.random.default_rng(0)
     for part, count in (("train", 6), ("test", 3)):
         for name in ("cat", "dog"):
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
             for number in range(count):
                 coarse = Image.fromarray(random.integers(0, 255, (12, 16, 3), dtype=np.uint8))
                 file = tmp_path / f"images/{part}/{name}/{number}.{'jpg' if number % 2 else 'png'}"
-                coarse.resize((800 - number, 600), Image.Resampling.BICUBIC).save(file)
+                coarse.resize((400 - number, 300), Image.Resampling.BICUBIC).save(file)
     return tmp_path / "images"
 
 
@@ -69,7 +69,7 @@ def test_random_crops_are_those_without_and_the_same_each_time(folder: Path, tmp
     plain, first, second = (shown(data(folder, keep)) for keep in (None, tmp_path / "kept", tmp_path / "kept"))
     assert torch.equal(first, second)
     assert (plain.float() - first.float()).abs().mean() < 5  # of 255, of fine noise; those of other seeds are 50 apart
-    assert all(path.stat().st_size < 800 * 600 for path in files(tmp_path / "kept"))
+    assert all(path.stat().st_size < 400 * 300 for path in files(tmp_path / "kept"))
 
 
 def test_nothing_is_decoded_twice_and_what_is_changed_is_decoded_anew(
