@@ -12,6 +12,7 @@ from torch import nn
 
 import visionlora as vl
 from visionlora import UserError
+from visionlora.common.compat import loses_gradients_in_bf16
 from visionlora.training import precision
 from visionlora.training.precision import layer_that_loses_gradients, trustworthy
 from visionlora.training.run import run
@@ -51,7 +52,7 @@ def test_auto_takes_float32_and_says_why(monkeypatch: pytest.MonkeyPatch, capsys
 @pytest.mark.parametrize("chosen", ["bf16-mixed", "bf16-true"])
 def test_the_user_s_own_is_refused_in_a_sentence(chosen: str, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=rf"trainer\.precision={chosen}: .* layer4\.0\.conv1 .* is 1 × 1 pixels; set trainer\.precision=32-true"
+        UserError, match=rf"trainer\.precision={chosen}: .* layer4\.0\.conv1 .* 1 × 1 pixels; set trainer\.precision=32-true"
     ):
         run(compose(*SMALL, f"trainer.precision={chosen}", "data.image_size=16"), tmp_path)
 
@@ -61,7 +62,7 @@ def test_what_is_let_through_is_right() -> None:
     torch.manual_seed(0)
     for side, kernel, stride in [(1, 3, 1), (2, 3, 2), (2, 5, 1), (3, 5, 2), (3, 7, 1)]:
         conv = nn.Conv2d(64, 8, kernel, stride, kernel // 2)
-        assert not precision.loses_gradients_in_bf16(conv, side, side)
+        assert not loses_gradients_in_bf16(conv, side, side)
         x, gradients = torch.randn(4, 64, side, side), []
         for dtype in (torch.float32, torch.bfloat16):
             poison = [torch.full_like(conv.weight, torch.nan, dtype=dtype) for _ in range(4)]
