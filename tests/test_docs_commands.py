@@ -19,7 +19,7 @@ from reporting.test_report import make_run
 COMPOSED = {
     "trainer=gpu": "needs a GPU",
     "trainer=ddp": "needs four devices",
-    "data=litdata": "needs a library; tests/data/test_litdata.py trains where it is",
+    "data=litdata": "needs a library; tests/data/sources/test_litdata.py trains where it is",
 }
 """Words of commands that are composed and checked only, and why."""
 WORDNET = {"bird": "n01530575", "cat": "n02123045", "dog": "n02085620", "fish": "n01440764"}

@@ -35,7 +35,7 @@ from visionlora.common.config import checked
 from visionlora.common.rows import to_csv
 from visionlora.data.config import DataConfig
 from visionlora.data.inputs import paths_of
-from visionlora.data.sources import class_folders
+from visionlora.data.sources.class_folders import class_folders
 from visionlora.lora.adapter_files import AdapterFiles
 from visionlora.lora.alphas import Alphas
 from visionlora.reporting.runs import configurations, find_runs, ranked, ranking_metric

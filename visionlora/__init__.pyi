@@ -14,7 +14,7 @@ from .data.config import DataConfig as DataConfig
 from .data.images import Images as Images
 from .data.images import Pictures as Pictures
 from .data.module import ImageData as ImageData
-from .data.sources import Source as Source
+from .data.sources.source import Source as Source
 from .exporting.model import export as export
 from .lora.adapter import Adapter as Adapter
 from .lora.changes import LayerChange as LayerChange

@@ -44,7 +44,7 @@ def refuse_missing_files(config: TrainConfig) -> None:
         UserError: one is not there, or the folder of the images cannot be one of class folders.
     """
     from visionlora.data.class_names import WORDNET
-    from visionlora.data.folders import is_archive, part_folders
+    from visionlora.data.sources.folders import is_archive, part_folders
 
     if config.ckpt_path is not None:  # what a run is resumed with is in its folder
         if config.ckpt_path not in ("last", "best") and not Path(config.ckpt_path).is_file():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from visionlora.common.errors import UserError
 
 if TYPE_CHECKING:
-    from visionlora.data.sources import Source
+    from visionlora.data.sources.source import Source
 
 WORDNET = "wordnet"
 """In place of a file: names by WordNet's ids, which the folders are."""

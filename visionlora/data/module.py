@@ -23,7 +23,7 @@ from visionlora.data.decoded import Decoded
 from visionlora.data.images import Images, Unreadable, checked, find_images, into_memory
 from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedImages
 from visionlora.data.pruning import Pruning, Shown
-from visionlora.data.sources import load_source
+from visionlora.data.sources.load import load_source
 from visionlora.data.split import complete, folds_of, recorded
 from visionlora.data.transforms import (
     BatchTransform,

@@ -18,11 +18,11 @@ from visionlora.common.disk import disk_trouble
 from visionlora.common.errors import UnreadableError, UserError
 from visionlora.common.files import is_part, put_in_place, remove_parts, replace_file, writing_beside
 from visionlora.common.reading import read_json, sealed_json
-from visionlora.data.folders import PARTS
 from visionlora.data.images import Images
 from visionlora.data.opening import extensions
 from visionlora.data.pack_config import PackConfig
-from visionlora.data.sources import load_source
+from visionlora.data.sources.folders import PARTS
+from visionlora.data.sources.load import load_source
 from visionlora.tasks.registry import kind_of, make_task
 from visionlora.tasks.task import Task
 

@@ -10,9 +10,9 @@ from sklearn.model_selection import GroupKFold, GroupShuffleSplit, KFold, Strati
 
 from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
-from visionlora.data.folders import PARTS
 from visionlora.data.images import Images
-from visionlora.data.sources import Source
+from visionlora.data.sources.folders import PARTS
+from visionlora.data.sources.source import Source
 from visionlora.tasks.task import Task
 
 VAL_FRACTION = 0.1

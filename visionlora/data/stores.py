@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from visionlora.common.errors import UnreadableError, UserError
-from visionlora.data.folders import SQUEEZED
+from visionlora.data.sources.folders import SQUEEZED
 
 
 class Store(Protocol):

@@ -62,7 +62,7 @@ class Detect(PlacedTask):
     output_words = ("class", "classes")
     hub = "object-detection"
     columns = ("objects",)
-    sources: ClassVar[dict[str, str]] = {"digits": "visionlora.data.scenes:boxed_digits"}
+    sources: ClassVar[dict[str, str]] = {"digits": "visionlora.data.sources.scenes:boxed_digits"}
     decoders = ("fcos", "retinanet", "ssd", "ssdlite", "faster_rcnn")
     Options = DetectOptions
 

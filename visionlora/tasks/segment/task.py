@@ -71,7 +71,7 @@ class Segment(PlacedTask):
     hub = "image-segmentation"
     columns = ("classes",)
     balances = ("weights",)
-    sources: ClassVar[dict[str, str]] = {"digits": "visionlora.data.scenes:masked_digits"}
+    sources: ClassVar[dict[str, str]] = {"digits": "visionlora.data.sources.scenes:masked_digits"}
     decoders = (
         "fpn",
         "unet",

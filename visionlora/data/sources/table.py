@@ -14,8 +14,8 @@ from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.processes import process_rank
 from visionlora.common.text import not_there
 from visionlora.data.config import DataConfig
-from visionlora.data.folders import PARTS
 from visionlora.data.images import FilesBelow, Images
+from visionlora.data.sources.folders import PARTS
 from visionlora.tasks.cells import Cells
 
 LABELS = ("label", "labels", "class")

@@ -9,8 +9,8 @@ from pathlib import Path
 from visionlora.common.errors import UnreadableError, UserError
 from visionlora.data.config import DataConfig
 from visionlora.data.images import CHECKED, Images
-from visionlora.data.pairs import pairs, part_roots
-from visionlora.data.sources import Source
+from visionlora.data.sources.pairs import pairs, part_roots
+from visionlora.data.sources.source import Source
 from visionlora.tasks.segment.mask_file import MaskFile, known_classes
 
 ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".webp")

@@ -23,7 +23,7 @@ from visionlora.common.files import put_in_place, remove_parts, replace_file, wr
 from visionlora.common.processes import process_rank
 from visionlora.common.reading import read_json, sealed_json
 from visionlora.common.text import counted, in_a_line
-from visionlora.data.folders import PARTS
+from visionlora.data.sources.folders import PARTS
 from visionlora.data.stores import members
 
 LISTING = "listing.json"

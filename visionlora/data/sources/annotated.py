@@ -11,8 +11,8 @@ from PIL import Image
 from visionlora.common.errors import UnreadableError, UserError
 from visionlora.common.processes import process_rank
 from visionlora.data.images import Images, OtherFiles
-from visionlora.data.pairs import PARTS
-from visionlora.data.sources import Source
+from visionlora.data.sources.pairs import PARTS
+from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Faults
 
 _PART_OF = {name: part for part, names in PARTS.items() for name in names}

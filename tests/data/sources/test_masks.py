@@ -16,7 +16,8 @@ from visionlora import UserError
 from visionlora.backbone.info import Preprocessing
 from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
-from visionlora.data.sources import Source, load_source
+from visionlora.data.sources.load import load_source
+from visionlora.data.sources.source import Source
 from visionlora.tasks.registry import kind_of
 
 PARTS = {"train": 6, "val": 3, "test": 3}

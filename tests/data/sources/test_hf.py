@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from visionlora import UserError
 from visionlora.common.errors import UnreadableError
 from visionlora.data.config import DataConfig
-from visionlora.data.hf import Rows
 from visionlora.data.module import ImageData
 from visionlora.data.pack_config import PackConfig
 from visionlora.data.packing import pack
+from visionlora.data.sources.hf import Rows
 
 Folders = Callable[..., Path]
 CLASSES = ["dog", "cat"]

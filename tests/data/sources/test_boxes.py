@@ -14,7 +14,7 @@ import torch
 from visionlora import UserError
 from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
-from visionlora.data.sources import load_source
+from visionlora.data.sources.load import load_source
 from visionlora.tasks.registry import kind_of
 
 PARTS = {"train": 6, "val": 3, "test": 3}

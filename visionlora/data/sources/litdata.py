@@ -16,11 +16,11 @@ from visionlora.common.errors import UnreadableError, UserError
 from visionlora.common.reading import read_json
 from visionlora.common.text import in_a_line
 from visionlora.data.config import DataConfig
-from visionlora.data.folders import PARTS
 from visionlora.data.images import Images
-from visionlora.data.shards import class_names_beside, named
+from visionlora.data.sources.folders import PARTS
+from visionlora.data.sources.shards import class_names_beside, named
+from visionlora.data.sources.table import Table, check_groups, column_of, label_columns, listed, tell_weights, weight_of
 from visionlora.data.stores import file_stamp
-from visionlora.data.table import Table, check_groups, column_of, label_columns, listed, tell_weights, weight_of
 from visionlora.tasks.cells import Cells
 
 INDEX = "index.json"

@@ -9,7 +9,7 @@ import pytest
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from visionlora import UserError
-from visionlora.data.folders import SUFFIXES, part_folders
+from visionlora.data.sources.folders import SUFFIXES, part_folders
 
 Folders = Callable[..., Path]
 

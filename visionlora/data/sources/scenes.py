@@ -10,7 +10,7 @@ from PIL import Image
 
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
-from visionlora.data.sources import Source
+from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Boxes
 from visionlora.tasks.segment.mask_file import MaskArray
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
-from visionlora.data.folders import PARTS
 from visionlora.data.images import Images
 from visionlora.data.opening import extensions
-from visionlora.data.remote import NAMES, fetched
+from visionlora.data.sources.folders import PARTS
+from visionlora.data.sources.remote import NAMES, fetched
+from visionlora.data.sources.table import LABELS, Table
 from visionlora.data.stores import TarStore
-from visionlora.data.table import LABELS, Table
 from visionlora.tasks.cells import Cells
 
 TEXTS = ("cls", "txt", "label")

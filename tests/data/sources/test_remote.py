@@ -15,12 +15,12 @@ from conftest import QUIET, TINY, command
 from safetensors.torch import load_file
 
 from visionlora import UserError
-from visionlora.data import remote
 from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
 from visionlora.data.pack_config import PackConfig
 from visionlora.data.packing import pack
-from visionlora.data.remote import expanded, kept_folder
+from visionlora.data.sources import remote
+from visionlora.data.sources.remote import expanded, kept_folder
 
 Folders = Callable[..., Path]
 

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 from visionlora.common.errors import UserError
 from visionlora.common.processes import process_rank
 from visionlora.common.text import counted, not_there
-from visionlora.data.annotated import files_below, finished, size_of
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
-from visionlora.data.sources import Source
+from visionlora.data.sources.annotated import files_below, finished, size_of
+from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Box, Faults
 
 LISTS = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}

@@ -15,7 +15,7 @@ from PIL import Image
 from visionlora import UserError
 from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
-from visionlora.data.sources import load_source
+from visionlora.data.sources.load import load_source
 from visionlora.data.split import complete, recorded
 from visionlora.tasks.registry import make_task
 

@@ -18,7 +18,7 @@ from visionlora.common.hub import unless_unreachable
 from visionlora.common.processes import process_rank
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
-from visionlora.data.table import PART_NAMES, Table, check_groups, column_of, label_columns, listed, tell_weights, weight_of
+from visionlora.data.sources.table import PART_NAMES, Table, check_groups, column_of, label_columns, listed, tell_weights, weight_of
 from visionlora.tasks.cells import Cells
 
 if TYPE_CHECKING:

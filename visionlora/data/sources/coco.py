@@ -11,11 +11,11 @@ from typing import Any
 
 from visionlora.common.errors import UserError
 from visionlora.common.text import not_there
-from visionlora.data.annotated import finished, part_of, size_of
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images, OtherFiles
-from visionlora.data.pairs import PARTS
-from visionlora.data.sources import Source
+from visionlora.data.sources.annotated import finished, part_of, size_of
+from visionlora.data.sources.pairs import PARTS
+from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Box, Faults
 
 

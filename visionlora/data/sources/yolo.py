@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from visionlora.common.errors import UserError
-from visionlora.data.annotated import files_below, finished
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
-from visionlora.data.sources import Source
+from visionlora.data.sources.annotated import files_below, finished
+from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Box, Faults
 from visionlora.tasks.segment.mask_file import read_classes
 
