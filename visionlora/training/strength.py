@@ -38,6 +38,8 @@ FEW = 10
 """Images a class, on average, below which the probe is kept unless another is better beyond chance."""
 CHANCE = 1 / 3
 """p of the test against the trained model below which another one is kept: about one standard error."""
+CHANCE_OF_FEW = 0.05
+"""The same against the probe, with fewer than ``FEW`` images a class: the best of eighteen on some forty images is often best by chance."""
 
 Outputs = Mapping[tuple[float, float], Tensor]
 """Outputs ``(N, ...)`` of each model between, by its shares of update and head."""
@@ -120,7 +122,8 @@ def outputs_between(
 
 def choose(data: ImageData, outputs: Outputs, targets: Tensor, images: PartImages, folds: int = 0) -> Strength:
     """The best of the models between: the trained one, unless another is better beyond a chance of one in three. With fewer than
-    ``FEW`` images a class, where training was worse than the probe as often as not, it is the probe unless another is better.
+    ``FEW`` images a class, where training was worse than the probe as often as not, it is the probe, unless another is better beyond
+    one in twenty.
 
     With some hundred images the best of eighteen is mostly best by chance, which costs more on other images than there is to be gained.
 
@@ -184,13 +187,14 @@ def measured(data: ImageData, outputs: Tensor, targets: Tensor) -> dict[str, flo
 
 def _best(data: ImageData, tried: Sequence[Tried], p_of: Callable[[Tried, Tried], float | None]) -> Tried:
     """The trained model, with few images a class the probe; or the one that is preferred among those that are better beyond chance."""
-    usual = (0.0, 0.0) if len(data.parts["train"]) < FEW * len(data.task.counts or ()) else (1.0, 1.0)
+    few = len(data.parts["train"]) < FEW * len(data.task.counts or ())
+    usual, chance = ((0.0, 0.0), CHANCE_OF_FEW) if few else ((1.0, 1.0), CHANCE)
     sign, ordered = 1 if data.task.leading().higher else -1, sorted(tried, key=_preference(data, tried), reverse=True)
     start = next((one for one in tried if (one.update, one.head) == usual), None)
     if start is None:
         return ordered[0]
     better = (one for one in ordered if sign * one.score > sign * start.score)
-    return next((one for one in better if (p := p_of(one, start)) is None or p < CHANCE), start)
+    return next((one for one in better if (p := p_of(one, start)) is None or p < chance), start)
 
 
 def _preference(data: ImageData, tried: Sequence[Tried]) -> Any:
