@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from visionlora.backbone.head import example_batch
+from visionlora.common.console import console
 from visionlora.common.errors import UserError
 from visionlora.data.every_view import ViewData, all_predicted
 from visionlora.data.module import Batch, ImageData
@@ -18,6 +19,8 @@ from visionlora.tasks.task import Task
 
 Linear = tuple[Tensor, Tensor]
 """``weight (outputs, D)`` and ``bias (outputs,)``."""
+DIFFERENT = 1e-5
+"""Standard deviation of a probe's outputs over the images below which it says the same of all."""
 
 
 class _HeadInputs(L.LightningModule):
@@ -79,10 +82,15 @@ def _takes_features(model: nn.Module, module: nn.Linear) -> bool:
     return isinstance(outputs, Tensor) and outputs.shape == seen[0][1].shape and torch.equal(outputs, seen[0][1])
 
 
-def started(data: ImageData, probe: Linear, features: Tensor, targets: Tensor) -> Linear:
-    """What a head that starts as this probe of these features starts as."""
+def start_head(module: nn.Linear, data: ImageData, probe: Linear, features: Tensor, targets: Tensor) -> None:
+    """Let a head that is to be trained start as this probe of these features; where that says the same of every image it stays at random,
+    as no layer below would get a gradient.
+    """
+    if float((features @ probe[0].to(features).T).std(0).max()) < DIFFERENT:
+        console.print("The features hardly differ between images, and the head starts at random.", highlight=False, markup=False)
+        return
     weight, bias = data.task.start_of_head(probe[0].numpy(), probe[1].numpy(), features.numpy(), targets.numpy())
-    return torch.from_numpy(weight), torch.from_numpy(bias)
+    set_head(module, (torch.from_numpy(weight), torch.from_numpy(bias)))
 
 
 def probe_of(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData) -> Linear:
@@ -125,5 +133,8 @@ def probe_head(trainer: L.Trainer, model: nn.Module, head: str, data: ImageData,
     features, targets = head_inputs(trainer, model, head, data, "train")
     weight, bias = data.task.probe(features.numpy(), targets.numpy())
     probe = torch.from_numpy(weight), torch.from_numpy(bias)
-    set_head(module, started(data, probe, features, targets) if to_train else probe)
+    if to_train:
+        start_head(module, data, probe, features, targets)
+    else:
+        set_head(module, probe)
     return probe

@@ -18,7 +18,7 @@ from visionlora.common.files import folder_inside, inside, replace_file
 from visionlora.common.tensors import read_tensors
 from visionlora.data.module import ImageData
 from visionlora.data.split import fold_parts
-from visionlora.evaluation.probe import head_inputs, set_head, started
+from visionlora.evaluation.probe import head_inputs, set_head, start_head
 from visionlora.model.saving import check_trained_state, load_trained_state, trained_state
 from visionlora.runs.config import TrainConfig
 from visionlora.runs.folder import RunFolder
@@ -97,7 +97,10 @@ def cross_validate(config: TrainConfig, adapted: Adapted, data: ImageData) -> Fo
         load_trained_state(model, begin, "the start")
         if config.model.head_init == "probe":
             probe = weight, bias
-            set_head(module, started(data, probe, features[kept], targets[kept]) if starts_training(config.lora) else probe)
+            if starts_training(config.lora):
+                start_head(module, data, probe, features[kept], targets[kept])
+            else:
+                set_head(module, probe)
         trainer = bare_trainer(config)
         with _held_out(data, kept, held_out):
             _fit(config, trainer, adapted, data, f"in fold {number} of {len(folds)}")
