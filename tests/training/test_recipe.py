@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from conftest import QUIET, TINY, command, compose, results
 
 from visionlora.common.errors import UserError
@@ -18,13 +20,21 @@ OPEN = (*TYPED, "logger={}")
 QUICK = ("trainer.max_epochs=1", "data.folds=0", "data.val_fraction=0.25")
 
 
+@pytest.fixture(scope="module")
+def known_weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Overrides for a backbone whose weights are no random ones of this run."""
+    file = tmp_path_factory.mktemp("weights") / "test_resnet.pt"
+    torch.save(timm.create_model("test_resnet").state_dict(), file)
+    return "model.pretrained=true", f"model.weights={file}"
+
+
 def chosen(folder: Path) -> dict[str, dict[str, object]]:
     found = json.loads((folder / "recipe.json").read_text())
     return {choice["key"]: choice for choice in found["choices"]}
 
 
-def test_open_settings_are_those_of_the_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = compose(*OPEN, "data.folds=0", "data.val_fraction=0.25", "data.batch_size=null")
+def test_open_settings_are_those_of_the_row(tmp_path: Path, capsys: pytest.CaptureFixture[str], known_weights: tuple[str, str]) -> None:
+    config = compose(*OPEN, *known_weights, "data.folds=0", "data.val_fraction=0.25", "data.batch_size=null")
     run(config, tmp_path)
     found, (row, _) = chosen(tmp_path), row_for(36, 9, "lora")
     assert found["model.head_init"]["value"] == row.head == "probe"
@@ -38,8 +48,15 @@ def test_open_settings_are_those_of_the_row(tmp_path: Path, capsys: pytest.Captu
     assert "head_init: probe" in written
 
 
-def test_what_is_given_wins_and_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(compose(*OPEN, *QUICK, "optim.lr=0.5e-3", "model.head_init=random"), tmp_path)
+def test_a_backbone_with_random_weights_has_no_probe_to_start_from(tmp_path: Path) -> None:
+    run(compose(*OPEN, *QUICK), tmp_path)
+    head = chosen(tmp_path)["model.head_init"]
+    assert head["value"] == "random"
+    assert head["why"] == "no probe, as the weights of the backbone are random"
+
+
+def test_what_is_given_wins_and_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], known_weights: tuple[str, str]) -> None:
+    run(compose(*OPEN, *known_weights, *QUICK, "optim.lr=0.5e-3", "model.head_init=random"), tmp_path)
     found = chosen(tmp_path)
     assert (found["optim.lr"]["value"], found["model.head_init"]["value"]) == (0.5e-3, "random")
     assert found["model.head_init"]["instead"] == "probe"

@@ -102,8 +102,9 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[Trai
         row, because = placed_row(images)
     else:
         row, because = row_for(images, a_class, config.lora.method)
-    if row.head == "probe" and why_random:
-        row, because_head = replace(row, head="random", rate=1.0), f"no probe, as {why_random}"
+    untrained = "" if config.model.pretrained or config.model.weights else "the weights of the backbone are random"
+    if row.head == "probe" and (why_random or untrained):
+        row, because_head = replace(row, head="random", rate=1.0), f"no probe, as {why_random or untrained}"
     else:
         because_head = because
     filling = _Filling(name)
