@@ -32,7 +32,14 @@ def test_a_probe_that_says_the_same_of_all_images_is_no_start(spread: float, sta
 
 def test_a_step_moves_the_adapters_of_a_backbone_whose_features_do_not_differ(tmp_path: Path) -> None:
     """Its layer scales make next to nothing of its random weights."""
-    own = ("model.name=cspnext_tiny", "recipe=auto", "data.image_size=64", "data.num_images=16", "trainer.limit_train_batches=1")
+    own = (
+        "model.name=cspnext_tiny",
+        "recipe=auto",
+        "model.head_init=probe",
+        "data.image_size=64",
+        "data.num_images=16",
+        "trainer.limit_train_batches=1",
+    )
     run(compose(*TINY, *QUIET, *own, "data.val_fraction=0.25", "trainer.max_epochs=1", "trainer=cpu"), tmp_path)
     adapters = [module for module in vl.load(tmp_path).model.modules() if isinstance(module, Adapter)]
     assert any(bool(adapter.lora_B.any()) for adapter in adapters)
