@@ -38,6 +38,7 @@ from .reporting.plots import changes_by_layer as changes_by_layer
 from .reporting.runs import configurations as configurations
 from .reporting.runs import find_runs as find_runs
 from .reporting.runs import ranked as ranked
+from .runs.averaged import Averaged as Averaged
 from .runs.averaged import average as average
 from .runs.config import OptimConfig as OptimConfig
 from .runs.predictor import Predictor as Predictor

@@ -21,7 +21,15 @@ from tasks.tables import coloured
 import visionlora as vl
 from visionlora.training.run import run
 
-MODEL = ("model=timm", "model.name=test_resnet", "model.pretrained=false", "data.num_workers=0", "data=table", "data.hflip=0")
+MODEL = (
+    "model=timm",
+    "model.name=test_resnet",
+    "model.pretrained=false",
+    "data.num_workers=0",
+    "data=table",
+    "data.hflip=0",
+    "trainer.precision=32-true",
+)
 
 
 @dataclass(frozen=True)

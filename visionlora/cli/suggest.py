@@ -182,7 +182,7 @@ def unknown(key: str, value: str, known: Mapping[str, str]) -> str:
     if close := near(key, known):
         return f"unknown key {key}. Did you mean {' or '.join(map(repr, close))}?"
     own = [name for name, beside in known.items() if not beside]
-    listed = f"there are {', '.join(own)}" if len(own) <= 12 else "--help lists all keys"
+    listed = f"there are {', '.join(own)}" if len(own) <= 16 else "--help lists all keys"
     return f"unknown key {key}; {listed}."
 
 

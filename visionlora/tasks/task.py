@@ -319,6 +319,18 @@ class Task:
         """What an evaluation keeps of outputs ``(N, ...)``, of which those of a whole part may not fit into memory; by default all."""
         return outputs
 
+    @classmethod
+    def same_rows(cls, found: Tensor, wanted: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+        """What two libraries gave for the same images, as far as it is of the same things: all of it, unless a model chooses what it looks
+        at, which rounding may change.
+
+        Args:
+            found: outputs ``(N, ...)``.
+            wanted: those that it should have been.
+            outputs: number of the model's outputs.
+        """
+        return found, wanted
+
     def averaged(self, outputs: Tensor) -> Tensor:
         """One output ``(N, ...)`` for several ``(V, N, ...)`` of the same images, as of a model's views; by default their mean."""
         return outputs.mean(0)

@@ -184,6 +184,12 @@ class Detect(PlacedTask):
         return DetectOutcome(self, split, outputs, targets, images, **more)
 
     @classmethod
+    def same_rows(cls, found: Tensor, wanted: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+        from visionlora.tasks.detect.alignment import same_rows
+
+        return same_rows(found, wanted, outputs)
+
+    @classmethod
     def described(cls, names: Sequence[str], outputs: int) -> str:
         return f"A detector of objects of {outputs} class{'es' * (outputs > 1)}{in_brackets(names)}"
 
