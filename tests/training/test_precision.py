@@ -44,6 +44,8 @@ def test_auto_takes_float32_and_says_why(monkeypatch: pytest.MonkeyPatch, capsys
     config = compose(*SMALL)
     assert trustworthy(config, model(32)) is config
     assert trustworthy(config, model(16)).trainer["precision"] == "32-true"
+    growing = compose(*SMALL, "data.progressive=0.5")  # from 16 px
+    assert trustworthy(growing, model(32)).trainer["precision"] == "32-true"
     assert "trainer.precision=auto takes float32: on a CPU, torch does not compute the gradient of layer4.0.conv1" in " ".join(
         capsys.readouterr().out.split()
     )

@@ -11,9 +11,11 @@ from visionlora.backbone.head import example_batch
 from visionlora.common.compat import loses_gradients_in_bf16
 from visionlora.common.console import console
 from visionlora.common.errors import UserError
+from visionlora.common.processes import process_rank
 from visionlora.common.watching import watching
 from visionlora.lora.audit import undisturbed
 from visionlora.runs.config import TrainConfig
+from visionlora.training.growing import Growth
 
 
 def auto_precision(accelerator: str) -> str:
@@ -37,23 +39,28 @@ def trustworthy(config: TrainConfig, model: nn.Module) -> TrainConfig:
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
     if not on_cpu or precision not in ("bf16-mixed", "bf16-true", "bf16"):
         return config
-    found = layer_that_loses_gradients(model, mixed=precision != "bf16-true")
+    least = example_batch(model).shape[-1]
+    if config.data.progressive is not None:
+        least = Growth(config.data.progressive, least).side_at(0.0)
+    found = layer_that_loses_gradients(model, precision != "bf16-true", least)
     if found is None:
         return config
     name, size = found
     why = f"on a CPU, torch does not compute the gradient of {name} in bfloat16 where what it sees is {size[0]} × {size[1]} pixels"
     if wanted != "auto":
         raise UserError(f"trainer.precision={wanted}: {why}; set trainer.precision=32-true, or data.image_size higher.")
-    console.print(f"trainer.precision=auto takes float32: {why}.", highlight=False, markup=False)
+    if not process_rank():
+        console.print(f"trainer.precision=auto takes float32: {why}.", highlight=False, markup=False)
     return replace(config, trainer=config.trainer | {"precision": "32-true"})
 
 
-def layer_that_loses_gradients(model: nn.Module, mixed: bool) -> tuple[str, tuple[int, int]] | None:
+def layer_that_loses_gradients(model: nn.Module, mixed: bool, side: int | None = None) -> tuple[str, tuple[int, int]] | None:
     """Name of the first layer that is trained and whose gradient a CPU gets wrong in bfloat16, and the height and width of its input.
 
     Args:
-        model: described by its ``info``; its input has the size that the images will have.
+        model: described by its ``info``.
         mixed: under autocast; a layer that switches it off for itself is right.
+        side: of the smallest images that will come, in pixels; ``None`` for the size in ``info``.
     """
     names = {module: name for name, module in model.named_modules()}
     found: list[tuple[str, tuple[int, int]]] = []
@@ -68,5 +75,5 @@ def layer_that_loses_gradients(model: nn.Module, mixed: bool) -> tuple[str, tupl
     convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     lower = torch.autocast("cpu", torch.bfloat16, enabled=mixed)
     with undisturbed(model), torch.no_grad(), lower, watching(conv.register_forward_pre_hook(note) for conv in convs):
-        model(example_batch(model))
+        model(example_batch(model, side))
     return found[0] if found else None

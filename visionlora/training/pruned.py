@@ -31,7 +31,7 @@ class PrunedLoss:
         self.shown: Shown | None = None
         self.proven = False
         self.positions = 0
-        self._indices = self._weights = self._found = torch.empty(0)
+        self._indices = self._weights = torch.empty(0)
         self._before = pruning.losses.clone()
 
     def begin(self, epoch: int, batch_idx: int, count: int) -> None:
