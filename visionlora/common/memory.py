@@ -43,8 +43,9 @@ def out_of_memory_told(batch_size: Callable[[], int]) -> Iterator[None]:
         if not out_of_memory(error):
             raise
         raise OutOfMemory(
-            f"out of memory with data.batch_size={batch_size()}. Set trainer.on_oom=halve, or data.batch_size lower"
-            " (trainer.accumulate_grad_batches makes up for it); model.checkpointing=light and a smaller data.image_size take less."
+            f"out of memory with data.batch_size={batch_size()}. Set data.batch_size lower"
+            " (trainer.accumulate_grad_batches makes up for it; trainer.on_oom=halve does both by itself, but not for boxes or masks);"
+            " model.checkpointing=light and a smaller data.image_size take less."
             " `python -m visionlora.plan` with the same settings finds the batch size that fits."
         ) from None
 
