@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import QUIET
 from PIL import Image
+from quickly import quickly
 
 PACKAGE = Path(__file__).with_name("extension")
 USED = (
@@ -77,7 +78,7 @@ TASKS = {
 """Task -> source, options, what leads, and the columns of a prediction."""
 
 
-@pytest.fixture(scope="module", params=TASKS)
+@pytest.fixture(scope="module", params=quickly(TASKS, 1))
 def of_a_task(request: pytest.FixtureRequest, installed: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     source, options, *_ = TASKS[request.param]
     folder = tmp_path_factory.mktemp("tasks") / request.param

@@ -15,6 +15,7 @@ import timm
 import torch
 import torchvision
 from model_parts import tensor
+from quickly import quickly
 from torch import Tensor, nn
 
 import visionlora as vl
@@ -78,7 +79,7 @@ def test_in_train_mode(name: str) -> None:
     assert torch.allclose(model(x), out, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["timm/test_vit", "timm/test_nfnet", "torchvision/shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", quickly(["timm/test_vit", "timm/test_nfnet", "torchvision/shufflenet_v2_x0_5"], 1))
 def test_compiles_copies_and_pickles(name: str) -> None:
     model, x = adapted(name)
     spread(model)

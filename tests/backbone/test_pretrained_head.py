@@ -111,6 +111,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_untrained_it_is_timms_own_model(pictures: Path, original: torch.nn.Module, tmp_path: Path) -> None:
     """The command, with timm's own transform as reference: its logits of these classes."""
     words = ("model.head_init=pretrained", "data=imagefolder", f"data.root={pictures}", "data.classes=wordnet", "data.num_workers=0")

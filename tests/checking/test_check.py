@@ -14,6 +14,7 @@ import pytest
 from conftest import QUIET, TINY, command, results
 from faults.disks import assert_one_sentence
 from PIL import Image
+from quickly import quickly
 
 from visionlora import UserError
 from visionlora.checking.labels import wrong_classes
@@ -127,7 +128,7 @@ def check_words(root: Path, folder: Path) -> tuple[str, ...]:
     return ("check", *MODEL, "data=imagefolder", f"data.root={root}", f"output={folder}")
 
 
-@pytest.mark.parametrize("limit", [500, 3000])
+@pytest.mark.parametrize("limit", quickly([500, 3000], 1))
 def test_onto_a_disk_that_takes_no_more_it_writes_neither_file(limit: int, faulty: Path, tmp_path: Path) -> None:
     """The table fits into 3,000 bytes, and the page does not."""
     done = command(*check_words(faulty, tmp_path / "check"), limit=limit)
@@ -141,7 +142,7 @@ def test_onto_a_disk_that_takes_no_more_it_writes_neither_file(limit: int, fault
     assert (tmp_path / "check/findings.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("step", ["files", "looks", "labels"])
+@pytest.mark.parametrize("step", quickly(["looks", "files", "labels"], 1))
 def test_interrupted_it_leaves_nothing_and_says_so(step: str, faulty: Path, tmp_path: Path) -> None:
     """Ctrl-C while files are opened, while copies are looked for, and while the backbone sees the images."""
     where = {"files": "wrong_files", "looks": "wrong_looks", "labels": "wrong_labels"}[step]

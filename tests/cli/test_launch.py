@@ -6,11 +6,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from faults.killing import COMMON, Killed, differences, slurm_job
 
 CALL = (*COMMON, "data.num_images=400")
 
 
+@pytest.mark.faults
 def test_a_job_that_slurm_runs_again_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
     slurm = slurm_job(tmp_path)
     whole, folder = tmp_path / "whole", tmp_path / "run"

@@ -106,7 +106,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ("plugin", "launcher"),
     [
         ("hydra_joblib_launcher", ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")),
-        ("hydra_submitit_launcher", ("hydra/launcher=submitit_local",)),
+        pytest.param("hydra_submitit_launcher", ("hydra/launcher=submitit_local",), marks=pytest.mark.slow),
         (
             "hydra_ray_launcher",
             ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"),
@@ -130,6 +130,7 @@ def test_launchers(plugin: str, launcher: tuple[str, ...], alone: dict[str, Any]
         assert figures["threads"] == max((os.cpu_count() or 1) // 2, 1)
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_finder_goes_on_too(tmp_path: Path) -> None:
     call = ("-m", *ONE, "data.num_images=200", "trainer.batch_size=auto", "lora.r=1,2", f"hydra.sweep.dir={tmp_path}")
     assert command("train", *call).returncode == 0

@@ -242,6 +242,7 @@ def test_quantize() -> None:
     assert not differing(lambda: quantize(vit, ("head",)))
 
 
+@pytest.mark.slow
 def test_a_command_may_be_quiet_for_good(tiny_run: Path, tmp_path: Path) -> None:
     """What calls from Python put back, commands keep: none of the libraries' remarks comes through."""
     done = command("train", f"again={tiny_run}", *QUIET, f"hydra.run.dir={tmp_path / 'run'}", fresh=True)

@@ -16,6 +16,7 @@ import pytest
 from conftest import command
 from faults.disks import assert_one_sentence
 from PIL import Image
+from quickly import quickly
 from tasks.tables import coloured
 
 from visionlora.data.config import DataConfig
@@ -116,7 +117,7 @@ def test_interrupted_it_leaves_whole_shards_and_goes_on(tmp_path: Path) -> None:
     assert all(whole[name] == content for name, content in left.items() if name != "shards.json")
 
 
-@pytest.mark.parametrize("limit", [300, 4_000, 25_000])
+@pytest.mark.parametrize("limit", quickly([300, 4_000, 25_000], 1, pytest.mark.faults))
 def test_onto_a_disk_that_takes_no_more(limit: int, tmp_path: Path) -> None:
     """Not even the list, no shard, some shards."""
     root = many(tmp_path / "images")

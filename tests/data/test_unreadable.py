@@ -17,6 +17,7 @@ import torch
 from conftest import QUIET, TINY, command, compose, results
 from faults.killing import PICTURES, Killed, differences, go_on
 from PIL import Image
+from quickly import quickly
 from safetensors.torch import load_file
 
 import visionlora as vl
@@ -60,11 +61,6 @@ def pictures(root: Path, bad: dict[str, range], train: int = 24, test: int = 8, 
                     with (folder / f"{i:03}.png").open("r+b") as file:
                         file.truncate(pad)
     return root
-
-
-def quickly(cases: dict[str, tuple[str, ...]], count: int) -> list[Any]:
-    """The first cases; the others are for ``make test-faults``."""
-    return [pytest.param(case, marks=[] if number < count else pytest.mark.faults) for number, case in enumerate(cases)]
 
 
 def listed(folder: Path) -> list[str]:
@@ -142,7 +138,7 @@ CASES: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.usefixtures("not_checked")
-@pytest.mark.parametrize("case", quickly(CASES, 2))
+@pytest.mark.parametrize("case", quickly(CASES, 2, pytest.mark.faults))
 def test_a_training_with_broken_pictures_goes_through(case: str, tmp_path: Path) -> None:
     """With most of them broken, batches come out empty, in training, validation and the measurement before."""
     bad = {"train/cat": range(18), "train/dog": range(16), "test/dog": range(8)}
@@ -254,7 +250,7 @@ EXACT: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.mark.parametrize("name", quickly(EXACT, 1))
+@pytest.mark.parametrize("name", quickly(EXACT, 1, pytest.mark.faults))
 def test_a_killed_run_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     bad = {"train/cat": range(0, 60, 7), "train/dog": range(3), "test/cat": range(1)}
     root = pictures(tmp_path / "data", bad, train=60, side=40, pad=2**19)  # more bytes than are decoded at the start

@@ -60,7 +60,7 @@ def test_rollout_by_hand() -> None:
     assert torch.allclose(torch.from_numpy(heat), (wanted - low) / (high - low), atol=1e-4)
 
 
-@pytest.mark.parametrize(("model", "method"), [("test_resnet", "gradcam"), ("test_vit", "rollout")])
+@pytest.mark.parametrize(("model", "method"), [("test_resnet", "gradcam"), pytest.param("test_vit", "rollout", marks=pytest.mark.slow)])
 def test_pictures_of_a_run(model: str, method: str, tmp_path: Path, class_folders: Callable[..., Path]) -> None:
     if method == "gradcam":
         pytest.importorskip("pytorch_grad_cam")

@@ -64,7 +64,12 @@ def assert_cards_work(run: Path, output: Path, formats: tuple[str, ...], mode: s
             ("model.name=test_vit", "data.image_size=48", "data.crop_scale=[0.5,1]"), ("timm", "state_dict"), "RGB", marks=pytest.mark.slow
         ),
         pytest.param(("model.stem=small",), ("state_dict", "pt2"), "RGB", marks=pytest.mark.slow),
-        (("model=torchvision", "model.name=mobilenet_v3_small", "data.crop_scale=[0.5,1]"), ("torchvision", "state_dict", "onnx"), "RGB"),
+        pytest.param(
+            ("model=torchvision", "model.name=mobilenet_v3_small", "data.crop_scale=[0.5,1]"),
+            ("torchvision", "state_dict", "onnx"),
+            "RGB",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_code_of_a_runs_card(overrides: tuple[str, ...], formats: tuple[str, ...], mode: str, tmp_path: Path) -> None:

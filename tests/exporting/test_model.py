@@ -181,6 +181,7 @@ def test_other_types_become_float32(kind: torch.dtype, tmp_path: Path) -> None:
         close(read(EXAMPLE.to(kind).float()), logits_of(model.float(), EXAMPLE.to(kind).float()))
 
 
+@pytest.mark.slow
 def test_modes_around_the_call(tmp_path: Path) -> None:
     """Inference mode, autocast and another default type change nothing of what is written."""
     model = learned(backbone())

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUIET, TINY, command, compose, results
+from quickly import quickly
 
 from visionlora import UserError
 from visionlora.planning import beginnings, measure
@@ -40,7 +41,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quickly(KINDS, 1))
 def test_what_is_planned_is_what_happens(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts to the last one, disk nearly so; time only roughly, as other tests run beside this one."""
     for name, value in (("SECONDS", 0.1), ("LONGEST", 0.2), ("EVALUATION_SECONDS", 0.0)):
@@ -93,14 +94,18 @@ def test_the_command_says_it_in_a_table_and_leaves_nothing(tmp_path: Path, tempo
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
-    [
-        (("-m", "lora.r=1,2"), "a plan is for one run; leave -m and sweep= out"),
-        (("sweep=rank",), "a plan is for one run; leave -m and sweep= out"),
-        (("ckpt_path=last",), "a plan is for a whole run, from its start"),
-        (("trainer=ddp", "trainer.accelerator=cpu"), "the run is one of 2 processes, and a plan measures one"),
-        (("lora.targets=[blok]",), "pattern 'blok' matches no"),
-        (("lora.rr=4",), r"unknown key lora.rr. Did you mean 'lora.r'"),
-    ],
+    quickly(
+        [
+            (("-m", "lora.r=1,2"), "a plan is for one run; leave -m and sweep= out"),
+            (("sweep=rank",), "a plan is for one run; leave -m and sweep= out"),
+            (("ckpt_path=last",), "a plan is for a whole run, from its start"),
+            (("trainer=ddp", "trainer.accelerator=cpu"), "the run is one of 2 processes, and a plan measures one"),
+            (("lora.targets=[blok]",), "pattern 'blok' matches no"),
+            (("lora.rr=4",), r"unknown key lora.rr. Did you mean 'lora.r'"),
+        ],
+        3,
+        names=2,
+    ),
 )
 def test_mistakes_are_one_sentence(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
     done = command("plan", *TINY, *overrides, cwd=tmp_path)

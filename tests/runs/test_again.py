@@ -12,6 +12,7 @@ import pytest
 import yaml
 from conftest import QUIET, TINY, command, compose, results
 from faults.killing import differences
+from quickly import quickly
 
 from visionlora.cli.resume import repeated_config
 from visionlora.common.errors import UserError
@@ -196,7 +197,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.parametrize("case", quickly(HOSTILE, 6, pytest.mark.faults))
 def test_a_hostile_config_is_one_sentence(case: str, tmp_path: Path) -> None:
     """As a command: nothing is made, run or read, and nothing is left behind."""
     sections, said = HOSTILE[case]

@@ -97,6 +97,7 @@ def run_with(tiny_run: Path, folder: Path, seed: int, **changes: Any) -> None:
     (folder / "results.json").write_text(json.dumps(results(tiny_run) | {key.replace("__", "/"): value for key, value in changes.items()}))
 
 
+@pytest.mark.slow
 def test_the_report_names_what_differs_and_adds_no_columns_for_the_rest(tiny_run: Path, tmp_path: Path) -> None:
     run_with(tiny_run, tmp_path / "runs" / "a", 0)
     run_with(tiny_run, tmp_path / "runs" / "b", 1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import QUIET, TINY, compose, results
+from quickly import quickly
 from safetensors.torch import load_file
 
 import visionlora as vl
@@ -95,7 +96,7 @@ def test_the_head_starts_as_the_probe(tmp_path: Path) -> None:
     assert results(tmp_path / "probe")["test/top1"] > 0.9
 
 
-@pytest.mark.parametrize("how", ["light", "blocks"])
+@pytest.mark.parametrize("how", quickly(["light", "blocks"], 1))
 @pytest.mark.parametrize(
     "overrides", [("model.name=test_resnet",), ("model.name=test_vit",), ("model=torchvision", "model.name=shufflenet_v2_x0_5")], ids=str
 )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from conftest import QUIET, TINY, command, compose, results
 from lightning.pytorch.callbacks import Callback
+from quickly import quickly
 
 from visionlora.training.run import run
 
@@ -21,17 +22,21 @@ STEPS_AN_EPOCH = 12  # 180 images for training
 
 @pytest.mark.parametrize(
     ("overrides", "steps"),
-    [
-        (("callbacks.early_stopping.patience=2",), 3 * STEPS_AN_EPOCH),  # validations at the end of each epoch; the first is the best
-        (("callbacks.early_stopping.patience_steps=13",), 3 * STEPS_AN_EPOCH),
-        (("callbacks.early_stopping.patience_steps=12",), 2 * STEPS_AN_EPOCH),
-        (("trainer.val_check_interval=4", "callbacks.early_stopping.patience=2"), 12),
-        (("trainer.val_check_interval=4", "callbacks.early_stopping.patience_steps=5"), 12),
-        (("trainer.val_check_interval=4", "callbacks.early_stopping.patience_steps=1"), 8),
-        (("trainer.val_check_interval=0.5", "callbacks.early_stopping.patience_steps=12"), 18),
-        (("trainer.val_check_interval=4", "callbacks.early_stopping.patience_steps=5", "trainer.accumulate_grad_batches=2"), 8),
-        (("trainer.val_check_interval=20", "trainer.check_val_every_n_epoch=null", "callbacks.early_stopping.patience_steps=1"), 40),
-    ],
+    quickly(
+        [
+            (("callbacks.early_stopping.patience=2",), 3 * STEPS_AN_EPOCH),  # validations at the end of each epoch; the first is the best
+            (("callbacks.early_stopping.patience_steps=13",), 3 * STEPS_AN_EPOCH),
+            (("callbacks.early_stopping.patience_steps=12",), 2 * STEPS_AN_EPOCH),
+            (("trainer.val_check_interval=4", "callbacks.early_stopping.patience=2"), 12),
+            (("trainer.val_check_interval=4", "callbacks.early_stopping.patience_steps=5"), 12),
+            (("trainer.val_check_interval=4", "callbacks.early_stopping.patience_steps=1"), 8),
+            (("trainer.val_check_interval=0.5", "callbacks.early_stopping.patience_steps=12"), 18),
+            (("trainer.val_check_interval=4", "callbacks.early_stopping.patience_steps=5", "trainer.accumulate_grad_batches=2"), 8),
+            (("trainer.val_check_interval=20", "trainer.check_val_every_n_epoch=null", "callbacks.early_stopping.patience_steps=1"), 40),
+        ],
+        5,
+        names=2,
+    ),
 )
 def test_the_training_ends_where_it_should(overrides: tuple[str, ...], steps: int, tmp_path: Path) -> None:
     given = [word for word in (*LONG, *overrides) if not word.startswith("callbacks=none")]

@@ -16,6 +16,7 @@ import torch
 from conftest import QUIET, command, compose
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
+from quickly import quickly
 from safetensors.torch import load_file
 
 import visionlora as vl
@@ -166,14 +167,17 @@ def test_other_methods(task: str, lora: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [
-        ("model.decoder=ssd", "trainer.precision=bf16-mixed"),
-        ("model.decoder=ssdlite", "data.batch_size=1", "data.image_size=32"),
-        ("model.decoder=faster_rcnn", "trainer.precision=bf16-mixed", "lora=full"),
-        ("model.decoder=faster_rcnn", "data.batch_size=1", "lora=none"),
-        ("model=torchvision", "model.name=ssdlite320_mobilenet_v3_large", "lora.targets=stage2+"),
-        ("model=torchvision", "model.name=fasterrcnn_mobilenet_v3_large_320_fpn", "lora.targets=stage10+"),
-    ],
+    quickly(
+        [
+            ("model.decoder=ssdlite", "data.batch_size=1", "data.image_size=32"),
+            ("model.decoder=faster_rcnn", "trainer.precision=bf16-mixed", "lora=full"),
+            ("model.decoder=ssd", "trainer.precision=bf16-mixed"),
+            ("model.decoder=faster_rcnn", "data.batch_size=1", "lora=none"),
+            ("model=torchvision", "model.name=ssdlite320_mobilenet_v3_large", "lora.targets=stage2+"),
+            ("model=torchvision", "model.name=fasterrcnn_mobilenet_v3_large_320_fpn", "lora.targets=stage10+"),
+        ],
+        2,
+    ),
     ids=lambda more: " ".join(word.partition("=")[2] for word in more),
 )
 def test_other_detectors(more: tuple[str, ...], tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def test_a_package_that_is_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_not_logged_in(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     done = command("train", *ONE, "logger=wandb", f"hydra.run.dir={tmp_path / 'run'}", env={"HOME": str(tmp_path), "WANDB_API_KEY": ""})

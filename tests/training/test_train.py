@@ -19,6 +19,7 @@ import pytest
 import torch
 from conftest import QUIET, TINY, command, results
 from PIL import Image
+from quickly import quickly
 
 import visionlora as vl
 
@@ -112,18 +113,27 @@ def test_probe_and_full_leave_the_same_files(method: str, tmp_path: Path, tiny_r
 
 @pytest.mark.parametrize(
     "overrides",
-    [
-        ("model.in_chans=1",),
-        ("model.stem=small", "optim=sgd"),
-        ("model=torchvision", "model.name=resnet18", "model.in_chans=4"),
-        ("optim=lion", "optim.schedule=constant", "optim.head_lr=1e-3", "optim.label_smoothing=0.1", "trainer.accumulate_grad_batches=2"),
-        ("callbacks=early_stopping", "trainer.precision=32-true", "optim.schedule=cosine", "data.num_workers=1"),
-        ("trainer=debug", "lora.dropout=0.2", "lora.use_rslora=true", "lora.targets={layer1: 2, layer3: {r: 3, alpha: 1}}"),
-        ("data.val_fraction=0", "data.randaugment=2", "data.crop_scale=[0.5,1.0]"),
-        ("model.name=test_vit", "model.drop_path_rate=0.2", "data.image_size=48", "lora.train_head=false"),
-        ("trainer.limit_val_batches=0", "trainer.limit_train_batches=1"),
-        ("trainer.overfit_batches=1", "trainer.precision=bf16-true"),
-    ],
+    quickly(
+        [
+            ("model.in_chans=1",),
+            ("model.stem=small", "optim=sgd"),
+            ("model=torchvision", "model.name=resnet18", "model.in_chans=4"),
+            (
+                "optim=lion",
+                "optim.schedule=constant",
+                "optim.head_lr=1e-3",
+                "optim.label_smoothing=0.1",
+                "trainer.accumulate_grad_batches=2",
+            ),
+            ("callbacks=early_stopping", "trainer.precision=32-true", "optim.schedule=cosine", "data.num_workers=1"),
+            ("trainer=debug", "lora.dropout=0.2", "lora.use_rslora=true", "lora.targets={layer1: 2, layer3: {r: 3, alpha: 1}}"),
+            ("data.val_fraction=0", "data.randaugment=2", "data.crop_scale=[0.5,1.0]"),
+            ("model.name=test_vit", "model.drop_path_rate=0.2", "data.image_size=48", "lora.train_head=false"),
+            ("trainer.limit_val_batches=0", "trainer.limit_train_batches=1"),
+            ("trainer.overfit_batches=1", "trainer.precision=bf16-true"),
+        ],
+        6,
+    ),
 )
 def test_options_run_and_load(overrides: tuple[str, ...], tmp_path: Path) -> None:
     done = command("train", *TINY, *QUIET, f"hydra.run.dir={tmp_path}", "trainer.max_epochs=1", *overrides)

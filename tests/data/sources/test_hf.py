@@ -152,6 +152,7 @@ def test_several_labels_numbers_and_groups(root: Path, tmp_path: Path) -> None:
     assert not set(parts["train"].groups) & set(parts["test"].groups)
 
 
+@pytest.mark.slow
 def test_a_training_with_worker_processes_is_that_without(root: Path, tmp_path: Path) -> None:
     """With folds, and an image that cannot be read."""
     found = splits(root)
@@ -222,6 +223,7 @@ def test_the_hub_without_a_connection(tmp_path: Path) -> None:
     assert "save_to_disk" in line
 
 
+@pytest.mark.faults
 def test_killed_after_an_epoch(class_folders: Folders, tmp_path: Path) -> None:
     place = on_disk(splits(class_folders(train={"cat": 60, "dog": 60}, test={"cat": 8, "dog": 8})), tmp_path / "set")
     case = Case((*PICTURES, "data=hf", "data.num_workers=2"), pictures=True)

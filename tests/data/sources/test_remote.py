@@ -146,6 +146,7 @@ def test_no_shard_lies_outside_the_folder(name: str) -> None:
         remote._local(name)
 
 
+@pytest.mark.slow
 def test_a_training_from_a_url_is_that_from_the_disk_and_is_evaluated_without_the_server(shards: Path, server: Any, tmp_path: Path) -> None:
     words = [word for word in TINY if word not in ("data=fake", "data.num_workers=0")]
     words += [*QUIET, "data=webdataset", "trainer.max_epochs=1", "data.image_size=72"]
