@@ -8,6 +8,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,10 +37,10 @@ class CheckError(Exception):
     """A check that does not hold, and why."""
 
 
-def build(full_name: str, size: int | None = None) -> nn.Module:
+def build(full_name: str, size: int | None = None, decoder: str | None = None) -> nn.Module:
     """The model in float64, eval, nothing in it zero that training would fill."""
     torch.manual_seed(0)
-    model = vl.create_backbone(full_name, 10, pretrained=False, image_size=size).double()
+    model = vl.create_backbone(full_name, 10, pretrained=False, image_size=size, decoder=decoder).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.abs().max() < 1e-3:
@@ -144,9 +145,9 @@ def theirs() -> Side:
     )
 
 
-def check(full_name: str, side: Side, size: int | None = None) -> dict[str, Any]:
+def check(full_name: str, side: Side, size: int | None = None, decoder: str | None = None) -> dict[str, Any]:
     """Every check of one model; ``failed`` names the first that does not hold, the later ones are not tried."""
-    model = build(full_name, size)
+    model = build(full_name, size, decoder)
     x = example(model, size).double()
     calibrate(model, x)
     result: dict[str, Any] = {
@@ -156,7 +157,7 @@ def check(full_name: str, side: Side, size: int | None = None) -> dict[str, Any]
         "adapters": 0,
         "passed": [],
     }
-    steps = _checks(model, x, side, result)
+    steps = _checks(model, x, side, result, partial(build, full_name, size, decoder))
     try:
         for name in side.checks:
             result["failed"], result["why"] = name, ""
@@ -169,7 +170,7 @@ def check(full_name: str, side: Side, size: int | None = None) -> dict[str, Any]
     return result
 
 
-def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any]) -> Any:
+def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any], again: Callable[[], nn.Module]) -> Any:
     before = logits(model, x)
     learning = share_of_nonzero(before, [slot.raw for slot in candidates(model, vl.find_head(model)).values() if not slot.part])
     before = before.detach()
@@ -243,7 +244,7 @@ def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any]) -> 
 
         with tempfile.TemporaryDirectory() as folder:
             side.save(adapted, folder)
-            other = build(result["model"], result["image_size"])
+            other = again()
             other.load_state_dict(state)
             near(logits(side.load(other, folder), x), adapted_out, "the reloaded adapter differs")
         yield
