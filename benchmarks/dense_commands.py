@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,8 @@ IMPORTED = (*PRELOAD, "benchmarks.dense_commands", "segmentation_models_pytorch"
 SCENES = {"train": 8, "val": 4, "test": 4}
 """Pictures of each part of ``data=digits`` here: the same ones as ever, but fewer of them."""
 DATA = ("data=digits", "data.batch_size=2", "data.num_workers=0")
-SAME = 1e-4
-"""Share of a figure by which ``evaluate`` may differ from what the training measured: it computes in float32, folded otherwise."""
+SAME = 2e-3
+"""Share of a figure by which ``evaluate`` may differ from what the training measured: rounding makes another class of a pixel here and there."""
 CLASSES = 10
 
 
@@ -121,7 +122,7 @@ def loaded_and_merged(run: str) -> None:
 def checks(full_name: str, decoder: str | None, size: int) -> dict[str, Any]:
     """``family_checks`` of ours."""
     warnings.filterwarnings("ignore")
-    return check(full_name, ours(), size, decoder)
+    return check(full_name, replace(ours(), draws=3), size, decoder)
 
 
 def smallest_size(full_name: str, decoder: str | None) -> int:

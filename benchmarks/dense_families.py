@@ -36,9 +36,9 @@ from visionlora.common.files import replace_file
 RESULTS, TABLE = ROOT / "benchmarks/results/dense_families.json", ROOT / "docs/dense_families.md"
 SOURCES = ("visionlora/lora", "visionlora/backbone", "visionlora/speed", "visionlora/tasks/detect", "visionlora/tasks/segment")
 FAMILIES = (
-    "resnet", "regnet", "efficientnet", "mobilenetv3", "convnext", "densenet", "dla", "hrnet", "swin_transformer", "swin_transformer_v2",
-    "pvt_v2", "maxxvit", "byobnet", "edgenext", "ghostnet", "vgg", "inception_v3", "nfnet", "res2net", "levit", "tiny_vit", "hiera",
-    "vision_transformer", "fasternet", "repvit", "tresnet", "efficientvit_mit", "focalnet", "xception_aligned",
+    "resnet", "regnet", "efficientnet", "mobilenetv3", "convnext", "densenet", "dla", "hrnet", "swin_transformer", "byobnet", "maxxvit",
+    "nfnet", "fasternet", "edgenext", "starnet", "mambaout", "vision_transformer", "levit", "pvt_v2", "ghostnet", "efficientvit_mit",
+    "repvit", "vgg", "tiny_vit", "hiera", "res2net", "tresnet", "inception_v3", "swin_transformer_v2", "focalnet", "xception_aligned",
 )  # fmt: skip
 """Of timm, in ``families.json``, which has the smallest model of each."""
 MORE = {
