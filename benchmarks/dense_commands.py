@@ -28,7 +28,7 @@ SCENES = {"train": 8, "val": 4, "test": 4}
 """Pictures of each part of ``data=digits`` here: the same ones as ever, but fewer of them."""
 DATA = ("data=digits", "data.batch_size=2", "data.num_workers=0")
 SAME = 2e-3
-"""Share of a figure by which ``evaluate`` may differ from what the training measured: rounding makes another class of a pixel here and there."""
+"""Share of a figure, or of a half, by which ``evaluate`` may differ from what the training measured: rounding gives some pixel another class."""
 CLASSES = 10
 
 
@@ -97,7 +97,7 @@ def evaluated(run: str) -> None:
         raise RuntimeError("no epoch was trained")
     for key, again in json.loads(Path(run, "evaluation_test.json").read_text()).items():
         first = trained.get(f"test/{key.removeprefix('test/')}")
-        if isinstance(first, float) and not abs(first - again) <= SAME * max(abs(first), 1e-3):
+        if isinstance(first, float) and not abs(first - again) <= SAME * max(abs(first), 0.5):
             raise RuntimeError(f"{key} is {again:.6g} of the run that was read back, {first:.6g} after training")
 
 

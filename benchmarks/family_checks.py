@@ -97,7 +97,7 @@ class Side:
     exact: bool
     checks: tuple[str, ...] = CHECKS
     draws: int = 1
-    """Batches on all of which ``precision`` has to fail: below a decoder, whether rounding stops a ReLU here or there is much of its error."""
+    """Batches on all of which ``precision`` has to fail: below a decoder, much of its error is whether rounding stops a ReLU or not."""
 
 
 def ours() -> Side:
@@ -281,6 +281,7 @@ def train_gradients(
         report = vl.fold(model, x)
         if result is not None:
             result |= {"folded": len(report.folded), "note": report.note}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a head that is made anew learns statistics
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -291,6 +292,9 @@ def train_gradients(
     weights = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out)
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     grads = torch.autograd.grad((out.double() * weights).sum(), list(learning.values()))
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
     vl.unfold(model)
     model.eval()
     return {"the output": out.detach()} | {f"the gradient of {name}": grad for name, grad in zip(learning, grads, strict=True)}

@@ -91,8 +91,8 @@ def _whole(folder: Path) -> bool:
     """Whether all that is listed is there."""
     if not (folder / LISTING).is_file():
         return False
-    shards = read_json(folder / LISTING)["shards"]
-    return all(_is_kept(folder / name, shard) for name, shard in shards.items())
+    listing = read_json(folder / LISTING)  # one of an earlier version does not say whether all of it was here
+    return listing.get("complete", True) and all(_is_kept(folder / name, shard) for name, shard in listing["shards"].items())
 
 
 def _is_kept(file: Path, shard: Mapping[str, Any]) -> bool:
@@ -105,11 +105,12 @@ def _fetch(root: str, folder: Path, most_gb: float) -> None:
     A list of which all was here once stays, for it is what was trained on. Before, one that turns out to be wrong is made anew next time.
     """
     server = _Server(root)
+    remove_parts(folder)
     if not (folder / LISTING).is_file():
         shards = server.shards(folder)
         _see_room(root, folder, shards, most_gb)
         _remove_others(folder, shards)
-        replace_file(folder / LISTING, sealed_json({"root": root, "shards": shards}))
+        replace_file(folder / LISTING, sealed_json({"root": root, "shards": shards, "complete": False}))
     listing = read_json(folder / LISTING)
     shards = listing["shards"]
     missing = {name: shard for name, shard in shards.items() if not _is_kept(folder / name, shard)}
@@ -125,10 +126,10 @@ def _fetch(root: str, folder: Path, most_gb: float) -> None:
                 done.result()
         except BaseException as error:
             pool.shutdown(cancel_futures=True)
-            if isinstance(error, ListedOtherwiseError) and not listing.get("complete"):
+            if isinstance(error, ListedOtherwiseError) and not listing.get("complete", True):
                 (folder / LISTING).unlink()
             raise
-    if not listing.get("complete"):
+    if not listing.get("complete", True):
         replace_file(folder / LISTING, sealed_json({"root": root, "shards": shards, "complete": True}))
 
 
