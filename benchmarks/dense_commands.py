@@ -28,7 +28,7 @@ SCENES = {"train": 8, "val": 4, "test": 4}
 """Pictures of each part of ``data=digits`` here: the same ones as ever, but fewer of them."""
 DATA = ("data=digits", "data.batch_size=2", "data.num_workers=0")
 SAME = 2e-3
-"""Share of a figure, or of a half, by which ``evaluate`` may differ from what the training measured: rounding gives some pixel another class."""
+"""Share of a figure, or of a half, by which ``evaluate`` may differ from the training: rounding gives some pixel another class."""
 CLASSES = 10
 
 

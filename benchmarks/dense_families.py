@@ -117,8 +117,9 @@ def table(known: dict[str, Any]) -> str:
 
 INTRO = """# Every family for boxes and masks
 
-Written by `make test-dense-families` (`benchmarks/dense_families.py`), which says what is checked: the commands `train`, `evaluate`, `export` on a few pictures
-of `data=digits`, then gradients, folding, precision, merging, reloading and removing. Weights are random. A line is what
+Written by `make test-dense-families` (`benchmarks/dense_families.py`, which says what is checked): the commands `train`, `evaluate` and
+`export` on a few pictures of `data=digits`, then gradients, folding, precision, merging, reloading, removing. Weights are random. A line is
+what
 
     python -m visionlora.train task=segment data=digits model=timm model.name=test_resnet model.pretrained=false
 
