@@ -115,7 +115,7 @@ def table(known: dict[str, Any]) -> str:
     )
 
 
-INTRO = """# Every family for boxes and masks
+INTRO = """# Families for boxes and masks
 
 Written by `make test-dense-families` (`benchmarks/dense_families.py`, which says what is checked): the commands `train`, `evaluate` and
 `export` on a few pictures of `data=digits`, then gradients, folding, precision, merging, reloading, removing. Weights are random. A line is
@@ -144,7 +144,7 @@ def main() -> None:
     chosen = [cell for cell in cells() if not options.only or cell.family in options.only]
     old = [cell for cell in chosen if options.afresh or found.get(cell.key, {}).get("measured_with") != now]
     if options.rest:
-        old = [cell for cell in old if outcome(found.get(cell.key)) in ("not run", "fails")]
+        old = [cell for cell in chosen if outcome(found.get(cell.key)) in ("not run", "fails")]
     options.results.parent.mkdir(parents=True, exist_ok=True)
     for cell in measured(known, old, options.jobs, options.graphs):
         found[cell.pop("key")] = cell | {"measured_with": now}
