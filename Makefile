@@ -7,7 +7,7 @@ ARGS   ?=
 QUICK  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-faults lint types check test-families cpu-kernels bench bench-accuracy bench-adapters docs test-notebooks clean
+.PHONY: help setup train test test-slow test-faults lint types check test-families test-dense-families cpu-kernels bench bench-accuracy bench-adapters docs test-notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ check: test lint types docs ## what CI runs
 
 test-families: $(STAMP) ## every family of timm and torchvision through the commands: docs/families.md; ARGS="--graphs" with ONNX, "--sides peft --afresh" for PEFT's column
 	$(BIN)/python benchmarks/families.py $(ARGS)
+
+test-dense-families: $(STAMP) ## families for boxes and masks through the commands: docs/dense_families.md; ARGS="--graphs" with ONNX
+	$(BIN)/python benchmarks/dense_families.py $(ARGS)
 
 cpu-kernels: $(STAMP) ## every linear and conv geometry of these families, forward and backward, in torch's own CPU library
 	$(BIN)/python benchmarks/cpu_kernels.py $(ARGS)

@@ -40,7 +40,7 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from importlib.metadata import version
@@ -89,10 +89,10 @@ def timm_families() -> dict[str, str]:
     return smallest
 
 
-def fingerprint() -> str:
+def fingerprint(sources: tuple[str, ...] = SOURCES) -> str:
     """sha256 over names and contents of the sources that ours was measured with."""
     digest = hashlib.sha256()
-    for path in sorted(path for folder in SOURCES for path in (ROOT / folder).rglob("*.py")):
+    for path in sorted(path for folder in sources for path in (ROOT / folder).rglob("*.py")):
         digest.update(f"{path.relative_to(ROOT).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()} ".encode())
     return digest.hexdigest()
 
@@ -136,11 +136,12 @@ def cells(side: str, names: list[str], known: dict[str, Any], jobs: int, graphs:
         return through(forks, name, sizes[name], graphs) | {"graphs": graphs, "seconds": round(time.perf_counter() - started, 1)}
 
     with ThreadPoolExecutor(jobs) as threads:
-        yield from _as_they_come(threads, one, names)
+        yield from as_they_come(threads, one, names)
 
 
-def _as_they_come(threads: ThreadPoolExecutor, one: Callable[[str], dict[str, Any]], names: list[str]) -> Iterator[dict[str, Any]]:
-    for done in as_completed([threads.submit(partial(one, name)) for name in names]):
+def as_they_come(threads: ThreadPoolExecutor, one: Callable[[Any], dict[str, Any]], of: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """``one`` of each, in the order in which they end."""
+    for done in as_completed([threads.submit(partial(one, each)) for each in of]):
         yield done.result()
 
 

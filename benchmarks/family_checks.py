@@ -8,6 +8,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,10 +37,10 @@ class CheckError(Exception):
     """A check that does not hold, and why."""
 
 
-def build(full_name: str, size: int | None = None) -> nn.Module:
+def build(full_name: str, size: int | None = None, decoder: str | None = None) -> nn.Module:
     """The model in float64, eval, nothing in it zero that training would fill."""
     torch.manual_seed(0)
-    model = vl.create_backbone(full_name, 10, pretrained=False, image_size=size).double()
+    model = vl.create_backbone(full_name, 10, pretrained=False, image_size=size, decoder=decoder).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.abs().max() < 1e-3:
@@ -95,6 +96,8 @@ class Side:
     remove: Callable[[Any], nn.Module]
     exact: bool
     checks: tuple[str, ...] = CHECKS
+    draws: int = 1
+    """Batches on all of which ``precision`` has to fail: below a decoder, much of its error is whether rounding stops a ReLU or not."""
 
 
 def ours() -> Side:
@@ -144,9 +147,9 @@ def theirs() -> Side:
     )
 
 
-def check(full_name: str, side: Side, size: int | None = None) -> dict[str, Any]:
+def check(full_name: str, side: Side, size: int | None = None, decoder: str | None = None) -> dict[str, Any]:
     """Every check of one model; ``failed`` names the first that does not hold, the later ones are not tried."""
-    model = build(full_name, size)
+    model = build(full_name, size, decoder)
     x = example(model, size).double()
     calibrate(model, x)
     result: dict[str, Any] = {
@@ -156,7 +159,7 @@ def check(full_name: str, side: Side, size: int | None = None) -> dict[str, Any]
         "adapters": 0,
         "passed": [],
     }
-    steps = _checks(model, x, side, result)
+    steps = _checks(model, x, side, result, partial(build, full_name, size, decoder))
     try:
         for name in side.checks:
             result["failed"], result["why"] = name, ""
@@ -169,7 +172,7 @@ def check(full_name: str, side: Side, size: int | None = None) -> dict[str, Any]
     return result
 
 
-def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any]) -> Any:
+def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any], again: Callable[[], nn.Module]) -> Any:
     before = logits(model, x)
     learning = share_of_nonzero(before, [slot.raw for slot in candidates(model, vl.find_head(model)).values() if not slot.part])
     before = before.detach()
@@ -212,15 +215,20 @@ def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any]) -> 
                 if not error(exact[name], wanted) < max(TOLERANCE, 10 * error(shaken[name], wanted)):
                     raise CheckError(f"{name} differs by {error(exact[name], wanted):.1g} from the plain layers'")
         yield
-        twin = copy.deepcopy(adapted).float()
-        rough, fast = (train_gradients(twin, x.float(), folded, torch.bfloat16) for folded in (False, True))
-        off = {name: (error(fast[name], wanted), error(rough[name], wanted)) for name, wanted in reference.items()}
-        ours_, theirs_ = (statistics.median(errors) for errors in zip(*off.values(), strict=True))
-        worst = max(off, key=lambda name: off[name][0] / (ROUNDING * max(off[name][1], theirs_) + FLOOR))
-        result["bf16"] = {"median": ours_, "plain": theirs_, "worst": [worst, *off[worst]]}
-        worse = not ours_ < 1.5 * theirs_ + 0.3 * FLOOR or not off[worst][0] < ROUNDING * max(off[worst][1], theirs_) + FLOOR
-        if worse and theirs_ < TELLING:
-            raise CheckError(f"in bf16 the gradients are {ours_:.2g} off, {worst} {off[worst][0]:.2g}; plain layers' {theirs_:.2g}")
+        twin, images = copy.deepcopy(adapted).float(), x
+        for left in reversed(range(side.draws)):
+            rough, fast = (train_gradients(twin, images.float(), folded, torch.bfloat16) for folded in (False, True))
+            off = {name: (error(fast[name], wanted), error(rough[name], wanted)) for name, wanted in reference.items()}
+            ours_, theirs_ = (statistics.median(errors) for errors in zip(*off.values(), strict=True))
+            worst = max(off, key=lambda name: off[name][0] / (ROUNDING * max(off[name][1], theirs_) + FLOOR))
+            result["bf16"] = {"median": ours_, "plain": theirs_, "worst": [worst, *off[worst]]}
+            worse = not ours_ < 1.5 * theirs_ + 0.3 * FLOOR or not off[worst][0] < ROUNDING * max(off[worst][1], theirs_) + FLOOR
+            if not worse or theirs_ >= TELLING:
+                break
+            if not left:
+                raise CheckError(f"in bf16 the gradients are {ours_:.2g} off, {worst} {off[worst][0]:.2g}; plain layers' {theirs_:.2g}")
+            images = torch.randn(x.shape, generator=torch.Generator().manual_seed(left), dtype=x.dtype)
+            reference = train_gradients(adapted, images, folded=False)
         yield
 
     with torch.no_grad():
@@ -243,7 +251,7 @@ def _checks(model: nn.Module, x: Tensor, side: Side, result: dict[str, Any]) -> 
 
         with tempfile.TemporaryDirectory() as folder:
             side.save(adapted, folder)
-            other = build(result["model"], result["image_size"])
+            other = again()
             other.load_state_dict(state)
             near(logits(side.load(other, folder), x), adapted_out, "the reloaded adapter differs")
         yield
@@ -273,6 +281,7 @@ def train_gradients(
         report = vl.fold(model, x)
         if result is not None:
             result |= {"folded": len(report.folded), "note": report.note}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a head that is made anew learns statistics
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -283,6 +292,9 @@ def train_gradients(
     weights = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out)
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     grads = torch.autograd.grad((out.double() * weights).sum(), list(learning.values()))
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
     vl.unfold(model)
     model.eval()
     return {"the output": out.detach()} | {f"the gradient of {name}": grad for name, grad in zip(learning, grads, strict=True)}

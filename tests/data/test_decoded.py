@@ -104,6 +104,26 @@ def test_nothing_is_decoded_twice_and_what_is_changed_is_decoded_anew(
     assert len([path for path in opened if path.parent.parent.name == "train"]) >= 1
 
 
+def test_a_bit_in_the_head_of_a_file_is_seen(folder: Path, tmp_path: Path) -> None:
+    """It says how large the whole image was, by which the random crops are drawn."""
+    wanted = shown(data(folder, tmp_path / "kept"))
+    for byte in range(28):
+        for path in files(tmp_path / "kept")[:6]:
+            content = bytearray(path.read_bytes())
+            content[byte] ^= 1
+            path.write_bytes(content)
+        assert torch.equal(shown(data(folder, tmp_path / "kept")), wanted)
+
+
+def test_what_cannot_take_its_place_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    wanted = shown(data(folder, tmp_path / "kept"))
+    for path in files(tmp_path / "kept"):
+        path.unlink()
+        path.mkdir()
+    assert torch.equal(shown(data(folder, tmp_path / "kept")), wanted)
+    assert not files(tmp_path / "kept")
+
+
 def test_a_folder_that_is_full_keeps_what_it_has_and_makes_room_of_what_is_unused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +144,7 @@ def test_a_folder_that_is_full_keeps_what_it_has_and_makes_room_of_what_is_unuse
         os.utime(path, (long_ago, long_ago))
     (keep / "00/.x.0123456789abcdef.part").write_bytes(b"left by a process that was killed")
     os.utime(keep / "00/.x.0123456789abcdef.part", (long_ago, long_ago))
+    most = sum(path.stat().st_size for path in files(keep)) / 1e9  # not a byte is left
     shown(data(folder, keep, decoded_gb=most), "test")
     assert not (keep / "00/.x.0123456789abcdef.part").exists()
     assert set(files(keep)) != set(kept)

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.hrnet import HighResolutionNetFeatures
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
@@ -59,12 +60,14 @@ def backbone_of(spec: BackboneSpec, load: bool, finest: int) -> tuple[nn.Module,
     """
     arguments = features_arguments(spec, load)
     try:
-        known = feature_info(spec).reduction()
+        known = feature_info(spec)
     except ValueError as error:
         raise UserError(
             f"model.decoder={spec.decoder} cannot be put over {spec.full_name}: it gives no maps of features ({error})."
         ) from None
-    found = {int(step): place for place, step in enumerate(known) if finest <= step <= COARSEST}  # of several at a step, the last
+    # timm counts the maps of some models from another number than 0: of a ViT, it shows those of the last blocks.
+    steps = zip(known.out_indices, known.reduction(), strict=True)
+    found = {int(step): place for place, step in steps if finest <= step <= COARSEST}  # of several at a step, the last
     if not found:
         raise UserError(
             f"model.decoder={spec.decoder}: {spec.full_name} has no maps of features at steps of {finest} to {COARSEST} pixels."
@@ -76,7 +79,38 @@ def backbone_of(spec: BackboneSpec, load: bool, finest: int) -> tuple[nn.Module,
         except (RuntimeError, TypeError, AssertionError, ValueError, KeyError, IndexError) as error:
             why = " ".join(str(error).split())[:200]
             raise UserError(f"model.decoder={spec.decoder} cannot be put over {spec.full_name}: {why}; try another model.") from None
+    _without_unused(backbone, places)
+    without_reserved_name(backbone)
     return backbone, list(found)
+
+
+def _without_unused(backbone: nn.Module, places: list[int]) -> None:
+    """Take out of an HRNet what makes nothing but maps that are not asked for: it computes all of them, whatever is asked for.
+
+    Adapters there would never learn. timm's map 0 is the stem's, the others are those of the branches of the last stage.
+    """
+    if not isinstance(backbone, HighResolutionNetFeatures):
+        return
+    last: Any = backbone.stage4[-1]
+    for branch in range(len(last.fuse_layers)):
+        if branch + 1 not in places:
+            last.fuse_layers[branch] = nn.ModuleList([nn.Identity()])
+            if backbone.incre_modules is not None:
+                backbone.incre_modules[branch] = nn.Identity()
+
+
+def without_reserved_name(features: nn.Module) -> None:
+    """Give the ``base_layer`` of a DLA another name: that is a word of the files that adapters are kept in, and not read back as a name.
+
+    Args:
+        features: a timm model that gives maps, of which it is a child.
+    """
+    children = dict(features.named_children())
+    if "base_layer" in children:
+        for name in children:
+            delattr(features, name)
+        for name, child in children.items():  # in the order in which they are run
+            features.add_module("stem" if name == "base_layer" else name, child)
 
 
 class OverMaps(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from visionlora.backbone.info import BackboneInfo, BackboneSpec
-from visionlora.backbone.maps import feature_info, is_narrow, remade
+from visionlora.backbone.maps import feature_info, is_narrow, remade, without_reserved_name
 from visionlora.backbone.timm_models import features_arguments, preprocessing_of, without_word_of_heads
 from visionlora.backbone.weights import hub_access
 from visionlora.common.errors import UserError
@@ -44,9 +44,13 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
             )
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, KeyError, IndexError) as error:
         why = " ".join(str(error).split())[:200]
-        raise UserError(f"model.decoder={spec.decoder} cannot be put over {spec.full_name}: {why}; try another decoder or model.") from None
+        raise UserError(
+            f"model.decoder={spec.decoder} cannot be put over {spec.full_name}: {why}; try another decoder or model; over vision"
+            " transformers, whose maps all have one size, goes model.decoder=dpt."
+        ) from None
     encoder: Any = model.encoder
     inner = encoder.model
+    without_reserved_name(inner)
     if hasattr(inner, "reset_classifier"):  # a vision transformer below DPT keeps its classifier, which nothing asks for its outputs
         inner.reset_classifier(0)
     head = tuple(name for name in HEAD if isinstance(getattr(model, name, None), nn.Module))

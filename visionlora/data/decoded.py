@@ -32,8 +32,10 @@ from visionlora.data.opening import MODES
 from visionlora.data.transforms import Transform
 from visionlora.data.views import MADE_OF
 
-_HEAD = struct.Struct("<4sIIIIII")
-_MARK = b"vld1"
+_HEAD = struct.Struct("<4sIIIII")
+_CHECK = struct.Struct("<I")
+"""A checksum of head and pixels, between them."""
+_MARK = b"vld2"
 FOLDERS = 64
 """Folders that files are spread over by their hash; each holds its share of the bytes, so that one is listed to know what there is."""
 UNUSED = 24 * 3600.0
@@ -94,14 +96,18 @@ class Decoded:
         pixels = image.tobytes()
         try:
             file.parent.mkdir(exist_ok=True)
-            if not _room(file.parent, len(pixels) + _HEAD.size, self.most_gb * GB / FOLDERS):
+            if not _room(file.parent, len(pixels) + _HEAD.size + _CHECK.size, self.most_gb * GB / FOLDERS):
                 self._tell(f"data.decoded_gb={self.most_gb:g} are full in {self.folder}; images beyond are decoded each time.")
                 return
             with writing_beside(file, sync=False) as (part, stream):
-                before = image.info.get(MADE_OF, image.size)
-                stream.write(_HEAD.pack(_MARK, *image.size, *before, len(image.getbands()), zlib.crc32(pixels)))
+                head = _HEAD.pack(_MARK, *image.size, *image.info.get(MADE_OF, image.size), len(image.getbands()))
+                stream.write(head + _CHECK.pack(zlib.crc32(pixels, zlib.crc32(head))))
                 stream.write(pixels)
-            os.replace(part, file)
+            try:
+                os.replace(part, file)
+            except OSError:
+                part.unlink(missing_ok=True)
+                raise
         except OSError as error:
             self.stopped = True
             trouble = disk_trouble(error).rstrip(".") or str(error)
@@ -125,11 +131,14 @@ def _read(file: Path, channels: int) -> Image.Image | None:
                     os.utime(file)
     except OSError:
         return None
-    if len(content) < _HEAD.size:
+    if len(content) < _HEAD.size + _CHECK.size:
         return None
-    mark, width, height, *before, bands, checksum = _HEAD.unpack_from(content)
-    pixels = memoryview(content)[_HEAD.size :]
-    if mark != _MARK or bands != channels or len(pixels) != width * height * bands or zlib.crc32(pixels) != checksum:
+    mark, width, height, *before, bands = _HEAD.unpack_from(content)
+    (checksum,) = _CHECK.unpack_from(content, _HEAD.size)
+    pixels = memoryview(content)[_HEAD.size + _CHECK.size :]
+    if mark != _MARK or bands != channels or len(pixels) != width * height * bands:
+        return None
+    if zlib.crc32(pixels, zlib.crc32(content[: _HEAD.size])) != checksum:
         return None
     found = Image.frombytes(MODES[channels], (width, height), pixels)
     found.info[MADE_OF] = (before[0], before[1])

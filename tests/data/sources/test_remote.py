@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,6 +118,49 @@ def test_a_server_that_dies_leaves_what_is_whole_and_the_next_time_goes_on(shard
     server.asked.clear()
     assert pixels(data(server.url)) == pixels(data(shards))
     assert len([path for path in server.asked if path.endswith(".tar")]) == 4 - len(kept) < 4
+
+
+def test_a_list_that_was_wrong_is_made_anew_and_one_that_was_trained_on_stays(shards: Path, server: Any) -> None:
+    (shards / "shards.json").unlink()
+    shard = shards / "train/000001.tar"
+    wanted, content = pixels(data(shards)), shard.read_bytes()
+    kept = kept_folder(server.url)
+    for found, why in ((content + bytes(512), "is not what was said of it"), (None, r"there is no http://\S+000001\.tar any more")):
+        _listed_before(shard, content, found, server, kept, why)
+        shard.write_bytes(content)
+        assert pixels(data(server.url)) == wanted
+        (kept / "train/000001.tar").unlink()
+        shard.write_bytes(content[:-512])
+        with pytest.raises(UserError, match="was cut short"):  # what is trained on does not change with the server
+            data(server.url)
+        assert (kept / "listing.json").is_file()
+        shutil.rmtree(kept)
+        shard.write_bytes(content)
+
+
+def _listed_before(shard: Path, content: bytes, found: bytes | None, server: Any, kept: Path, why: str) -> None:
+    """The server lists ``content`` and then sends ``found``, or nothing."""
+    asked = remote._Server.fetch
+
+    def fetch(*words: Any) -> None:
+        shard.unlink(missing_ok=True) if found is None else shard.write_bytes(found)
+        asked(*words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote._Server, "fetch", fetch)
+        with pytest.raises(UserError, match=why):
+            data(server.url)
+    assert not (kept / "listing.json").exists()
+
+
+@pytest.mark.parametrize(("content", "why"), [(b"<!DOCTYPE html><p>Log in", "comes a web page"), (b"\xff\xfe\x00", "it is not text")])
+def test_names_of_classes_that_are_none(content: bytes, why: str, shards: Path, server: Any) -> None:
+    (shards / "classes.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"http://\S+classes\.txt.* {why}"):
+        data(server.url)
+    (shards / "classes.txt").unlink()
+    assert pixels(data(server.url)) == pixels(data(shards))
+    assert not (kept_folder(server.url) / "classes.txt").exists()
 
 
 def test_mistakes_are_told(shards: Path, server: Any, tmp_path: Path) -> None:

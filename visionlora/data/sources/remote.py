@@ -40,8 +40,14 @@ TRIES = 3
 PATIENCE = 60.0
 """Seconds in which a server has to send something."""
 GB = 10**9
+PAGE = (b"<!doctype", b"<html", b"<?xml")
+"""How a page begins that a server sends in the place of a small file: of a login, or of an error."""
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE)
 T = TypeVar("T")
+
+
+class ListedOtherwiseError(UserError):
+    """A shard is not what the server has said of it."""
 
 
 def kept_folder(root: str) -> Path:
@@ -85,8 +91,8 @@ def _whole(folder: Path) -> bool:
     """Whether all that is listed is there."""
     if not (folder / LISTING).is_file():
         return False
-    shards = read_json(folder / LISTING)["shards"]
-    return all(_is_kept(folder / name, shard) for name, shard in shards.items())
+    listing = read_json(folder / LISTING)  # one of an earlier version does not say whether all of it was here
+    return listing.get("complete", True) and all(_is_kept(folder / name, shard) for name, shard in listing["shards"].items())
 
 
 def _is_kept(file: Path, shard: Mapping[str, Any]) -> bool:
@@ -94,13 +100,19 @@ def _is_kept(file: Path, shard: Mapping[str, Any]) -> bool:
 
 
 def _fetch(root: str, folder: Path, most_gb: float) -> None:
-    """List what there is, unless an earlier process has, and fetch what is missing."""
+    """List what there is, unless an earlier process has, and fetch what is missing.
+
+    A list of which all was here once stays, for it is what was trained on. Before, one that turns out to be wrong is made anew next time.
+    """
     server = _Server(root)
+    remove_parts(folder)
     if not (folder / LISTING).is_file():
         shards = server.shards(folder)
         _see_room(root, folder, shards, most_gb)
-        replace_file(folder / LISTING, sealed_json({"root": root, "shards": shards}))
-    shards = read_json(folder / LISTING)["shards"]
+        _remove_others(folder, shards)
+        replace_file(folder / LISTING, sealed_json({"root": root, "shards": shards, "complete": False}))
+    listing = read_json(folder / LISTING)
+    shards = listing["shards"]
     missing = {name: shard for name, shard in shards.items() if not _is_kept(folder / name, shard)}
     size = sum(shard["size"] for shard in missing.values())
     print(f"data.root={root}: fetching {counted(len(missing), 'shard')}, {size / GB:.2f} GB, into {folder}.", file=sys.stderr)
@@ -112,9 +124,23 @@ def _fetch(root: str, folder: Path, most_gb: float) -> None:
         try:
             for done in pending:
                 done.result()
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, ListedOtherwiseError) and not listing.get("complete", True):
+                (folder / LISTING).unlink()
             raise
+    if not listing.get("complete", True):
+        replace_file(folder / LISTING, sealed_json({"root": root, "shards": shards, "complete": True}))
+
+
+def _remove_others(folder: Path, shards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Remove shards of an earlier list, but those that are in the new one by their hash."""
+    for file in folder.rglob("*.tar"):
+        wanted = shards.get(file.relative_to(folder).as_posix(), {}).get("sha256")
+        with file.open("rb") as stream:
+            same = wanted is not None and hashlib.file_digest(stream, "sha256").hexdigest() == wanted
+        if not same:
+            file.unlink()
 
 
 def _see_room(root: str, folder: Path, shards: Mapping[str, Any], most_gb: float) -> None:
@@ -152,7 +178,7 @@ class _Server:
         else:
             above = self.root.rstrip("/") + "/"
             if self._small(above + INDEX, folder / INDEX):
-                hashes = dict(read_json(folder / INDEX).get("shards", {}))
+                hashes = self._hashes(folder / INDEX)
             urls = [above + name for name in hashes] or self._listed(above)
         found = {_local(url.removeprefix(above)): url for url in urls}
         if not found:
@@ -174,14 +200,21 @@ class _Server:
             UserError: it cannot be had, or is not what was listed.
         """
         with writing_beside(file) as (part, _):
-            self._ask(partial(self.files.get_file, shard["url"], str(part)))
-            size = part.stat().st_size
+            try:
+                self._ask(partial(self.files.get_file, shard["url"], str(part)))
+            except FileNotFoundError:
+                raise ListedOtherwiseError(f"data.root={self.root}: there is no {shard['url']} any more.") from None
+            size, called = part.stat().st_size, f"data.root={self.root}: {shard['url']}"
             if size != shard["size"]:
-                raise UserError(f"data.root={self.root}: {shard['url']} was cut short: {size:,} of {shard['size']:,} bytes came.")
+                how = "was cut short" if size < shard["size"] else "is not what was said of it"
+                raise ListedOtherwiseError(f"{called} {how}: {size:,} of {shard['size']:,} bytes came.")
             with part.open("rb") as stream:
                 if shard["sha256"] and hashlib.file_digest(stream, "sha256").hexdigest() != shard["sha256"]:
-                    raise UserError(f"data.root={self.root}: {shard['url']} is not what {INDEX} says (sha256); was it written anew?")
-            members(part, f"data.root={self.root}: {shard['url']}")
+                    raise ListedOtherwiseError(f"{called} is not what {INDEX} says (sha256); was it written anew?")
+            try:
+                members(part, called)
+            except UserError as error:
+                raise ListedOtherwiseError(str(error)) from None
         put_in_place(part, file)
 
     def _named(self) -> list[str]:
@@ -212,12 +245,36 @@ class _Server:
         return int(size)
 
     def _small(self, url: str, file: Path) -> bool:
-        """Fetch a small file, if there is one."""
+        """Fetch a small file of text, if there is one; none of an earlier time stays.
+
+        Raises:
+            UserError: what comes is none.
+        """
         try:
-            replace_file(file, self._ask(partial(self.files.cat_file, url)))
+            content = self._ask(partial(self.files.cat_file, url))
         except FileNotFoundError:
+            file.unlink(missing_ok=True)
             return False
+        try:
+            content.decode("utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"data.root={self.root}: {url} is damaged: it is not text.") from None
+        if content.lstrip()[:16].lower().startswith(PAGE):
+            raise UserError(f"data.root={self.root}: in the place of {url} comes a web page, as of a login or of an error.")
+        replace_file(file, content)
         return True
+
+    def _hashes(self, file: Path) -> dict[str, str]:
+        """The hashes that ``shards.json`` has, by the names of the shards.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            found = read_json(file).get("shards", {})
+            return {str(name): str(digest) for name, digest in found.items()}
+        except (UserError, AttributeError):
+            raise UserError(f"data.root={self.root}: its {INDEX} is damaged; write it again with visionlora.pack.") from None
 
     def _ask(self, what: Callable[[], T]) -> T:
         """What the server answers, after several tries."""
