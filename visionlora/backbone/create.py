@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visionlora.backbone.config import BACKBONES, DECODERS
+from visionlora.backbone.config import BACKBONES
 from visionlora.backbone.info import ATTRIBUTE, BackboneInfo, BackboneSpec, fingerprint, info_of
 from visionlora.backbone.modules import small_image_stem
+from visionlora.backbone.placed.decoders import DECODERS
 from visionlora.common.compat import versioned
 from visionlora.common.errors import UserError
 from visionlora.common.finite import refuse_not_finite

@@ -10,9 +10,9 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from visionlora.backbone import torchvision_placed
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing, per_channel
 from visionlora.backbone.modules import replace_module, with_channels
+from visionlora.backbone.placed import torchvision_models as placed
 from visionlora.backbone.weights import hub_access, read_weights
 from visionlora.common.compat import versioned
 from visionlora.common.errors import UserError, did_you_mean
@@ -28,8 +28,8 @@ def names() -> list[str]:
 
 def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
     """Build ``spec`` with torchvision's own head, load its weights if ``load``, then exchange the head and, if need be, the first conv."""
-    if torchvision_placed.kind_of_model(spec.name) is not None:
-        return torchvision_placed.build(spec, load)
+    if placed.kind_of_model(spec.name) is not None:
+        return placed.build(spec, load)
     if spec.name not in names():
         raise UserError(f"model.name={spec.name}: torchvision has no such classifier.{did_you_mean(spec.name, names())}")
     published = torchvision.models.get_model_weights(spec.name).DEFAULT

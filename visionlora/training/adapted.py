@@ -14,8 +14,8 @@ from visionlora.backbone.create import build
 from visionlora.backbone.freeze import moves_statistics
 from visionlora.backbone.head import example_batch, find_head
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, info_of
+from visionlora.backbone.placed.torchvision_models import kind_of_model
 from visionlora.backbone.pretrained_head import keep_pretrained_head
-from visionlora.backbone.torchvision_placed import kind_of_model
 from visionlora.common.errors import UserError
 from visionlora.data.module import ImageData
 from visionlora.lora.audit import undisturbed

@@ -13,7 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 
 import visionlora as vl
 from visionlora.backbone.freeze import freeze_statistics
-from visionlora.backbone.two_stage import CANDIDATES, OF_ANCHOR, PROPOSALS, packed, unpacked
+from visionlora.backbone.placed.two_stage import CANDIDATES, OF_ANCHOR, PROPOSALS, packed, unpacked
 from visionlora.tasks.detect.layout import detections
 from visionlora.tasks.detect.losses import detection_loss
 from visionlora.tasks.detect.said import Said, kind_of

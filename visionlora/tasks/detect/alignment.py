@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from visionlora.backbone.two_stage import PACKED, PROPOSAL
+from visionlora.backbone.placed.two_stage import PACKED, PROPOSAL
 from visionlora.tasks.detect.said import kind_of
 
 CLOSE = 1e-3

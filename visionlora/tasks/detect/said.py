@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torchvision.models.detection import _utils as detection
 
-from visionlora.backbone.two_stage import NOTHING, PACKED, unpacked
+from visionlora.backbone.placed.two_stage import NOTHING, PACKED, unpacked
 from visionlora.common.errors import UserError
 
 OVERLAP = {"fcos": 0.6, "retinanet": 0.5, "ssd": 0.45, "faster_rcnn": 0.5}

@@ -109,7 +109,7 @@ class Detect(PlacedTask):
         return padded([one for part in parts for one in part])
 
     def meet(self, spec: BackboneSpec) -> None:
-        from visionlora.backbone.torchvision_placed import DETECTORS, kind_of_model
+        from visionlora.backbone.placed.torchvision_models import DETECTORS, kind_of_model
 
         if spec.decoder not in self.decoders and not (spec.decoder is None and kind_of_model(spec.name) == self.name):
             found = f"model.decoder={spec.decoder}" if spec.decoder else spec.full_name

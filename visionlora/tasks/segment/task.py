@@ -136,7 +136,7 @@ class Segment(PlacedTask):
         return torch.stack(list(labels)) if labels else torch.empty(0, 1, 1, dtype=torch.uint8)
 
     def meet(self, spec: BackboneSpec) -> None:
-        from visionlora.backbone.torchvision_placed import kind_of_model, segmenters
+        from visionlora.backbone.placed.torchvision_models import kind_of_model, segmenters
 
         if spec.decoder is None and kind_of_model(spec.name) != self.name:
             raise UserError(

@@ -12,8 +12,8 @@ from torchvision.models.detection.ssd import SSD, SSDHead
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import Conv2dNormActivation
 
-from visionlora.backbone.maps import exactly
-from visionlora.backbone.one_stage import Detector
+from visionlora.backbone.placed.maps import exactly
+from visionlora.backbone.placed.one_stage import Detector
 
 UNITS = (0.1, 0.1, 0.2, 0.2)
 """Of the numbers of a box: of its middle and of the logarithm of its sides, beside those of the anchor."""

@@ -19,8 +19,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_p
 from torchvision.ops import MultiScaleRoIAlign, nms, roi_align
 from torchvision.ops.poolers import LevelMapper
 
-from visionlora.backbone.maps import Neck, OverMaps, is_narrow
-from visionlora.backbone.one_stage import CHANNELS, RATIOS, anchors_of
+from visionlora.backbone.placed.maps import Neck, OverMaps, is_narrow
+from visionlora.backbone.placed.one_stage import CHANNELS, RATIOS, anchors_of
 
 PROPOSALS, CANDIDATES = 300, 1000
 """Of an image: proposals that are looked at, as many as in the paper's evaluation, and anchors of each map that they are chosen from."""

@@ -9,7 +9,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from visionlora.backbone.maps import Neck, OverMaps, exactly, is_narrow
+from visionlora.backbone.placed.maps import Neck, OverMaps, exactly, is_narrow
 
 CHANNELS, CONVS = (256, 96), (4, 2)
 """Of pyramid and head, and layers of each branch of an FCOS head: torchvision's, and the narrower ones'."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.ssd import SSD
 
-from visionlora.backbone import single_shot, two_stage
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing
-from visionlora.backbone.one_stage import Detector
+from visionlora.backbone.placed import single_shot, two_stage
+from visionlora.backbone.placed.one_stage import Detector
 from visionlora.backbone.weights import hub_access, read_weights
 from visionlora.common.errors import UserError
 from visionlora.common.swap import Swapped, swap

@@ -14,11 +14,11 @@ from typing import Any
 from torch import nn
 
 from visionlora.backbone.info import BackboneInfo, BackboneSpec
-from visionlora.backbone.maps import backbone_of, remade
-from visionlora.backbone.one_stage import fcos, retinanet
-from visionlora.backbone.single_shot import ssd, ssdlite
+from visionlora.backbone.placed.maps import backbone_of, remade
+from visionlora.backbone.placed.one_stage import fcos, retinanet
+from visionlora.backbone.placed.single_shot import ssd, ssdlite
+from visionlora.backbone.placed.two_stage import faster_rcnn
 from visionlora.backbone.timm_models import preprocessing_of
-from visionlora.backbone.two_stage import faster_rcnn
 from visionlora.common.errors import UserError
 
 

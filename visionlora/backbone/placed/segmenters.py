@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from visionlora.backbone.info import BackboneInfo, BackboneSpec
-from visionlora.backbone.maps import feature_info, is_narrow, remade, without_reserved_name
+from visionlora.backbone.placed.maps import feature_info, is_narrow, remade, without_reserved_name
 from visionlora.backbone.timm_models import features_arguments, preprocessing_of, without_word_of_heads
 from visionlora.backbone.weights import hub_access
 from visionlora.common.errors import UserError
