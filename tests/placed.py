@@ -103,7 +103,8 @@ def write_coco(root: Path, parts: dict[str, int]) -> Path:
             Image.fromarray(image).save(root / part / f"{part}{place}.png")
             images.append({"id": place + 7, "file_name": f"{part}{place}.png", "width": image.shape[1], "height": image.shape[0]})
             for kind, (a, b, c, d) in objects:
-                annotations.append({"id": len(annotations), "image_id": place + 7, "category_id": 10 - kind, "bbox": [a, b, c - a, d - b]})
+                own = {"id": len(annotations), "image_id": place + 7, "category_id": 10 - kind, "bbox": [a, b, c - a, d - b]}
+                annotations.append(own | {"segmentation": [[a, b, c, b, c, d, a, d]]})
         categories = [{"id": 10 - kind, "name": name} for kind, name in enumerate(NAMES)] + [{"id": 3, "name": "unused"}]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))

@@ -194,6 +194,16 @@ def test_other_detectors(more: tuple[str, ...], tmp_path: Path) -> None:
     assert all(word.split()[0] in placed.NAMES for word in told.stdout.splitlines())
 
 
+def test_masks_of_coco(tmp_path: Path) -> None:
+    """Trained and evaluated: polygons are masks of classes."""
+    root = placed.write_coco(tmp_path / "data", PARTS)
+    words_ = [word.replace("data=masks", "data=coco") for word in words("segment", root, tmp_path / "run", "trainer.max_epochs=1")]
+    for done in (command("train", *words_), command("evaluate", f"run={tmp_path / 'run'}")):
+        assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert 0 <= results["test/miou"] <= 1
+
+
 @pytest.mark.parametrize(
     ("task", "more", "message"),
     [

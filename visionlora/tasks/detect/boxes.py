@@ -69,11 +69,11 @@ class Faults:
         self.bare += not boxes
         return Boxes(tuple(boxes), tuple(classes))
 
-    def tell(self, rank: int = 0) -> None:
-        """Say in a line what there was."""
+    def tell(self, rank: int = 0, of: str = "box") -> None:
+        """Say in a line what there was, ``of`` boxes or objects."""
         if rank or not (self.found or self.bare):
             return
         said = [f"{len(places):,} {what} (first: {places[0]})" for what, places in self.found.items()]
         if self.bare:
             said.append(f"{counted(self.bare, 'image')} without objects, which {'is' if self.bare == 1 else 'are'} kept")
-        print(f"{self.source}: of {counted(self.boxes, 'box', 'boxes')}, {'; '.join(said)}.", file=sys.stderr)
+        print(f"{self.source}: of {counted(self.boxes, of, 'boxes' if of == 'box' else '')}, {'; '.join(said)}.", file=sys.stderr)
