@@ -92,6 +92,21 @@ def write_yolo(root: Path, parts: dict[str, int]) -> Path:
     return root
 
 
+def write_yolo_polygons(root: Path, parts: dict[str, int]) -> Path:
+    """The same, each object a polygon."""
+    write_yolo(root, parts)
+    for number, (part, count) in enumerate(parts.items()):
+        for place, (image, _, objects) in enumerate(pictures(count, number)):
+            height, width = image.shape[:2]
+            corners = [
+                (kind, [a / width, b / height, c / width, b / height, c / width, d / height, a / width, d / height])
+                for kind, (a, b, c, d) in objects
+            ]
+            lines = [f"{kind} {' '.join(f'{value:.6f}' for value in values)}" for kind, values in corners]
+            (root / "labels" / part / f"{part}{place}.txt").write_text("\n".join(lines))
+    return root
+
+
 def write_coco(root: Path, parts: dict[str, int]) -> Path:
     """``PART/*.png`` and ``annotations/instances_PART.json``."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)

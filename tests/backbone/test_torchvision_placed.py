@@ -35,7 +35,12 @@ def test_masks(name: str) -> None:
 
 
 DENSE = [name for name in DETECTORS if name.startswith(("fcos", "retinanet"))]
-OTHERS = ("ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn")
+OTHERS = (
+    "ssdlite320_mobilenet_v3_large",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    pytest.param("maskrcnn_resnet50_fpn", marks=pytest.mark.slow),
+    pytest.param("maskrcnn_resnet50_fpn_v2", marks=pytest.mark.slow),
+)
 
 
 @pytest.mark.parametrize("name", [DENSE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in DENSE[1:])])
@@ -64,6 +69,7 @@ def test_boxes_of_other_detectors(name: str) -> None:
     [
         ("fcos_resnet50_fpn", 4, "backbone.body.layer1", "backbone.fpn"),
         ("fasterrcnn_resnet50_fpn", 4, "backbone.body.layer1", "roi_heads.box_head"),
+        ("maskrcnn_resnet50_fpn", 4, "backbone.body.layer1", "roi_heads.mask_predictor.conv5_mask"),
         ("fasterrcnn_mobilenet_v3_large_320_fpn", 16, "backbone.body.1.", "rpn.head"),
         ("ssdlite320_mobilenet_v3_large", 21, "backbone.features.0.1.", "backbone.extra.3"),
         ("ssd300_vgg16", 14, "backbone.features.2", "backbone.extra.4"),

@@ -146,8 +146,8 @@ def test_anchors_are_packed_and_unpacked(classes: int) -> None:
 
 def test_an_output_says_which_detectors_it_is() -> None:
     for classes in range(1, 500):
-        columns = [8 + classes, 9 + classes, 13 + classes, 6 + 5 * classes]
-        assert [kind_of(one, classes) for one in columns] == ["retinanet", "fcos", "ssd", "faster_rcnn"]
+        columns = [8 + classes, 9 + classes, 13 + classes, 6 + 5 * classes, 790 + 5 * classes]
+        assert [kind_of(one, classes) for one in columns] == ["retinanet", "fcos", "ssd", "faster_rcnn", "mask_rcnn"]
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -17,6 +17,7 @@ from visionlora.data.sources.annotated import finished, part_of, size_of
 from visionlora.data.sources.pairs import PARTS
 from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Box, Faults
+from visionlora.tasks.run_lengths import run_lengths
 
 Annotation = Mapping[str, Any]
 """An entry of a file of COCO's."""
@@ -73,7 +74,9 @@ def coco(config: DataConfig) -> Source:
         for image, path in zip(one.file.images, one.paths, strict=True):
             size = one.file.size(image, path)
             objects = [(number[one.file.kind(each)], box_of(each, one.file.path, *size)) for each in one.file.objects[int(image["id"])]]
-            labels.append(faults.of_image(objects, one.file.where(image)))
+            height_width = (size[1], size[0])
+            masks = [_mask(each, height_width) for each in one.file.objects[int(image["id"])]]
+            labels.append(faults.of_image(objects, one.file.where(image), masks, height_width))
         parts[part] = Images(labels, one.names, one.paths)
     if crowds := crowds_in(found):
         faults.found["around crowds (iscrowd), left out"] = ["iscrowd=1"] * crowds
@@ -191,6 +194,14 @@ def _paths(file: CocoFile, images: Mapping[str, list[Path]], part: str) -> list[
     if missing:
         raise UserError(f"{file.path} names {not_there(missing)}.")
     return found
+
+
+def _mask(one: Annotation, size: tuple[int, int]) -> bytes | None:
+    """The run lengths of an object; ``None`` where it has none that can be read, which only Mask R-CNN asks for."""
+    try:
+        return run_lengths(one.get("segmentation"), size)
+    except ValueError:
+        return None
 
 
 def box_of(one: Annotation, path: Path, width: float, height: float) -> Box:
