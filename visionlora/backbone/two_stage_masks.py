@@ -5,7 +5,7 @@ same in both: the boxes that are made of the proposals which are likeliest to ho
 do not lie over a likelier one.
 
 The mask is the same for all classes: an image's output has as many numbers for two classes as for eighty, and the model need not be told
-which class is meant. In the paper's table 2b it costs 0.6 points of the average precision of masks.
+which class is meant. In the paper (section 4) it costs 0.6 points of the average precision of masks.
 """
 
 from __future__ import annotations
