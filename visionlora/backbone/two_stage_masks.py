@@ -67,14 +67,15 @@ class TwoStageMasks(TwoStage):
         """Which rows are given a mask ``(N, looked_at)``, and the box of each for its likeliest class, in pixels."""
         heads: Any = self.roi_heads
         classes = (rows.shape[2] - 6) // 5
-        scores, kinds = rows[..., 5 : 6 + classes].softmax(2)[..., 1:].max(2)
+        likely, kinds = rows[..., 5 : 6 + classes].log_softmax(2)[..., 1:].max(2)
+        scores = 1 / (1 - likely)  # in the order of the chances, and apart where these are so small that they are none
         place = kinds[..., None, None].expand(-1, -1, 1, 4)
         sides = rows[..., 6 + classes :].unflatten(2, (classes, 4)).gather(2, place)
         boxes = heads.box_coder.decode_single(sides.reshape(-1, 4), (rows[..., 1:5] * side).reshape(-1, 4))
         boxes = boxes.view(*rows.shape[:2], 4).clamp(0, side)
         apart = 2.0 * side * torch.arange(boxes.shape[0], device=boxes.device)[:, None, None]  # another place for each image
         free = torch.zeros_like(scores.flatten()).index_fill(0, nms((boxes + apart).flatten(0, 1), scores.flatten(), SAME), 1.0)
-        order = torch.where(rows[..., 0] == PROPOSAL, scores + free.view(scores.shape), -1.0)
+        order = torch.where(free.view(scores.shape) > 0, scores, scores / 1000).where(rows[..., 0] == PROPOSAL, -1.0)
         chosen = order.topk(self.looked_at, dim=1)[1]
         return chosen, boxes.gather(1, chosen[..., None].expand(-1, -1, 4))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ UNITS = 1000.0
 """Of a side, in which boxes are compared."""
 
 
-def average_precision(each_class: bool = False, of: str = "bbox") -> Any:
+def average_precision(each_class: bool = False, of: Literal["bbox", "segm"] = "bbox") -> Any:
     """torchmetrics' metric over faster-coco-eval, of boxes (``bbox``) or masks (``segm``).
 
     Raises:

@@ -117,7 +117,7 @@ class Said:
 
     def mask_boxes(self) -> Tensor:
         """Of Mask R-CNN: where the mask of each proposal lies, in the box of its likeliest class, ``(N, A, 4)``."""
-        kinds = self.logits.softmax(-1)[..., 1:].argmax(-1)
+        kinds = self.logits[..., 1:].argmax(-1)
         return self.boxes().gather(2, kinds[..., None, None].expand(-1, -1, 1, 4))[:, :, 0].clamp(0, 1)
 
 

@@ -71,14 +71,14 @@ class Detect(PlacedTask):
     def __init__(self, names: Sequence[str], options: Any = None) -> None:
         super().__init__(names, options)
         self.with_masks = False
-        self._labels: Sequence[Boxes] = ()
+        self._bare, self._images = 0, 0
 
     def look_at(self, labels: Sequence[Any]) -> None:
         if not labels or not isinstance(labels[0], Boxes):
             raise UserError("task=detect learns boxes, and the data has none; data=voc, data=coco and data=yolo have them.")
         if not any(label.boxes for label in labels):
             raise UserError("the training part has no objects; task=detect needs some.")
-        self._labels = labels
+        self._bare, self._images = sum(label.bare for label in labels), len(labels)
 
     def in_words(self, label: Any) -> str:
         return f"{len(label.boxes)} objects" if isinstance(label, Boxes) else str(label)
@@ -136,10 +136,9 @@ class Detect(PlacedTask):
                 f" timm, or torchvision's {', '.join(DETECTORS)}."
             )
         self.with_masks = spec.decoder == "mask_rcnn" or (spec.decoder is None and spec.name.startswith("maskrcnn"))
-        bare = sum(label.bare for label in self._labels) if self.with_masks else 0
-        if bare:
+        if self.with_masks and self._bare:
             raise UserError(
-                f"Mask R-CNN needs the mask of every object, and {bare:,} of {len(self._labels):,} training images have objects with boxes"
+                f"Mask R-CNN needs the mask of every object, and {self._bare:,} of {self._images:,} training images have objects with boxes"
                 " alone; data=coco has masks (polygons or run lengths), and data=yolo where its files have polygons."
             )
 
