@@ -89,6 +89,7 @@ def mask_rcnn(backbone: nn.Module, channels: list[int], steps: list[int], classe
     heads.mask_roi_pool = MultiScaleRoIAlign(heads.box_roi_pool.featmap_names, PLACES, SAMPLES[narrow])
     heads.mask_head = MaskRCNNHeads(width, (width,) * LAYERS[narrow], 1)
     heads.mask_predictor = MaskRCNNPredictor(width, width, 1)
+    heads.mask_predictor.mask_fcn_logits = _last(width)
     return _with_masks(below, LOOKED_AT[narrow])
 
 
@@ -104,7 +105,15 @@ def _with_masks(below: TwoStage, looked_at: int) -> TwoStageMasks:
 def for_all_classes(model: MaskRCNN) -> None:
     """Let the last layer of torchvision's give one mask for all classes."""
     predictor: Any = model.roi_heads.mask_predictor
-    predictor.mask_fcn_logits = nn.Conv2d(predictor.mask_fcn_logits.in_channels, 1, 1)
+    predictor.mask_fcn_logits = _last(predictor.mask_fcn_logits.in_channels)
+
+
+def _last(channels: int) -> nn.Conv2d:
+    """The last layer, with which every pixel is as likely as not at first, as in Detectron2; torchvision's start is far from that."""
+    made = nn.Conv2d(channels, 1, 1)
+    nn.init.normal_(made.weight, std=0.001)
+    nn.init.zeros_(made.bias)  # type: ignore[arg-type]
+    return made
 
 
 def of_all_classes(state: dict[str, Tensor]) -> dict[str, Tensor]:
