@@ -233,6 +233,9 @@ def test_figures_and_plots_of_masks() -> None:
     true[1, 0, 1:5] = torch.tensor([0.8, 0.8, 0.9, 0.9])  # missed
     assert outcome.__class__(task, "test", found, true, images).plots()["most_wrong"] is not None
     outcome.tell()
+    found[..., 0] = -1
+    assert DetectOutcome(task, "test", found, true, images).metrics()["test/mask_map"] == 0
+    DetectOutcome(task, "test", found, true, images).tell()
 
 
 def test_predictions_have_masks_in_the_pixels_of_the_image(tmp_path: Path) -> None:

@@ -115,10 +115,12 @@ class DetectOutcome(DrawnOutcome):
                 "map50": float(known.mean()) if len(known) else 0.0,
                 "objects": int((objects == kind).sum()),
             }
-        if self.masks is not None:
-            kinds, values = (self.masks[key].reshape(-1).tolist() for key in ("classes", "map_per_class"))
-            for kind, value in zip(kinds, values, strict=True):
-                table[self.task.names[int(kind)]]["mask_map"] = max(value, 0.0)
+        if self.masks is not None:  # where nothing is found, torchmetrics says nothing of the classes
+            kinds, values = (self.masks.get(key, torch.empty(0)).reshape(-1).tolist() for key in ("classes", "map_per_class"))
+            of_masks = dict(zip(kinds, values, strict=False))
+            for kind, name in enumerate(self.task.names):
+                if name in table:
+                    table[name]["mask_map"] = max(of_masks.get(kind, 0.0), 0.0)
         return table
 
     def details(self) -> dict[str, Any]:
