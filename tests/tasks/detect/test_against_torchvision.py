@@ -156,8 +156,6 @@ def test_an_output_says_which_detectors_it_is() -> None:
     ("decoder", "side"),
     [("ssd", 16), ("ssd", 64), ("ssdlite", 16), ("ssdlite", 64), ("faster_rcnn", 64), ("mask_rcnn", 64)],
 )
-    ("decoder", "side"), [("ssd", 16), ("ssd", 64), ("ssdlite", 16), ("ssdlite", 64), ("faster_rcnn", 64), ("mask_rcnn", 64)]
-)
 def test_images_without_objects_one_class_and_a_batch_of_one(decoder: str, side: int, bf16: bool) -> None:
     """Every gradient is a number, where the last maps have a single place too."""
     torch.manual_seed(0)
