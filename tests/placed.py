@@ -92,6 +92,21 @@ def write_yolo(root: Path, parts: dict[str, int]) -> Path:
     return root
 
 
+def write_yolo_polygons(root: Path, parts: dict[str, int]) -> Path:
+    """The same, each object a polygon."""
+    write_yolo(root, parts)
+    for number, (part, count) in enumerate(parts.items()):
+        for place, (image, _, objects) in enumerate(pictures(count, number)):
+            height, width = image.shape[:2]
+            corners = [
+                (kind, [a / width, b / height, c / width, b / height, c / width, d / height, a / width, d / height])
+                for kind, (a, b, c, d) in objects
+            ]
+            lines = [f"{kind} {' '.join(f'{value:.6f}' for value in values)}" for kind, values in corners]
+            (root / "labels" / part / f"{part}{place}.txt").write_text("\n".join(lines))
+    return root
+
+
 def write_coco(root: Path, parts: dict[str, int]) -> Path:
     """``PART/*.png`` and ``annotations/instances_PART.json``."""
     (root / "annotations").mkdir(parents=True, exist_ok=True)
@@ -103,7 +118,8 @@ def write_coco(root: Path, parts: dict[str, int]) -> Path:
             Image.fromarray(image).save(root / part / f"{part}{place}.png")
             images.append({"id": place + 7, "file_name": f"{part}{place}.png", "width": image.shape[1], "height": image.shape[0]})
             for kind, (a, b, c, d) in objects:
-                annotations.append({"id": len(annotations), "image_id": place + 7, "category_id": 10 - kind, "bbox": [a, b, c - a, d - b]})
+                own = {"id": len(annotations), "image_id": place + 7, "category_id": 10 - kind, "bbox": [a, b, c - a, d - b]}
+                annotations.append(own | {"segmentation": [[a, b, c, b, c, d, a, d]]})
         categories = [{"id": 10 - kind, "name": name} for kind, name in enumerate(NAMES)] + [{"id": 3, "name": "unused"}]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(content))

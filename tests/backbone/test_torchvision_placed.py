@@ -13,6 +13,7 @@ import visionlora as vl
 from visionlora.backbone.head import find_head
 from visionlora.backbone.placed.torchvision_models import DETECTORS, segmenters
 from visionlora.backbone.roles import Roles
+from visionlora.tasks.detect.alignment import same_rows
 
 SMALL = ("lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large")
 
@@ -35,7 +36,12 @@ def test_masks(name: str) -> None:
 
 
 DENSE = [name for name in DETECTORS if name.startswith(("fcos", "retinanet"))]
-OTHERS = ("ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn")
+OTHERS = (
+    "ssdlite320_mobilenet_v3_large",
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    pytest.param("maskrcnn_resnet50_fpn", marks=pytest.mark.slow),
+    pytest.param("maskrcnn_resnet50_fpn_v2", marks=pytest.mark.slow),
+)
 
 
 @pytest.mark.parametrize("name", [DENSE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in DENSE[1:])])
@@ -64,6 +70,7 @@ def test_boxes_of_other_detectors(name: str) -> None:
     [
         ("fcos_resnet50_fpn", 4, "backbone.body.layer1", "backbone.fpn"),
         ("fasterrcnn_resnet50_fpn", 4, "backbone.body.layer1", "roi_heads.box_head"),
+        ("maskrcnn_resnet50_fpn", 4, "backbone.body.layer1", "roi_heads.mask_predictor.conv5_mask"),
         ("fasterrcnn_mobilenet_v3_large_320_fpn", 16, "backbone.body.1.", "rpn.head"),
         ("ssdlite320_mobilenet_v3_large", 21, "backbone.features.0.1.", "backbone.extra.3"),
         ("ssd300_vgg16", 14, "backbone.features.2", "backbone.extra.4"),
@@ -89,10 +96,12 @@ def check(model: nn.Module, images: torch.Tensor) -> None:
     made = tuple(f"{name}." for name in find_head(model))
     assert not any(f"{layer.name}.".startswith(made) for layer in report.layers)
     with torch.no_grad():
-        torch.testing.assert_close(model(images), before, atol=1e-4, rtol=1e-4)
+        size = max(1.0, float(before.abs().max())) if before.shape[-1] > 784 else 1.0  # logits of masks at random are large
+        torch.testing.assert_close(model(images), before, atol=1e-4 * size, rtol=1e-4)
         for key, parameter in model.named_parameters():
             if key.endswith("lora_B"):
                 nn.init.normal_(parameter, std=0.01)
         changed = model(images)
         vl.merge(model)
-        torch.testing.assert_close(model(images), changed, atol=1e-3, rtol=1e-3)
+        found, wanted = same_rows(model(images), changed, 4)
+        torch.testing.assert_close(found, wanted, atol=1e-3 * size, rtol=1e-3)

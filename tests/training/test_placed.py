@@ -41,6 +41,14 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "detect": {"data": "voc", "write": placed.write_voc, "keys": ("map", "map50"), "plots": ("precision_recall",)},
 }
+KINDS["masks of objects"] = {
+    "task": "detect",
+    "data": "coco",
+    "write": placed.write_coco,
+    "keys": ("map", "map50", "mask_map", "mask_map50"),
+    "plots": ("precision_recall",),
+    "more": ("model.decoder=mask_rcnn",),
+}
 KINDS["two stages"] = KINDS["detect"] | {"task": "detect", "more": ("model.decoder=faster_rcnn",)}
 ONE_OF_EACH = ("segment", "detect")
 """Of the tasks."""
@@ -51,10 +59,11 @@ def words(task: str, root: Path, run: Path, *more: str) -> list[str]:
     more = (*kind.get("more", ()), *more)
     given = {word.partition("=")[0] for word in more}
     small = [word for word in SMALL if word.partition("=")[0] not in given]
-    return [f"task={kind.get('task', task)}", f"data={kind['data']}", f"data.root={root}", f"hydra.run.dir={run}", *small, *QUIET, *more]
+    data = [] if "data" in given else [f"data={kind['data']}"]
+    return [f"task={kind.get('task', task)}", *data, f"data.root={root}", f"hydra.run.dir={run}", *small, *QUIET, *more]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=quickly(KINDS, 3))
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
     """Name of the kind of work, its data and a run of it."""
     folder = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
@@ -89,6 +98,9 @@ def test_a_run_and_what_is_made_of_it(trained: tuple[str, Path, Path], tmp_path:
         for path in images:
             with Image.open(path) as image, Image.open(tmp_path / "found/masks" / f"{path.stem}.png") as mask:
                 assert mask.size == image.size
+    if task == "masks of objects":
+        for one in json.loads((tmp_path / "found/coco.json").read_text())["annotations"]:
+            assert one["segmentation"]["size"][0] in (32, 40, 48)
     again_ = command("predict", f"run={folder}", f"input={images[0]}", f"output={output}")
     assert again_.returncode == 2
     assert "is there already" in again_.stderr
@@ -170,11 +182,13 @@ def test_other_methods(task: str, lora: str, tmp_path: Path) -> None:
     quickly(
         [
             ("model.decoder=ssdlite", "data.batch_size=1", "data.image_size=32"),
+            ("data=coco", "model.decoder=mask_rcnn", "trainer.precision=bf16-mixed", "data.batch_size=2"),
             ("model.decoder=faster_rcnn", "trainer.precision=bf16-mixed", "lora=full"),
             ("model.decoder=ssd", "trainer.precision=bf16-mixed"),
             ("model.decoder=faster_rcnn", "data.batch_size=1", "lora=none"),
             ("model=torchvision", "model.name=ssdlite320_mobilenet_v3_large", "lora.targets=stage2+"),
             ("model=torchvision", "model.name=fasterrcnn_mobilenet_v3_large_320_fpn", "lora.targets=stage10+"),
+            ("data=coco", "model=torchvision", "model.name=maskrcnn_resnet50_fpn", "lora.targets=stage4+", "data.batch_size=2"),
         ],
         2,
     ),
@@ -182,7 +196,7 @@ def test_other_methods(task: str, lora: str, tmp_path: Path) -> None:
 )
 def test_other_detectors(more: tuple[str, ...], tmp_path: Path) -> None:
     """Trained, evaluated and exported, and the code of its card makes boxes."""
-    root = placed.write_voc(tmp_path / "data", PARTS)
+    root = (placed.write_coco if "data=coco" in more else placed.write_voc)(tmp_path / "data", PARTS)
     run_ = tmp_path / "run"
     done = command("train", *words("detect", root, run_, "trainer.max_epochs=1", *more))
     assert done.returncode == 0, done.stderr
@@ -196,6 +210,16 @@ def test_other_detectors(more: tuple[str, ...], tmp_path: Path) -> None:
     assert told.returncode == 0, told.stderr
     assert len(told.stdout.splitlines()) == 10
     assert all(word.split()[0] in placed.NAMES for word in told.stdout.splitlines())
+
+
+def test_masks_of_coco(tmp_path: Path) -> None:
+    """Trained and evaluated: polygons are masks of classes."""
+    root = placed.write_coco(tmp_path / "data", PARTS)
+    words_ = [word.replace("data=masks", "data=coco") for word in words("segment", root, tmp_path / "run", "trainer.max_epochs=1")]
+    for done in (command("train", *words_), command("evaluate", f"run={tmp_path / 'run'}")):
+        assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert 0 <= results["test/miou"] <= 1
 
 
 @pytest.mark.parametrize(
@@ -213,9 +237,10 @@ def test_other_detectors(more: tuple[str, ...], tmp_path: Path) -> None:
         (
             "detect",
             ["model=torchvision", "model.name=resnet18", "model.pretrained=false"],
-            "it takes model.decoder=fcos, retinanet, ssd, ssdlite, faster_rcnn",
+            "it takes model.decoder=fcos, retinanet, ssd, ssdlite, faster_rcnn, mask_rcnn",
         ),
         ("detect", ["model.name=vit_tiny_patch16_224"], ""),
+        ("detect", ["model.decoder=mask_rcnn"], "Mask R-CNN needs the mask of every object, and 12 of 12 training images have objects"),
     ],
 )
 def test_what_cannot_be(task: str, more: list[str], message: str, tmp_path: Path) -> None:

@@ -39,12 +39,13 @@ class FitIn(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         low, high = self.scales
-        return {"factor": low + (high - low) * float(torch.rand(1))} if low < high else {"factor": low}
+        factor = low + (high - low) * float(torch.rand(1)) if low < high else low
+        height, width = F.get_size(flat_inputs[0])  # of the image: masks may be smaller
+        share = factor * self.size / max(height, width)
+        return {"sides": [max(int(height * share + 1e-6), 1), max(int(width * share + 1e-6), 1)]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        height, width = F.get_size(inpt)
-        share = params["factor"] * self.size / max(height, width)
-        return F.resize(inpt, [max(int(height * share + 1e-6), 1), max(int(width * share + 1e-6), 1)], self.interpolation)
+        return F.resize(inpt, params["sides"], self.interpolation)
 
 
 class PadTo(v2.Transform):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from visionlora.common.drawing import PALETTE
 from visionlora.common.files import folder_inside, inside, replace_file
@@ -54,6 +54,15 @@ def saved(image: Image.Image, folder: Path, kind: str, name: str) -> None:
     stream = io.BytesIO()
     image.save(stream, "PNG" if name.endswith(".png") else "JPEG", **({} if name.endswith(".png") else {"quality": 90}))
     replace_file(inside(folder_inside(folder, kind), name), stream.getvalue())
+
+
+def bordered(image: Image.Image, mask: np.ndarray, edge: tuple[int, int, int]) -> None:
+    """Draw the border of a mask of the image's size into it."""
+    over = Image.fromarray((mask > 0).astype(np.uint8) * 255)
+    if over.size != image.size:
+        over = over.resize(image.size, Image.Resampling.NEAREST)
+    width = 2 * max(1, round(max(image.size) / 800)) + 1  # as thick as the lines of a box
+    image.paste(edge, mask=ImageChops.difference(over, over.filter(ImageFilter.MinFilter(width))))
 
 
 def overlaid(path: str, mask: np.ndarray, classes: int) -> Image.Image:

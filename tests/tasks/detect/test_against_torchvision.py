@@ -16,6 +16,7 @@ from visionlora.backbone.freeze import freeze_statistics
 from visionlora.backbone.placed.two_stage import CANDIDATES, OF_ANCHOR, PROPOSALS, packed, unpacked
 from visionlora.tasks.detect.layout import detections
 from visionlora.tasks.detect.losses import detection_loss
+from visionlora.tasks.detect.masks import OF_TRUE
 from visionlora.tasks.detect.said import Said, kind_of
 
 CLASSES = 3
@@ -146,12 +147,15 @@ def test_anchors_are_packed_and_unpacked(classes: int) -> None:
 
 def test_an_output_says_which_detectors_it_is() -> None:
     for classes in range(1, 500):
-        columns = [8 + classes, 9 + classes, 13 + classes, 6 + 5 * classes]
-        assert [kind_of(one, classes) for one in columns] == ["retinanet", "fcos", "ssd", "faster_rcnn"]
+        columns = [8 + classes, 9 + classes, 13 + classes, 6 + 5 * classes, 790 + 5 * classes]
+        assert [kind_of(one, classes) for one in columns] == ["retinanet", "fcos", "ssd", "faster_rcnn", "mask_rcnn"]
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize(("decoder", "side"), [("ssd", 16), ("ssd", 64), ("ssdlite", 16), ("ssdlite", 64), ("faster_rcnn", 64)])
+@pytest.mark.parametrize(
+    ("decoder", "side"),
+    [("ssd", 16), ("ssd", 64), ("ssdlite", 16), ("ssdlite", 64), ("faster_rcnn", 64), ("mask_rcnn", 64)],
+)
 def test_images_without_objects_one_class_and_a_batch_of_one(decoder: str, side: int, bf16: bool) -> None:
     """Every gradient is a number, where the last maps have a single place too."""
     torch.manual_seed(0)
@@ -159,6 +163,8 @@ def test_images_without_objects_one_class_and_a_batch_of_one(decoder: str, side:
     freeze_statistics(model)
     images = torch.randn(1, 3, side, side).to(memory_format=torch.channels_last)
     for targets in (torch.empty(1, 0, 5), torch.tensor([[[0, 0.1, 0.2, 0.6, 0.9], [-1, 0, 0, 0, 0]]])):
+        if decoder == "mask_rcnn":
+            targets = torch.nn.functional.pad(targets, (0, OF_TRUE), value=float(side))
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = detection_loss(model(images), targets, 1)
         assert loss.isfinite()

@@ -16,6 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 
 import visionlora as vl
 from visionlora import Images, UserError
+from visionlora.tasks.detect.alignment import same_rows
 from visionlora.tasks.detect.boxes import Boxes
 from visionlora.tasks.detect.draws import by_class, mean_precision
 from visionlora.tasks.detect.layout import detections
@@ -204,11 +205,13 @@ def test_detectors_over_families(name: str, decoder: str) -> None:
     assert report.layers
     assert not any(layer.name.startswith(("neck", "head", "rpn", "roi_heads")) for layer in report.layers)
     with torch.no_grad():
-        torch.testing.assert_close(model(images), before, atol=1e-5, rtol=1e-4)
+        size = max(1.0, float(before.abs().max())) if decoder == "mask_rcnn" else 1.0  # logits of masks at random are large
+        torch.testing.assert_close(model(images), before, atol=1e-5 * size, rtol=1e-4)
         for key, parameter in model.named_parameters():
             if key.endswith("lora_B"):
                 nn.init.normal_(parameter, std=0.02)
         changed = model(images)
         assert not torch.allclose(changed, before, atol=1e-5)
         vl.merge(model)
-        torch.testing.assert_close(model(images), changed, atol=1e-3, rtol=1e-3)
+        found, wanted = same_rows(model(images), changed, CLASSES)
+        torch.testing.assert_close(found, wanted, atol=1e-3 * size, rtol=1e-3)

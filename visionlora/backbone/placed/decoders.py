@@ -14,6 +14,6 @@ DECODERS: Registry[Callable[..., Any]] = Registry(
         ("fpn", "unet", "unetplusplus", "manet", "linknet", "pan", "deeplabv3", "deeplabv3plus", "upernet", "segformer", "dpt"),
         "visionlora.backbone.placed.segmenters:build",
     ),
-    **dict.fromkeys(("fcos", "retinanet", "ssd", "ssdlite", "faster_rcnn"), "visionlora.backbone.placed.detectors:build"),
+    **dict.fromkeys(("fcos", "retinanet", "ssd", "ssdlite", "faster_rcnn", "mask_rcnn"), "visionlora.backbone.placed.detectors:build"),
 )
 """What goes over a backbone in place of its head -> ``build``, as for ``BACKBONES``."""

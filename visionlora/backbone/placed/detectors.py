@@ -18,6 +18,7 @@ from visionlora.backbone.placed.maps import backbone_of, remade
 from visionlora.backbone.placed.one_stage import fcos, retinanet
 from visionlora.backbone.placed.single_shot import ssd, ssdlite
 from visionlora.backbone.placed.two_stage import faster_rcnn
+from visionlora.backbone.placed.two_stage_masks import mask_rcnn
 from visionlora.backbone.timm_models import preprocessing_of
 from visionlora.common.errors import UserError
 
@@ -44,6 +45,7 @@ KINDS = {
     "ssd": Kind(ssd),
     "ssdlite": Kind(ssdlite),
     "faster_rcnn": Kind(faster_rcnn, ("neck", "rpn", "roi_heads"), 4),
+    "mask_rcnn": Kind(mask_rcnn, ("neck", "rpn", "roi_heads"), 4),
 }
 """By the name of ``model.decoder``."""
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.ssd import SSD
 
 from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing
-from visionlora.backbone.placed import single_shot, two_stage
+from visionlora.backbone.placed import single_shot, two_stage, two_stage_masks
 from visionlora.backbone.placed.one_stage import Detector
 from visionlora.backbone.weights import hub_access, read_weights
 from visionlora.common.errors import UserError
@@ -27,6 +27,8 @@ DETECTORS = (
     "fasterrcnn_resnet50_fpn_v2",
     "fasterrcnn_mobilenet_v3_large_fpn",
     "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "maskrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn_v2",
 )
 """What finds boxes."""
 SIZE = {"segment": 224, "detect": 320}
@@ -76,12 +78,14 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
 
 def _detector(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
     """A detector, with what is made anew in it: the head of one stage, or where that has norms or is large, the last layers."""
-    with_background = spec.name.startswith(("ssd", "fasterrcnn"))
+    with_background = spec.name.startswith(("ssd", "fasterrcnn", "maskrcnn"))
     theirs = _create(spec, spec.num_classes + with_background, load)
     size = spec.image_size or SIZE["detect"]
     model: nn.Module
     head: tuple[str, ...]
-    if isinstance(theirs, FasterRCNN):
+    if isinstance(theirs, MaskRCNN):
+        model, head = two_stage_masks.of_torchvision(theirs), ("roi_heads.box_predictor", two_stage_masks.LAST)
+    elif isinstance(theirs, FasterRCNN):
         model, head = two_stage.of_torchvision(theirs), ("roi_heads.box_predictor",)
     elif isinstance(theirs, SSD):
         size = spec.image_size or int(theirs.transform.fixed_size[0])
@@ -94,6 +98,8 @@ def _detector(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
 
 def _create(spec: BackboneSpec, classes: int, load: bool, **more: Any) -> Any:
     model = torchvision.models.get_model(spec.name, weights=None, weights_backbone=None, num_classes=classes, **more)
+    if isinstance(model, MaskRCNN):
+        two_stage_masks.for_all_classes(model)
     if load:
         _load(model, spec)
     return model
@@ -108,6 +114,8 @@ def _load(model: nn.Module, spec: BackboneSpec) -> None:
     else:
         with hub_access(f"torchvision's {spec.name}"):
             state = torchvision.models.get_model_weights(spec.name).DEFAULT.get_state_dict(progress=False, check_hash=True)
+    if isinstance(model, MaskRCNN):
+        state = two_stage_masks.of_all_classes(state)
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     below = [key for key in own if key.startswith("backbone.") and not key.endswith("num_batches_tracked")]
     lacking = [key for key in below if key not in fitting]

@@ -68,9 +68,13 @@ class TwoStage(OverMaps):
         # Boxes of several images are compared at once only where the number of images is to stay open.
         parts = [said.detach()] if torch.compiler.is_exporting() else said.detach().split(1)
         there, proposals = torch.cat([self._proposals(part.float(), levels, side) for part in parts]).split((1, 4), dim=2)
-        logits, boxes = self._looked_at(maps, proposals, side)
-        rows = torch.cat([there, proposals / side, logits, boxes], dim=2)
+        rows = self.rows(maps, there, proposals, side)
         return torch.cat([rows, packed(said, rows.shape[2]).to(rows.dtype)], dim=1)
+
+    def rows(self, maps: list[Tensor], there: Tensor, proposals: Tensor, side: int) -> Tensor:
+        """The rows of the proposals ``(N, PROPOSALS, 4)``, which are in pixels; ``there`` says what each is."""
+        logits, boxes = self._looked_at(maps, proposals, side)
+        return torch.cat([there, proposals / side, logits, boxes], dim=2)
 
     @torch.no_grad()
     def _proposals(self, said: Tensor, levels: list[int], side: int) -> Tensor:
@@ -96,15 +100,18 @@ class TwoStage(OverMaps):
         alone.
         """
         heads: Any = self.roi_heads
-        features = [one.float() for one in maps[:-1]]
-        if torch.compiler.is_exporting():
-            patches = _patches(heads.box_roi_pool, features, proposals, side)
-        else:
-            named = {str(place): one for place, one in enumerate(features)}
-            patches = heads.box_roi_pool(named, list(proposals), [(side, side)] * len(proposals))
-        logits, boxes = heads.box_predictor(heads.box_head(patches.to(maps[0].dtype)))
+        logits, boxes = heads.box_predictor(heads.box_head(self.cut(heads.box_roi_pool, maps, proposals, side)))
         shape = (*proposals.shape[:2], -1)
         return logits.float().view(shape), boxes[:, 4:].float().view(shape)  # no box of the background
+
+    @staticmethod
+    def cut(pool: MultiScaleRoIAlign, maps: list[Tensor], boxes: Tensor, side: int) -> Tensor:
+        """What ``pool`` cuts out of the maps for boxes in pixels, ``(N, B, 4) -> (N B, channels, places, places)``."""
+        features = [one.float() for one in maps[:-1]]
+        if torch.compiler.is_exporting():
+            return _patches(pool, features, boxes, side).to(maps[0].dtype)
+        named = {str(place): one for place, one in enumerate(features)}
+        return pool(named, list(boxes), [(side, side)] * len(boxes)).to(maps[0].dtype)  # type: ignore[no-any-return]
 
 
 def _likeliest(boxes: Tensor, scores: Tensor) -> Tensor:
@@ -124,7 +131,7 @@ def _patches(pool: MultiScaleRoIAlign, maps: list[Tensor], proposals: Tensor, si
     """What ``pool`` gives, in shapes that do not depend on what is found: every patch is cut out of every map."""
     steps = [round(math.log2(side / one.shape[-1])) for one in maps]
     images = torch.arange(proposals.shape[0], device=proposals.device, dtype=proposals.dtype)[:, None, None]
-    places = torch.cat([images.expand(-1, PROPOSALS, 1), proposals], dim=2).flatten(0, 1)
+    places = torch.cat([images.expand(-1, proposals.shape[1], 1), proposals], dim=2).flatten(0, 1)
     levels = LevelMapper(steps[0], steps[-1])([proposals.flatten(0, 1)])
     found = maps[0].new_zeros(())
     for level, (one, step) in enumerate(zip(maps, steps, strict=True)):

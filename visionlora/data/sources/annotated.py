@@ -92,13 +92,13 @@ def size_of(path: Path) -> tuple[int, int]:
         raise UnreadableError(f"its size cannot be read: {error}", path) from None
 
 
-def finished(root: Path, classes: Sequence[str], parts: dict[str, Images], faults: Faults) -> Source:
-    """The source, after its faults are told.
+def finished(root: Path, classes: Sequence[str], parts: dict[str, Images], faults: Faults, of: str = "box") -> Source:
+    """The source, after its faults, which are ``of`` its boxes or objects, are told.
 
     Raises:
         UserError: it has no objects, or no training part.
     """
-    faults.tell(process_rank())
+    faults.tell(process_rank(), of)
     if "train" not in parts:
         raise UserError(f"data.root={root} has {' and '.join(parts) or 'no'} images but no train part.")
     if not classes:

@@ -1,4 +1,4 @@
-"""``data=coco``: images with one JSON file a part, as COCO has them."""
+"""``data=coco``: images with one JSON file a part, as COCO has them, for boxes; for masks of classes see ``coco_masks``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,43 @@ from visionlora.data.sources.annotated import finished, part_of, size_of
 from visionlora.data.sources.pairs import PARTS
 from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Box, Faults
+from visionlora.tasks.run_lengths import run_lengths
+
+Annotation = Mapping[str, Any]
+"""An entry of a file of COCO's."""
 
 
 @dataclass
-class _File:
+class CocoFile:
     """A file of annotations: the names of its categories by id, its images, and the annotations of each image by its id."""
 
     path: Path
     categories: dict[int, str]
-    images: list[Mapping[str, Any]]
-    objects: dict[int, list[Mapping[str, Any]]]
-    crowds: int
+    images: list[Annotation]
+    objects: dict[int, list[Annotation]]
+    crowds: dict[int, list[Annotation]]
+
+    def kind(self, one: Annotation) -> str:
+        """The name of the category of an annotation."""
+        return self.categories[int(one["category_id"])]
+
+    def size(self, image: Annotation, path: Path) -> tuple[int, int]:
+        """Width and height of an image: as the file has them, else as the image has them."""
+        size = int(float(image.get("width") or 0)), int(float(image.get("height") or 0))
+        return size if min(size) > 0 else size_of(path)
+
+    def where(self, image: Annotation) -> str:
+        """The image in words."""
+        return f"{self.path.name}, {image['file_name']}"
+
+
+@dataclass
+class CocoPart:
+    """A part: its file of annotations, the paths of the images in its order, and what these are called."""
+
+    file: CocoFile
+    paths: list[Path]
+    names: list[str]
 
 
 def coco(config: DataConfig) -> Source:
@@ -38,38 +64,56 @@ def coco(config: DataConfig) -> Source:
         UserError: no such file, a file that is none of COCO's, images that are not there, ids that are there twice.
     """
     root = Path(config.root)
-    files = _files(root)
-    images = _images_below(root if root.is_dir() else root.parent)
-    used = sorted({file.categories[int(one["category_id"])] for file in files.values() for ones in file.objects.values() for one in ones})
+    found = parts_of(root)
+    used = used_classes(found)
     number = {name: place for place, name in enumerate(used)}
     faults = Faults(f"data.root={root}")
     parts = {}
-    for part, file in files.items():
-        paths = _paths(file, images, part)
+    for part, one in found.items():
         labels = []
-        for image, path in zip(file.images, paths, strict=True):
-            size = (float(image.get("width") or 0), float(image.get("height") or 0))
-            width, height = size if min(size) > 0 else size_of(path)
-            ones = [
-                (number[file.categories[int(one["category_id"])]], _box(one, file.path, width, height))
-                for one in file.objects[int(image["id"])]
-            ]
-            labels.append(faults.of_image(ones, f"{file.path.name}, {image['file_name']}"))
-        base = root if root.is_dir() else root.parent
-        parts[part] = Images(labels, [path.relative_to(base).as_posix() for path in paths], paths)
-    crowds = sum(file.crowds for file in files.values())
-    if crowds:
+        for image, path in zip(one.file.images, one.paths, strict=True):
+            size = one.file.size(image, path)
+            objects = [(number[one.file.kind(each)], box_of(each, one.file.path, *size)) for each in one.file.objects[int(image["id"])]]
+            height_width = (size[1], size[0])
+            masks = [_mask(each, height_width) for each in one.file.objects[int(image["id"])]]
+            labels.append(faults.of_image(objects, one.file.where(image), masks, height_width))
+        parts[part] = Images(labels, one.names, one.paths)
+    if crowds := crowds_in(found):
         faults.found["around crowds (iscrowd), left out"] = ["iscrowd=1"] * crowds
     return finished(root, used, parts, faults)
 
 
-def _files(root: Path) -> dict[str, _File]:
+def parts_of(root: Path) -> dict[str, CocoPart]:
+    """The parts below a folder, or of one file.
+
+    Raises:
+        UserError: see ``coco``.
+    """
+    base = root if root.is_dir() else root.parent
+    files, images, found = _files(root), _images_below(base), {}
+    for part, file in files.items():
+        paths = _paths(file, images, part)
+        found[part] = CocoPart(file, paths, [path.relative_to(base).as_posix() for path in paths])
+    return found
+
+
+def used_classes(parts: Mapping[str, CocoPart]) -> list[str]:
+    """Names of the categories that there are objects of, sorted."""
+    return sorted({one.file.kind(each) for one in parts.values() for objects in one.file.objects.values() for each in objects})
+
+
+def crowds_in(parts: Mapping[str, CocoPart]) -> int:
+    """How many annotations are of crowds."""
+    return sum(len(objects) for one in parts.values() for objects in one.file.crowds.values())
+
+
+def _files(root: Path) -> dict[str, CocoFile]:
     """The files of annotations by part."""
     if root.is_file():
         return {"train": _read(root)}
     if not root.is_dir():
         raise UserError(f"data.root={root} is not there.")
-    found: dict[str, _File] = {}
+    found: dict[str, CocoFile] = {}
     for path in sorted(root.rglob("*.json")):
         part = part_of(path.relative_to(root)) or _named(path.stem) or "train"
         if path.stem.startswith(("captions", "person_keypoints", "image_info", "panoptic", "stuff")):
@@ -87,7 +131,7 @@ def _named(stem: str) -> str | None:
     return next((part for part, names in PARTS.items() for word in words if word.rstrip("0123456789") in names), None)
 
 
-def _read(path: Path) -> _File:
+def _read(path: Path) -> CocoFile:
     """One file.
 
     Raises:
@@ -103,14 +147,12 @@ def _read(path: Path) -> _File:
         categories = {int(one["id"]): str(one["name"]) for one in content["categories"]}
         ids = [int(one["id"]) for one in content["images"]]
         names = [str(one["file_name"]) for one in content["images"]]
-        objects: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-        crowds = 0
+        objects: dict[int, list[Annotation]] = defaultdict(list)
+        crowds: dict[int, list[Annotation]] = defaultdict(list)
         for one in content["annotations"]:
             if int(one["category_id"]) not in categories:
                 raise UserError(f"{path}: annotation {one.get('id')} has category {one['category_id']}, which is none of its categories.")
-            crowds += bool(one.get("iscrowd"))
-            if not one.get("iscrowd"):
-                objects[int(one["image_id"])].append(one)
+            (crowds if one.get("iscrowd") else objects)[int(one["image_id"])].append(one)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: an entry lacks {error} or has something else there.") from None
     for what, values in (("image id", ids), ("file_name", names)):
@@ -120,7 +162,7 @@ def _read(path: Path) -> _File:
     strange = sorted(set(objects) - set(ids))
     if strange:
         raise UserError(f"{path}: annotations are of the image id {strange[0]}, which is none of its images ({len(strange)} such ids).")
-    return _File(path, categories, content["images"], objects, crowds)
+    return CocoFile(path, categories, content["images"], objects, crowds)
 
 
 def _images_below(root: Path) -> dict[str, list[Path]]:
@@ -132,7 +174,7 @@ def _images_below(root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _paths(file: _File, images: Mapping[str, list[Path]], part: str) -> list[Path]:
+def _paths(file: CocoFile, images: Mapping[str, list[Path]], part: str) -> list[Path]:
     """The file of each image.
 
     Raises:
@@ -154,7 +196,20 @@ def _paths(file: _File, images: Mapping[str, list[Path]], part: str) -> list[Pat
     return found
 
 
-def _box(one: Mapping[str, Any], path: Path, width: float, height: float) -> Box:
+def _mask(one: Annotation, size: tuple[int, int]) -> bytes | None:
+    """The run lengths of an object; ``None`` where it has none that can be read, which only Mask R-CNN asks for."""
+    try:
+        return run_lengths(one.get("segmentation"), size)
+    except ValueError:
+        return None
+
+
+def box_of(one: Annotation, path: Path, width: float, height: float) -> Box:
+    """The box of an annotation, in shares of the image.
+
+    Raises:
+        UserError: it has none.
+    """
     try:
         left, top, across, down = (float(value) for value in one["bbox"])
     except (KeyError, TypeError, ValueError):

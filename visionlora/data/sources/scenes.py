@@ -12,6 +12,7 @@ from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
 from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Boxes
+from visionlora.tasks.run_lengths import counts_of
 from visionlora.tasks.segment.mask_file import MaskArray
 
 SIDE = 96
@@ -33,7 +34,7 @@ class Scene:
 
     Args:
         image: uint8 ``(SIDE, SIDE, 3)``.
-        boxes: of the digits, and what they are.
+        boxes: of the digits, what they are, and the mask of each.
         mask: 0, or one more than the digit that covers the pixel: uint8 ``(SIDE, SIDE)``.
     """
 
@@ -78,7 +79,7 @@ def _scene(random: np.random.Generator, digits: np.ndarray, kinds: np.ndarray) -
     image = _texture(random)
     mask = np.zeros((SIDE, SIDE), np.uint8)
     places: list[tuple[int, int, int, int]] = []
-    classes = []
+    classes, inked = [], []
     for _ in range(random.integers(1, MOST + 1)):
         side = int(random.integers(SMALLEST, LARGEST + 1))
         chosen = int(random.integers(len(digits)))
@@ -95,10 +96,13 @@ def _scene(random: np.random.Generator, digits: np.ndarray, kinds: np.ndarray) -
         window = (slice(top, top + height), slice(left, left + width))
         image[window] += ink[..., None] * (_colour_apart(random, image[window].mean((0, 1))) - image[window])
         mask[window][ink > INK] = 1 + int(kinds[chosen])
+        inked.append(np.zeros((SIDE, SIDE), np.uint8))
+        inked[-1][window][ink > INK] = 1
         places.append((left, top, left + width, top + height))
         classes.append(int(kinds[chosen]))
+    each = [counts_of(one) for one in inked]
     boxes = tuple((left / SIDE, top / SIDE, right / SIDE, bottom / SIDE) for left, top, right, bottom in places)
-    return Scene(image.clip(0, 255).astype(np.uint8), Boxes(boxes, tuple(classes)), mask)
+    return Scene(image.clip(0, 255).astype(np.uint8), Boxes(boxes, tuple(classes), tuple(each), (SIDE, SIDE)), mask)
 
 
 def _texture(random: np.random.Generator) -> np.ndarray:

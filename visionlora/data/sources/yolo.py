@@ -10,9 +10,10 @@ import yaml
 from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
-from visionlora.data.sources.annotated import files_below, finished
+from visionlora.data.sources.annotated import files_below, finished, size_of
 from visionlora.data.sources.source import Source
-from visionlora.tasks.detect.boxes import Box, Faults
+from visionlora.tasks.detect.boxes import Box, Boxes, Faults
+from visionlora.tasks.run_lengths import run_lengths
 from visionlora.tasks.segment.mask_file import read_classes
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
@@ -21,8 +22,8 @@ NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
 
 def yolo(config: DataConfig) -> Source:
     """Images with ``labels``: a line ``class x y width height`` for each object, in shares of the image, x and y of its middle; or the
-    corners of a polygon, around which the box is. Folders may be ``images/PART`` beside ``labels/PART``, or ``PART/images`` beside
-    ``PART/labels``. ``data.yaml`` or ``classes.txt`` has the names. An image without a file has no objects.
+    corners of a polygon, which is the mask of the object, with the box around it. Folders may be ``images/PART`` beside ``labels/PART``,
+    or ``PART/images`` beside ``PART/labels``. ``data.yaml`` or ``classes.txt`` has the names. An image without a file has no objects.
 
     Raises:
         UserError: no images, no names, a line that cannot be read, a class that has no name.
@@ -44,11 +45,28 @@ def yolo(config: DataConfig) -> Source:
         if strange:
             raise UserError(f"{files[strange[0]]} has no image of the same name in the {part} part ({len(strange)} such files).")
         labels = [
-            faults.of_image(_objects(files[stem], classes) if stem in files else [], files[stem].name if stem in files else path.name)
+            _label(faults, _objects(files[stem], classes), files[stem].name, path) if stem in files else faults.of_image([], path.name)
             for stem, path in images.items()
         ]
         parts[part] = Images(labels, [path.relative_to(root).as_posix() for path in images.values()], list(images.values()))
     return finished(root, classes, parts, faults)
+
+
+def _label(faults: Faults, objects: list[tuple[int, list[float]]], file: str, image: Path) -> Boxes:
+    """The objects of an image; of those that are polygons, the masks as well."""
+    boxes = [(kind, _box(values)) for kind, values in objects]
+    if not objects or any(len(values) == 4 for _, values in objects):
+        return faults.of_image(boxes, file)
+    width, height = size_of(image)
+    return faults.of_image(boxes, file, [_mask(values, width, height) for _, values in objects], (height, width))
+
+
+def _mask(values: list[float], width: int, height: int) -> bytes | None:
+    """The run lengths of a polygon; ``None`` where it cannot be painted, which only Mask R-CNN asks for."""
+    try:
+        return run_lengths([[value * (height if place % 2 else width) for place, value in enumerate(values)]], (height, width))
+    except ValueError:
+        return None
 
 
 def _names(root: Path) -> list[str]:
@@ -76,7 +94,8 @@ def _names(root: Path) -> list[str]:
     return [str(name) for name in names]
 
 
-def _objects(file: Path, classes: list[str]) -> list[tuple[int, Box]]:
+def _objects(file: Path, classes: list[str]) -> list[tuple[int, list[float]]]:
+    """Class and numbers of each line: four of a box, or the corners of a polygon."""
     found = []
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
         words = line.split()
@@ -90,7 +109,7 @@ def _objects(file: Path, classes: list[str]) -> list[tuple[int, Box]]:
             raise UserError(f"{file}, line {number}: it has {len(words)} numbers; a box has 5, a polygon a class and pairs of them.")
         if not 0 <= kind < len(classes):
             raise UserError(f"{file}, line {number}: class {kind} has no name; the classes are 0 to {len(classes) - 1}.")
-        found.append((kind, _box(values)))
+        found.append((kind, values))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from visionlora.common.text import counted
@@ -21,10 +21,19 @@ class Boxes:
     Args:
         boxes: of the objects.
         classes: index of the class of each.
+        masks: COCO's compressed run lengths of each; empty where they have boxes alone.
+        size: height and width of the image of the masks.
     """
 
     boxes: tuple[Box, ...]
     classes: tuple[int, ...]
+    masks: tuple[bytes, ...] = ()
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def bare(self) -> bool:
+        """Whether there are objects that have boxes alone."""
+        return len(self.masks) < len(self.boxes)
 
 
 @dataclass
@@ -45,9 +54,18 @@ class Faults:
         """Count one, ``where`` it is in words."""
         self.found.setdefault(what, []).append(where)
 
-    def of_image(self, objects: Iterable[tuple[int, Box]], file: str) -> Boxes:
-        """The objects of an image, mended: corners in order, clipped to the image, without those that have no area."""
-        boxes, classes = [], []
+    def of_image(
+        self, objects: Iterable[tuple[int, Box]], file: str, masks: Sequence[bytes | None] = (), size: tuple[int, int] = (0, 0)
+    ) -> Boxes:
+        """The objects of an image, mended: corners in order, clipped to the image, without those that have no area.
+
+        Args:
+            objects: class and box of each.
+            file: the image in words.
+            masks: of each, where they have any; an image of which one object has none has none.
+            size: height and width of the image of the masks.
+        """
+        boxes, classes, kept = [], [], []
         for number, (kind, (left, top, right, bottom)) in enumerate(objects, start=1):
             self.boxes += 1
             where = f"{file}, object {number}"
@@ -65,15 +83,17 @@ class Faults:
                 self.note("reaching beyond the image, clipped", where)
             boxes.append((inside[0], inside[1], inside[2], inside[3]))
             classes.append(kind)
+            kept.append(masks[number - 1] if masks else None)
         self.images += 1
         self.bare += not boxes
-        return Boxes(tuple(boxes), tuple(classes))
+        there = tuple(mask for mask in kept if mask is not None)
+        return Boxes(tuple(boxes), tuple(classes), there if len(there) == len(boxes) else (), size)
 
-    def tell(self, rank: int = 0) -> None:
-        """Say in a line what there was."""
+    def tell(self, rank: int = 0, of: str = "box") -> None:
+        """Say in a line what there was, ``of`` boxes or objects."""
         if rank or not (self.found or self.bare):
             return
         said = [f"{len(places):,} {what} (first: {places[0]})" for what, places in self.found.items()]
         if self.bare:
             said.append(f"{counted(self.bare, 'image')} without objects, which {'is' if self.bare == 1 else 'are'} kept")
-        print(f"{self.source}: of {counted(self.boxes, 'box', 'boxes')}, {'; '.join(said)}.", file=sys.stderr)
+        print(f"{self.source}: of {counted(self.boxes, of, 'boxes' if of == 'box' else '')}, {'; '.join(said)}.", file=sys.stderr)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 _SCORES = """
 columns = {8 + classes: "retinanet", 9 + classes: "fcos", 13 + classes: "ssd", 6 + 5 * classes: "faster_rcnn"}
+columns[6 + 5 * classes + 28 * 28] = "mask_rcnn"
 detector = columns[said.shape[1]]
-if detector == "faster_rcnn":
-    said = said[said[:, 0] == 1, 1:]  # the proposals; the other rows are what they were made of
-if detector in ("ssd", "faster_rcnn"):
+if detector in ("faster_rcnn", "mask_rcnn"):
+    said = said[said[:, 0] > 0]  # the proposals; the other rows are what they were made of
+    masked, said, masks = said[:, 0] == 2, said[:, 1 : 6 + 5 * classes], said[:, 6 + 5 * classes :]
+if detector == "mask_rcnn":
+    masks = masks.reshape(-1, 28, 28) > 0  # of those that are masked, in the box of the likeliest class
+if detector not in ("fcos", "retinanet"):
     scores = said[:, 12:] if detector == "ssd" else said[:, 4 : 5 + classes]
     scores = np.exp(scores - scores.max(1, keepdims=True))
     scores = scores[:, 1:] / scores.sum(1, keepdims=True)  # without the background
@@ -23,7 +27,7 @@ middles, sizes = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2:] - anchors
 if detector == "fcos":
     boxes = np.hstack([middles - sides[:, :2] * sizes, middles + sides[:, 2:] * sizes])
 else:
-    if detector == "faster_rcnn":  # a box for each class
+    if detector in ("faster_rcnn", "mask_rcnn"):  # a box for each class
         sides = said[:, 5 + classes :].reshape(-1, classes, 4)[np.arange(len(said)), kinds]
     if detector != "retinanet":
         sides = sides * np.array([0.1, 0.1, 0.2, 0.2])

@@ -45,7 +45,7 @@ def _of_class(found: Tensor, true: Tensor, kind: float) -> OfClass:
         boxes, own = boxes[boxes[:, 0] == kind], own[own[:, 0] == kind]
         images += [image] * len(boxes)
         scores.append(boxes[:, 1].numpy())
-        hits.append(_hits(box_iou(boxes[:, 2:], own[:, 1:]).numpy()))
+        hits.append(_hits(box_iou(boxes[:, 2:6], own[:, 1:5]).numpy()))
         objects.append(len(own))
     order = np.argsort(-np.concatenate(scores), kind="stable")
     return OfClass(np.array(images, np.int64)[order], np.concatenate(hits, axis=1)[:, order], np.array(objects))

@@ -13,6 +13,7 @@ from torchvision.models.detection.retinanet import RetinaNet, RetinaNetClassific
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
+from visionlora.tasks.detect.mask_losses import mask_losses
 from visionlora.tasks.detect.proposal_losses import Wanted, proposal_losses
 from visionlora.tasks.detect.said import UNITS as UNITS_OF_BOXES
 from visionlora.tasks.detect.said import Said
@@ -26,13 +27,15 @@ def detection_loss(outputs: Tensor, targets: Tensor, classes: int, seed: int | N
 
     Args:
         outputs: ``(N, rows, columns)``, see ``Said``.
-        targets: ``(N, objects, 5)``: class and box, class -1 for none.
+        targets: ``(N, objects, 5)``: class and box, class -1 for none; ``OF_TRUE`` columns more, where they have masks.
         classes: how many there are.
         seed: of what Faster R-CNN draws, so that the same outputs have the same loss; by default torch's random state.
     """
     said = Said.of(outputs, classes)
-    wanted = [{"boxes": one[one[:, 0] >= 0, 1:] * UNITS, "labels": one[one[:, 0] >= 0, 0].long()} for one in targets]
+    wanted = [{"boxes": one[one[:, 0] >= 0, 1:5] * UNITS, "labels": one[one[:, 0] >= 0, 0].long()} for one in targets]
     found = LOSSES[said.kind](said, wanted) if said.kind in LOSSES else _of_proposals(said, wanted, seed)
+    if said.masks is not None:
+        found |= mask_losses(said, targets, UNITS)
     return torch.stack(list(found.values())).sum()
 
 

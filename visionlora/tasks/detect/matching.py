@@ -33,12 +33,12 @@ def matched(found: Tensor, true: Tensor, least: float = 0.0) -> Matched:
     """Match boxes with objects as COCO does: the likeliest first, each with the free object of its class that it covers most.
 
     Args:
-        found: ``(boxes, 6)``: class, score, box; class -1 is none.
+        found: ``(boxes, 6)``, or more columns: class, score, box; class -1 is none.
         true: ``(objects, 5)``: class, box; class -1 is none.
         least: score below which boxes do not count.
     """
     found, true = found[(found[:, 0] >= 0) & (found[:, 1] >= least)], true[true[:, 0] >= 0]
-    overlap = box_iou(found[:, 2:], true[:, 1:]) * (found[:, :1] == true[None, :, 0])
+    overlap = box_iou(found[:, 2:6], true[:, 1:5]) * (found[:, :1] == true[None, :, 0])
     hits = torch.zeros(len(found), dtype=torch.bool)
     free = torch.ones(len(true), dtype=torch.bool)
     for place in range(len(found) if len(true) else 0):

@@ -15,9 +15,9 @@ from visionlora.common.console import console
 from visionlora.common.text import counted
 from visionlora.tasks.detect import plots
 from visionlora.tasks.detect.draws import OfClass, by_class, mean_precision
-from visionlora.tasks.detect.layout import detections
+from visionlora.tasks.detect.layout import COLUMNS, detections
 from visionlora.tasks.detect.matching import Matched, matched
-from visionlora.tasks.detect.metrics import average_precision
+from visionlora.tasks.detect.metrics import average_precision, masks_as_coco
 from visionlora.tasks.drawn import DrawnOutcome
 from visionlora.tasks.gallery import page
 from visionlora.tasks.placed import FULL_SIZE
@@ -32,13 +32,13 @@ SIZES = {"map_small": "small (up to 32² pixels)", "map_medium": "medium (up to 
 
 
 class DetectOutcome(DrawnOutcome):
-    """Detections ``(N, KEPT, 6)`` or a detector's outputs, and objects ``(N, most, 5)``."""
+    """Detections ``(N, KEPT, 6)`` or a detector's outputs, and objects ``(N, most, 5)``; with masks there are more columns."""
 
     draws = 500
 
     @cached_property
     def found(self) -> Tensor:
-        """Class, score and box of what is found, ``(N, KEPT, 6)``."""
+        """Class, score and box of what is found, ``(N, KEPT, 6)``, and its mask, where it has one."""
         return detections(self.outputs, len(self.task.names))
 
     @cached_property
@@ -54,14 +54,26 @@ class DetectOutcome(DrawnOutcome):
         metric.extended_summary = True
         for found, true, side in zip(self.found, self.targets, self.sides, strict=True):
             found, true = found[found[:, 0] >= 0], true[true[:, 0] >= 0]
-            own = {"boxes": found[:, 2:] * side, "scores": found[:, 1], "labels": found[:, 0].long()}
-            metric.update([own], [{"boxes": true[:, 1:] * side, "labels": true[:, 0].long()}])
+            own = {"boxes": found[:, 2:COLUMNS] * side, "scores": found[:, 1], "labels": found[:, 0].long()}
+            metric.update([own], [{"boxes": true[:, 1:5] * side, "labels": true[:, 0].long()}])
+        return metric.compute()  # type: ignore[no-any-return]
+
+    @cached_property
+    def masks(self) -> dict[str, Tensor] | None:
+        """What COCO's evaluation says of the masks, at the size of the view; ``None`` where there are none."""
+        if self.found.shape[2] == COLUMNS or self.targets.shape[2] == 5:
+            return None
+        metric = average_precision(each_class=True, of="segm")
+        for found, true in zip(self.found, self.targets, strict=True):
+            metric.update(*masks_as_coco(found[None], true[None], len(self.task.names)))
         return metric.compute()  # type: ignore[no-any-return]
 
     def metrics(self) -> dict[str, float]:
-        """``SPLIT/map``, ``SPLIT/map50``, the interval of the first, and ``SPLIT/unreadable``."""
+        """``SPLIT/map``, ``SPLIT/map50``, the same of masks, the interval of the first, and ``SPLIT/unreadable``."""
         low, high = self.interval()
         found = {"map": float(self.coco["map"]), "map50": float(self.coco["map_50"]), "map_low": low, "map_high": high}
+        if self.masks is not None:
+            found |= {"mask_map": float(self.masks["map"]), "mask_map50": float(self.masks["map_50"])}
         return {f"{self.split}/{key}": max(value, 0.0) for key, value in found.items()} | {f"{self.split}/unreadable": len(self.unreadable)}
 
     @cached_property
@@ -103,6 +115,12 @@ class DetectOutcome(DrawnOutcome):
                 "map50": float(known.mean()) if len(known) else 0.0,
                 "objects": int((objects == kind).sum()),
             }
+        if self.masks is not None:  # where nothing is found, torchmetrics says nothing of the classes
+            kinds, values = (self.masks.get(key, torch.empty(0)).reshape(-1).tolist() for key in ("classes", "map_per_class"))
+            of_masks = dict(zip(kinds, values, strict=False))
+            for kind, name in enumerate(self.task.names):
+                if name in table:
+                    table[name]["mask_map"] = max(of_masks.get(kind, 0.0), 0.0)
         return table
 
     def details(self) -> dict[str, Any]:
@@ -133,10 +151,12 @@ class DetectOutcome(DrawnOutcome):
     def tell(self) -> None:
         """Print the precision of each class, and by size."""
         table = Table(title="Classes", title_justify="left")
-        for column in ("class", "mAP", "mAP50", "objects"):
+        of_masks = ("mask mAP",) if self.masks is not None else ()
+        for column in ("class", "mAP", "mAP50", *of_masks, "objects"):
             table.add_column(column, justify="left" if column == "class" else "right")
         for name, row in self.report().items():
-            table.add_row(escape(name), f"{row['map']:.1%}", f"{row['map50']:.1%}", f"{row['objects']:,}")
+            mask = [f"{row['mask_map']:.1%}"] if of_masks else []
+            table.add_row(escape(name), f"{row['map']:.1%}", f"{row['map50']:.1%}", *mask, f"{row['objects']:,}")
         console.print(table)
         by_size = [f"{words} {float(self.coco[key]):.1%}" for key, words in SIZES.items() if float(self.coco[key]) > -1]
         if by_size:

@@ -11,6 +11,8 @@ from matplotlib.patches import Rectangle
 
 from visionlora.common.drawing import PALETTE, WIDTH, short, styled
 from visionlora.tasks.colours import colour
+from visionlora.tasks.detect.layout import COLUMNS as OF_BOX
+from visionlora.tasks.detect.masks import pasted
 from visionlora.tasks.sheets import file_name
 
 if TYPE_CHECKING:
@@ -72,12 +74,16 @@ def _draw(axes: Axes, outcome: DetectOutcome, index: int) -> None:
     side = max(image.size)
     axes.imshow(np.asarray(image))
     least = outcome.task.threshold  # type: ignore[attr-defined]
-    for kind, score, *box in outcome.found[index].tolist():
+    for one in outcome.found[index]:
+        kind, score, *box = one[:OF_BOX].tolist()
         if kind >= 0 and score >= least:
-            _box(axes, [value * side for value in box], tuple(value / 255 for value in colour(int(kind))), "-")
+            edge = tuple(value / 255 for value in colour(int(kind)))
+            _box(axes, [value * side for value in box], edge, "-")
+            if len(one) > OF_BOX and (mask := pasted(one[None, OF_BOX:], side, (image.height, image.width))[0]).any():
+                axes.contour(mask.float().numpy(), levels=[0.5], colors=[edge], linewidths=0.7)
     objects = outcome.targets[index][outcome.targets[index][:, 0] >= 0]
     for place in outcome.matches[index].missed:
-        _box(axes, (objects[place, 1:] * side).tolist(), (1.0, 1.0, 1.0), "--")
+        _box(axes, (objects[place, 1:5] * side).tolist(), (1.0, 1.0, 1.0), "--")
     axes.set(xlim=(0, image.width), ylim=(image.height, 0))
     axes.set_title(f"{file_name(outcome.images, index)}\n{outcome.words(index)}", fontsize=6)
 

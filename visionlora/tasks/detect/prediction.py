@@ -11,7 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from visionlora.tasks.colours import LONGEST, colour, opened, saved
+from visionlora.tasks.colours import LONGEST, bordered, colour, opened, saved
+from visionlora.tasks.run_lengths import area, decoded
 
 Found = tuple[int, float, tuple[float, float, float, float]]
 """Class, score, and left, top, right, bottom in pixels."""
@@ -25,12 +26,16 @@ class Detected:
         path: of the image.
         names: of the classes.
         objects: that are likely enough.
+        masks: COCO's compressed run lengths of each; empty where they have boxes alone.
+        size: height and width of the image of the masks.
         error: why the image cannot be read.
     """
 
     path: str
     names: tuple[str, ...] = ()
     objects: tuple[Found, ...] = ()
+    masks: tuple[bytes, ...] = ()
+    size: tuple[int, int] = (0, 0)
     error: str = ""
 
     def row(self, most: int) -> dict[str, Any]:
@@ -56,10 +61,15 @@ class Detected:
         return self.error or ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
 
     def left(self, folder: Path, name: str) -> tuple[Detected, dict[str, Any]]:
-        """Write ``overlays/NAME.jpg``, the image with its boxes; the prediction itself, and its entry of ``coco.json``."""
+        """Write ``overlays/NAME.jpg``, the image with its boxes and the borders of its masks; the prediction itself, and its entry of
+        ``coco.json``.
+        """
         if not self.error and Path(self.path).is_file():
-            saved(boxed(opened(self.path), self.objects, self.names), folder, "overlays", f"{name}.jpg")
-        return self, {"image": self.path, "objects": self.objects}
+            image = opened(self.path)
+            for (kind, _, _), counts in zip(self.objects, self.masks, strict=False):  # there may be no masks
+                bordered(image, decoded(counts, self.size), colour(kind))
+            saved(boxed(image, self.objects, self.names), folder, "overlays", f"{name}.jpg")
+        return self, {"image": self.path, "objects": self.objects, "masks": self.masks, "size": self.size}
 
     @staticmethod
     def summary(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[str, Any]:
@@ -68,10 +78,15 @@ class Detected:
         rows: list[dict[str, Any]] = []
         for number, entry in enumerate(entries, start=1):
             images.append({"id": number, "file_name": entry["image"]})
-            for kind, score, (left, top, right, bottom) in entry["objects"]:
+            for place, (kind, score, (left, top, right, bottom)) in enumerate(entry["objects"]):
                 box = [round(value, 2) for value in (left, top, right - left, bottom - top)]
                 own = {"id": len(rows) + 1, "image_id": number, "category_id": kind + 1, "bbox": box}
-                rows.append(own | {"area": round(box[2] * box[3], 2), "iscrowd": 0, "score": round(score, 5)})
+                own |= {"area": round(box[2] * box[3], 2), "iscrowd": 0, "score": round(score, 5)}
+                if entry["masks"]:
+                    counts, size = entry["masks"][place], entry["size"]
+                    segmentation = {"size": list(size), "counts": counts.decode("ascii")}
+                    own |= {"segmentation": segmentation, "area": area(counts, size)}
+                rows.append(own)
         categories = [{"id": kind + 1, "name": name} for kind, name in enumerate(names)]
         return "coco.json", {"images": images, "annotations": rows, "categories": categories}
 

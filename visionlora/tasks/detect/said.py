@@ -7,6 +7,7 @@ RetinaNet               ``8 + classes``     anchor, box, a logit a class
 FCOS                    ``9 + classes``     anchor, box, centre-ness, a logit a class
 SSD, SSDLite            ``13 + classes``    anchor, box, units of the box, a logit for the background and one a class
 Faster R-CNN            ``6 + 5 classes``   what the row is; a proposal, logits as of SSD, a box a class; or several anchors
+Mask R-CNN              784 more            the same, and the logits of a mask of 28 x 28 for the proposals that are given one
 ======================  ==================  ====================================================================================
 
 No two of these are the same number.
@@ -20,10 +21,14 @@ from torch import Tensor
 from torchvision.models.detection import _utils as detection
 
 from visionlora.backbone.placed.two_stage import NOTHING, PACKED, unpacked
+from visionlora.backbone.placed.two_stage_masks import MASKED
+from visionlora.backbone.placed.two_stage_masks import SIDE as SIDE_OF_MASKS
 from visionlora.common.errors import UserError
 
-OVERLAP = {"fcos": 0.6, "retinanet": 0.5, "ssd": 0.45, "faster_rcnn": 0.5}
+OVERLAP = {"fcos": 0.6, "retinanet": 0.5, "ssd": 0.45, "faster_rcnn": 0.5, "mask_rcnn": 0.5}
 """Intersection over union from which the less likely of two boxes of a class is dropped, as in torchvision's detectors."""
+TWO_STAGES = ("faster_rcnn", "mask_rcnn")
+"""Those that make proposals first."""
 UNITS = (10.0, 10.0, 5.0, 5.0)
 """Of the numbers of a box of a proposal: one of its sides is ten of the first, and so on."""
 
@@ -31,6 +36,7 @@ UNITS = (10.0, 10.0, 5.0, 5.0)
 def kind_of(columns: int, classes: int) -> str | None:
     """The detector whose output for so many classes has so many columns; ``None``: it is none's."""
     kinds = {8 + classes: "retinanet", 9 + classes: "fcos", 13 + classes: "ssd", 6 + 5 * classes: "faster_rcnn"}
+    kinds[6 + 5 * classes + SIDE_OF_MASKS**2] = "mask_rcnn"
     return kinds.get(columns)
 
 
@@ -57,6 +63,8 @@ class Said:
         centreness: logits ``(N, A, 1)`` of FCOS: how near the middle of its object an anchor is.
         there: of Faster R-CNN: which rows are proposals, ``(N, A)``; the others are zeros.
         proposing: of Faster R-CNN: what is said of the anchors that proposals are made of, ``(N, more, OF_ANCHOR)``.
+        masks: of Mask R-CNN: the logits of the mask of each proposal, ``(N, A, SIDE²)``.
+        masked: of Mask R-CNN: which proposals are given a mask, ``(N, A)``; those of the others are zeros.
     """
 
     kind: str
@@ -66,28 +74,32 @@ class Said:
     centreness: Tensor | None = None
     there: Tensor | None = None
     proposing: Tensor | None = None
+    masks: Tensor | None = None
+    masked: Tensor | None = None
 
     @classmethod
     def of(cls, outputs: Tensor, classes: int) -> Said:
         """The columns of ``outputs (N, rows, columns)``."""
         kind = kind_of(outputs.shape[2], classes)
-        if kind == "faster_rcnn":
-            return cls._of_proposals(outputs, classes)
+        if kind in TWO_STAGES:
+            return cls._of_proposals(str(kind), outputs, classes)
         centreness = outputs[..., 8:9] if kind == "fcos" else None
         logits = outputs[..., {"retinanet": 8, "fcos": 9, "ssd": 12}[str(kind)] :]
         return cls(str(kind), outputs[..., :4], outputs[..., 4:8], logits, centreness)
 
     @classmethod
-    def _of_proposals(cls, outputs: Tensor, classes: int) -> Said:
+    def _of_proposals(cls, kind: str, outputs: Tensor, classes: int) -> Said:
         count = int((outputs[0, :, 0] != PACKED).sum())
         rows = outputs[:, :count]
-        boxes = rows[..., 6 + classes :].unflatten(2, (classes, 4))
+        boxes = rows[..., 6 + classes : 6 + 5 * classes].unflatten(2, (classes, 4))
         there, proposing = rows[..., 0] != NOTHING, unpacked(outputs[:, count:])
-        return cls("faster_rcnn", rows[..., 1:5], boxes, rows[..., 5 : 6 + classes], there=there, proposing=proposing)
+        masks, masked = (rows[..., 6 + 5 * classes :], rows[..., 0] == MASKED) if kind == "mask_rcnn" else (None, None)
+        logits = rows[..., 5 : 6 + classes]
+        return cls(kind, rows[..., 1:5], boxes, logits, there=there, proposing=proposing, masks=masks, masked=masked)
 
     def scores(self) -> Tensor:
         """Of each class at each anchor, ``(N, A, classes)``."""
-        if self.kind in ("ssd", "faster_rcnn"):
+        if self.kind in ("ssd", *TWO_STAGES):
             likely = self.logits.softmax(-1)[..., 1:]
             return likely if self.there is None else likely * self.there[..., None]
         found: Tensor = self.logits.sigmoid()
@@ -102,6 +114,11 @@ class Said:
         coder = detection.BoxCoder((1.0, 1.0, 1.0, 1.0) if self.kind == "retinanet" else UNITS)
         flat: Tensor = coder.decode_single(each.reshape(-1, 4), anchors.reshape(-1, 4))
         return flat.view(each.shape)
+
+    def mask_boxes(self) -> Tensor:
+        """Of Mask R-CNN: where the mask of each proposal lies, in the box of its likeliest class, ``(N, A, 4)``."""
+        kinds = self.logits[..., 1:].argmax(-1)
+        return self.boxes().gather(2, kinds[..., None, None].expand(-1, -1, 1, 4))[:, :, 0].clamp(0, 1)
 
 
 def fcos_boxes(regression: Tensor, anchors: Tensor) -> Tensor:

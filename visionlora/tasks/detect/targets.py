@@ -9,13 +9,16 @@ from torch import Tensor
 
 from visionlora.common.errors import UserError
 from visionlora.tasks.checked_targets import CheckedTargets
+from visionlora.tasks.detect.masks import OF_TRUE
 from visionlora.tasks.detect.said import check
 
 
 def padded(labels: Sequence[Tensor]) -> Tensor:
-    """Objects of each image ``(objects, 5)`` as ``(N, most, 5)``: class, and box in shares of the side; class -1 is none."""
+    """Objects of each image ``(objects, 5)``, or with masks ``(objects, 5 + OF_TRUE)``, as ``(N, most, …)``: class, and box in shares of
+    the side; class -1 is none.
+    """
     most = max((len(one) for one in labels), default=0)
-    found = torch.zeros(len(labels), most, 5)
+    found = torch.zeros(len(labels), most, max((one.shape[1] for one in labels), default=5))
     found[..., 0] = -1
     for place, one in enumerate(labels):
         found[place, : len(one)] = one
@@ -23,7 +26,8 @@ def padded(labels: Sequence[Tensor]) -> Tensor:
 
 
 class BoxTargets(CheckedTargets):
-    """Sees that targets are ``(N, objects, 5)``: class, left, top, right, bottom, with class -1 for none.
+    """Sees that targets are ``(N, objects, 5)``: class, left, top, right, bottom, with class -1 for none, and with masks ``OF_TRUE``
+    columns more.
 
     Args:
         classes: of the task.
@@ -35,7 +39,7 @@ class BoxTargets(CheckedTargets):
 
     def read(self, images: Tensor, targets: Tensor, part: str) -> tuple[Tensor, Tensor]:
         """The objects as float32, those that are none of class -1."""
-        if targets.ndim != 3 or targets.shape[0] != len(images) or targets.shape[2] != 5:
+        if targets.ndim != 3 or targets.shape[0] != len(images) or targets.shape[2] not in (5, 5 + OF_TRUE):
             raise UserError(
                 f"the targets of a {part} batch of {len(images)} images are {tuple(targets.shape)}; they must be"
                 f" ({len(images)}, objects, 5): class, left, top, right, bottom, in shares of the side; class -1 is none."

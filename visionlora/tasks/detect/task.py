@@ -55,6 +55,8 @@ class Detect(PlacedTask):
     measures = (
         Measure("map", "mean average precision (COCO)", "mAP", hub="mean_average_precision"),
         Measure("map50", "mean average precision at half overlap", "mAP50"),
+        Measure("mask_map", "mean average precision (COCO) of the masks", "mask mAP"),
+        Measure("mask_map50", "mean average precision at half overlap of the masks", "mask mAP50"),
         Measure("map_low", "mean average precision (COCO), 95% interval from", spread=False),
         Measure("map_high", "mean average precision (COCO), 95% interval to", spread=False),
     )
@@ -63,14 +65,20 @@ class Detect(PlacedTask):
     hub = "object-detection"
     columns = ("objects",)
     sources: ClassVar[dict[str, str]] = {"digits": "visionlora.data.sources.scenes:boxed_digits"}
-    decoders = ("fcos", "retinanet", "ssd", "ssdlite", "faster_rcnn")
+    decoders = ("fcos", "retinanet", "ssd", "ssdlite", "faster_rcnn", "mask_rcnn")
     Options = DetectOptions
+
+    def __init__(self, names: Sequence[str], options: Any = None) -> None:
+        super().__init__(names, options)
+        self.with_masks = False
+        self._bare, self._images = 0, 0
 
     def look_at(self, labels: Sequence[Any]) -> None:
         if not labels or not isinstance(labels[0], Boxes):
             raise UserError("task=detect learns boxes, and the data has none; data=voc, data=coco and data=yolo have them.")
         if not any(label.boxes for label in labels):
             raise UserError("the training part has no objects; task=detect needs some.")
+        self._bare, self._images = sum(label.bare for label in labels), len(labels)
 
     def in_words(self, label: Any) -> str:
         return f"{len(label.boxes)} objects" if isinstance(label, Boxes) else str(label)
@@ -82,11 +90,15 @@ class Detect(PlacedTask):
         own: Boxes = label or Boxes((), ())
         scale = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
         boxes = torch.tensor(own.boxes, dtype=torch.float32).reshape(-1, 4) * scale
-        size = (image.height, image.width)
-        return {
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+        found = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(image.height, image.width)),
             "labels": torch.tensor(own.classes, dtype=torch.int64),
         }
+        if self.with_masks:
+            from visionlora.tasks.detect.placed_masks import masks_in
+
+            found["masks"] = masks_in(own, (image.height, image.width))
+        return found
 
     def of_placed(self, placed: Placed) -> Tensor:
         import torch
@@ -96,7 +108,13 @@ class Detect(PlacedTask):
         height, width = boxes.canvas_size
         own = boxes.as_subclass(torch.Tensor)
         kept = ((own[:, 2:] - own[:, :2]) >= SMALLEST).all(1)
-        return torch.cat([placed["labels"][kept, None].float(), own[kept] / torch.tensor([width, height] * 2)], dim=1)
+        found = torch.cat([placed["labels"][kept, None].float(), own[kept] / torch.tensor([width, height] * 2)], dim=1)
+        if "masks" not in placed:
+            return found
+        from visionlora.tasks.detect.masks import columns_of_true
+
+        masks = placed["masks"].as_subclass(torch.Tensor)[kept] == 1  # what is beyond the image is 255
+        return torch.cat([found, columns_of_true(masks, own[kept])], dim=1)
 
     def tensor(self, labels: Sequence[Any]) -> Tensor:
         from visionlora.tasks.detect.targets import padded
@@ -116,6 +134,12 @@ class Detect(PlacedTask):
             raise UserError(
                 f"task=detect cannot use {found}, which finds no boxes; it takes model.decoder={', '.join(self.decoders)} over a model of"
                 f" timm, or torchvision's {', '.join(DETECTORS)}."
+            )
+        self.with_masks = spec.decoder == "mask_rcnn" or (spec.decoder is None and spec.name.startswith("maskrcnn"))
+        if self.with_masks and self._bare:
+            raise UserError(
+                f"Mask R-CNN needs the mask of every object, and {self._bare:,} of {self._images:,} training images have objects with boxes"
+                " alone; data=coco has masks (polygons or run lengths), and data=yolo where its files have polygons."
             )
 
     def targets(self) -> BoxTargets:
@@ -153,7 +177,7 @@ class Detect(PlacedTask):
     def metrics(self) -> dict[str, Metric]:
         from visionlora.tasks.detect.metrics import OfBoxes
 
-        return {"map": OfBoxes(self.outputs)}
+        return {"map": OfBoxes(self.outputs, self.with_masks)}
 
     def condensed(self, outputs: Tensor) -> Tensor:
         from visionlora.tasks.detect.layout import detections
@@ -161,18 +185,20 @@ class Detect(PlacedTask):
         return detections(outputs, self.outputs)
 
     def predict_placed(self, names: Sequence[str], outputs: Tensor, most: int, sizes: Sequence[tuple[int, int]], side: int) -> list[Any]:
-        from visionlora.tasks.detect.layout import detections
+        from visionlora.tasks.detect.layout import COLUMNS, detections
+        from visionlora.tasks.detect.placed_masks import lengths_of
 
         found = []
         for name, rows, size in zip(names, detections(outputs, self.outputs), sizes, strict=True):
             own = rows[(rows[:, 0] >= 0) & (rows[:, 1] >= self.threshold)]
             scale = float(max(size))  # the longer side fills the square
-            boxes = (own[:, 2:] * scale).clamp(min=0).tolist()
+            boxes = (own[:, 2:COLUMNS] * scale).clamp(min=0).tolist()
+            masks = lengths_of(own[:, COLUMNS:], scale, (size[1], size[0]))
             inside = [(min(a, size[0]), min(b, size[1]), min(c, size[0]), min(d, size[1])) for a, b, c, d in boxes]
             objects = [(int(kind), float(score), box) for kind, score, box in zip(own[:, 0], own[:, 1], inside, strict=True)]
-            found.append(
-                Detected(name, tuple(self.names), tuple(one for one in objects if one[2][0] < one[2][2] and one[2][1] < one[2][3]))
-            )
+            there = [place for place, (_, _, box) in enumerate(objects) if box[0] < box[2] and box[1] < box[3]]
+            some = tuple(masks[place] for place in there) if masks else ()
+            found.append(Detected(name, tuple(self.names), tuple(objects[place] for place in there), some, (size[1], size[0])))
         return found
 
     def unreadable(self, name: str, why: str) -> Detected:

@@ -14,6 +14,7 @@ from visionlora.tasks.interfaces import PartImages
 from visionlora.tasks.measure import Measure
 from visionlora.tasks.placed import FULL_SIZE, IGNORED, Placed, PlacedTask
 from visionlora.tasks.segment.mask_file import MaskArray, MaskFile
+from visionlora.tasks.segment.painted import PaintedMask
 from visionlora.tasks.segment.prediction import Segmented
 from visionlora.tasks.task import Loss
 
@@ -71,7 +72,10 @@ class Segment(PlacedTask):
     hub = "image-segmentation"
     columns = ("classes",)
     balances = ("weights",)
-    sources: ClassVar[dict[str, str]] = {"digits": "visionlora.data.sources.scenes:masked_digits"}
+    sources: ClassVar[dict[str, str]] = {
+        "digits": "visionlora.data.sources.scenes:masked_digits",
+        "coco": "visionlora.data.sources.coco_masks:masked_coco",
+    }
     decoders = (
         "fpn",
         "unet",
@@ -90,7 +94,7 @@ class Segment(PlacedTask):
 
     def __init__(self, names: Sequence[str], options: Any = None) -> None:
         super().__init__(names, options)
-        self._masks: list[MaskFile | MaskArray] = []
+        self._masks: list[MaskFile | MaskArray | PaintedMask] = []
 
     @classmethod
     def of_cells(cls, cells: Cells) -> tuple[list[str], dict[str, list[Any]]]:
@@ -100,16 +104,17 @@ class Segment(PlacedTask):
 
     def look_at(self, labels: Sequence[Any]) -> None:
         first = labels[0] if labels else None
-        if not isinstance(first, MaskFile | MaskArray):
+        if not isinstance(first, MaskFile | MaskArray | PaintedMask):
             raise UserError(
-                "task=segment learns masks, and the data has none; data=masks data.root=DIR reads images and masks of the same names."
+                "task=segment learns masks, and the data has none; data=masks data.root=DIR reads images and masks of the same names,"
+                " data=coco polygons and run lengths."
             )
         if isinstance(first, MaskFile):
             self.options.values = list(first.values) if first.values != tuple(range(len(self.names))) else self.options.values
         self._masks = list(labels)
 
     def in_words(self, label: Any) -> str:
-        return label.path if isinstance(label, MaskFile) else "a mask"
+        return "a mask" if isinstance(label, MaskArray) else str(label.path)
 
     def placed(self, label: Any, image: Image) -> Placed:
         import torch
