@@ -127,6 +127,17 @@ def test_images_without_objects_train_the_masks_of_nothing(model: Any, count: in
         detection_loss(model(torch.randn(1, 3, VIEW, VIEW)), torch.zeros(1, 1, 5), CLASSES)
 
 
+def test_columns_are_exact_where_a_trainer_computes_in_bfloat16() -> None:
+    """Metrics are updated within the trainer's autocast."""
+    chances, boxes = torch.rand(5, SIDE**2), torch.tensor([[0.1, 0.2, 0.6, 0.9]] * 5)
+    masks = torch.randint(0, 2, (5, VIEW, VIEW), dtype=torch.uint8)
+    found, true = columns_of_found(chances, boxes), columns_of_true(masks, boxes * VIEW)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(columns_of_found(chances, boxes), found)
+        assert torch.equal(columns_of_true(masks, boxes * VIEW), true)
+        assert torch.equal(pasted(found, VIEW, (VIEW, VIEW)), pasted(columns_of_found(chances, boxes), VIEW, (VIEW, VIEW)))
+
+
 def test_masks_are_columns_and_masks_again() -> None:
     boxes = torch.tensor([[3.0, 4, 59, 50], [10.2, 0, 11.1, 128], [0, 0, 128, 128], [127.5, 127.5, 128, 128]])
     columns, masks = with_masks(boxes)

@@ -29,7 +29,8 @@ def columns_of_found(chances: Tensor, boxes: Tensor) -> Tensor:
     """Chances ``(n, SIDE²)`` and boxes ``(n, 4)`` as columns ``(n, OF_FOUND)``."""
     steps = (chances.float() * STEPS).round()
     steps = torch.nn.functional.pad(steps, (0, -steps.shape[1] % 3)).unflatten(1, (-1, 3))
-    return torch.cat([boxes.float(), steps @ steps.new_tensor([1.0, 256.0, 65536.0])], dim=1)
+    numbers = (steps * steps.new_tensor([1.0, 256.0, 65536.0])).sum(2)  # not a product of matrices, which autocast would round
+    return torch.cat([boxes.float(), numbers], dim=1)
 
 
 def pasted(columns: Tensor, scale: float, size: tuple[int, int]) -> Tensor:
@@ -51,7 +52,7 @@ def columns_of_true(masks: Tensor, boxes: Tensor) -> Tensor:
     for place, (left, top, right, bottom) in enumerate(_windows(boxes, side)):
         inside = masks[place, top:bottom, left:right]
         found[place] = inside[_spread(TRUE_SIDE, bottom - top)][:, _spread(TRUE_SIDE, right - left)]
-    bits = found.view(len(masks), OF_TRUE - 1, 8) @ (2.0 ** torch.arange(8))
+    bits = (found.view(len(masks), OF_TRUE - 1, 8) * 2.0 ** torch.arange(8)).sum(2)
     return torch.cat([torch.full((len(masks), 1), float(side)), bits], dim=1)
 
 
