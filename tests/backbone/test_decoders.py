@@ -65,4 +65,6 @@ def test_over_vision_transformers_a_sentence_names_the_decoder_that_fits() -> No
     ("name", "decoder", "size"), [("resnet18", "unet", 352), ("test_vit", "dpt", 160), ("swin_tiny_patch4_window7_224", "fpn", 224)]
 )
 def test_images_for_masks_are_large_where_the_model_takes_more_than_one_size(name: str, decoder: str, size: int) -> None:
-    assert info_of(vl.create_backbone(f"timm/{name}", 4, False, decoder=decoder)).preprocessing.image_size == size
+    info = info_of(vl.create_backbone(f"timm/{name}", 4, False, decoder=decoder))
+    assert info is not None
+    assert info.preprocessing.image_size == size

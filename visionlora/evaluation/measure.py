@@ -21,7 +21,6 @@ from visionlora.evaluation.probe import probe_head
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import Predictor, load
 from visionlora.tasks.outcome import outcome_of
-from visionlora.tasks.placed import PlacedTask
 from visionlora.tasks.task import Outcome, Task
 
 
@@ -61,8 +60,7 @@ def open_run(run: RunFolder, config: DataConfig, own_data: bool = True) -> tuple
         differ = sorted(set(data.task.names) ^ set(predictor.task.names))
         which = f"{', '.join(differ[:5])} is in one of them only" if differ else "they come in another order"
         raise UserError(f"the data's {predictor.task.output_words[1]} are not the run's: {which}.")
-    if isinstance(data.task, PlacedTask):
-        data.task.meet(predictor.info.spec)
+    data.task.meet(predictor.info.spec)
     data.prepare_for(predictor.preprocessing)
     if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()) is not None:
         predictor.model.to(device)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from visionlora.backbone.info import BackboneSpec
-
 IGNORED = 255
 """In a mask: pixels of no class, which neither train nor count. What is beyond the image has it too."""
 FULL_SIZE = "full size"
@@ -48,13 +46,6 @@ class PlacedTask(Task):
     def of_placed(self, placed: Placed) -> Any:
         """The label of a view, which ``tensor`` takes, after the view has moved it."""
         raise NotImplementedError
-
-    def meet(self, spec: BackboneSpec) -> None:
-        """Learn which model it is that gives the outputs, before anything is made of them.
-
-        Raises:
-            UserError: it gives none that this task can use.
-        """
 
     def predict_placed(self, names: Sequence[str], outputs: Tensor, most: int, sizes: Sequence[tuple[int, int]], side: int) -> list[Any]:
         """``predict`` for images whose ``(width, height)`` are ``sizes``, in their own pixels.

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torchmetrics import Metric
 
+    from visionlora.backbone.info import BackboneSpec
+
 
 Loss: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
 """``(outputs (N, ...), targets (N, ...)) -> `` one number, as ``torch.nn.functional.cross_entropy`` gives it."""
@@ -246,6 +248,13 @@ class Task:
             targets: ``(N, ...)``, of the same images.
         """
         return {}
+
+    def meet(self, spec: BackboneSpec) -> None:
+        """Learn which model it is that gives the outputs, before anything is made of them.
+
+        Raises:
+            UserError: it gives none that this task can use; by default every model does.
+        """
 
     @property
     def means_images(self) -> bool:

@@ -102,8 +102,7 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
     elif config.model.source == "torchvision" and (kind := kind_of_model(config.model.name)):
         raise UserError(f"model.name={config.model.name} is for task={kind}; task={data.task.name} takes a classifier.")
     spec = BackboneSpec(num_classes=data.task.outputs, image_size=data.config.image_size, **values)
-    if isinstance(data.task, PlacedTask):
-        data.task.meet(spec)
+    data.task.meet(spec)
     model = build(spec, place.known.read_base() if place.known else None)
     info = info_of(model)
     assert info is not None

@@ -8,7 +8,6 @@ from visionlora.common.console import console
 from visionlora.data.module import ImageData
 from visionlora.evaluation.probe import why_no_probe
 from visionlora.runs.config import TrainConfig
-from visionlora.tasks.placed import PlacedTask
 from visionlora.training.adapted import Backbone, build_backbone
 from visionlora.training.place import Place
 from visionlora.training.strength import why_no_line
@@ -27,8 +26,7 @@ def open_both(config: TrainConfig, place: Place) -> tuple[ImageData, Backbone]:
     backbone = build_backbone(config, place, data)
     if data.folds and (why := why_no_probe(bare_trainer(config), backbone.model, backbone.info.head, data.task)):
         data = ImageData(without, config.seed, record, config.task)
-        if isinstance(data.task, PlacedTask):
-            data.task.meet(backbone.info.spec)
+        data.task.meet(backbone.info.spec)
         backbone.info.preprocessing = data.prepare_for(backbone.info.preprocessing, check=True)
     why = why or data.why_not_folds
     if why and config.data.folds not in ("auto", 0):
