@@ -130,8 +130,7 @@ class ImageData(L.LightningDataModule):
             raise UserError(
                 "the data does not know how the model wants its images; make that with vl.create_backbone, or call prepare_for."
             )
-        if isinstance(self.task, PlacedTask):
-            self.task.meet(info.spec)
+        self.task.meet(info.spec)
         info.preprocessing = self.prepare_for(info.preprocessing)
 
     def prepare_for(self, preprocessing: Preprocessing, check: bool = False) -> Preprocessing:
