@@ -1,9 +1,11 @@
-"""Several labels an image, and numbers: a probe, LoRA and full fine-tuning beside each other on a table of images.
+"""Several labels an image, numbers, boxes and masks: a frozen backbone, LoRA and full fine-tuning beside each other.
 
-    python benchmarks/other_tasks.py --task multilabel --root labels.csv --name camvid
-    python benchmarks/other_tasks.py --task regression --root counts.csv --label red_cells --name bccd
+    python benchmarks/other_tasks.py --task multilabel --root labels.csv --name camvid --size 160
+    python benchmarks/other_tasks.py --task regression --root counts.csv --label red_cells --name bccd --size 160
+    python benchmarks/other_tasks.py --task detect --data voc --root DIR --name bccd-boxes
+    python benchmarks/other_tasks.py --task segment --data masks --root DIR --name camvid-masks
 
-Every cell is one run of ``visionlora.train data=table`` in this process; what is known is not measured again.
+Every cell is one run of ``visionlora.train`` in this process; what is known is not measured again.
 """
 
 from __future__ import annotations
@@ -16,14 +18,23 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import figures
+from benchmarks.runs import figures, keep
 
 ROWS: dict[str, tuple[str, ...]] = {
     "probe": ("recipe=plain", "lora=none", "model.head_init=probe", "optim.lr=1e-9", "trainer.max_epochs=1"),
+    "frozen backbone": ("lora=none",),
     "LoRA, the default": (),
     "full fine-tuning": ("lora=full",),
+    "from random weights": ("lora=full", "model.pretrained=false"),
 }
-MEASURES = {"multilabel": ("map", "f1", "f1_micro"), "regression": ("mae", "rmse", "r2")}
+MEASURES = {
+    "multilabel": ("map", "f1", "f1_micro"),
+    "regression": ("mae", "rmse", "r2"),
+    "detect": ("map", "map50"),
+    "segment": ("miou", "pixel_accuracy"),
+}
+OF_TABLES = ("probe", "LoRA, the default", "full fine-tuning")
+OF_DENSE = ("frozen backbone", "LoRA, the default", "full fine-tuning")
 RESULTS = Path(__file__).parent / "results" / "other_tasks.json"
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t for a 95 % interval of the mean of so many."""
@@ -31,12 +42,10 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 def measured(options: argparse.Namespace, row: str, seed: int) -> dict[str, float]:
     """What one run gives on the test part, and its seconds."""
-    label = (f"data.label={options.label}",) if options.label else ()
+    given = {"root": options.root, "num_workers": 0, "label": options.label, "image_size": options.size}
+    words = [f"data.{key}={value}" for key, value in given.items() if value is not None]
     started = time.perf_counter()
-    found = figures(
-        f"task={options.task}", "data=table", f"data.root={options.root}", f"data.image_size={options.size}", "data.num_workers=0",
-        f"seed={seed}", *label, *ROWS[row],
-    )  # fmt: skip
+    found = figures(f"task={options.task}", f"data={options.data}", f"seed={seed}", *words, *options.overrides, *ROWS[row])
     kept = {measure: float(found[f"test/{measure}"]) for measure in MEASURES[options.task]}
     return kept | {"seconds": time.perf_counter() - started, "images": float(found["images/test"])}
 
@@ -46,21 +55,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=list(MEASURES), required=True)
     parser.add_argument("--name", required=True, help="of the images, in the file of results")
-    parser.add_argument("--root", help="the table; without it the known cells are shown")
-    parser.add_argument("--label", help="its column")
-    parser.add_argument("--size", type=int, default=160, help="side of the images")
+    parser.add_argument("--data", default="table", help="the source: table, voc, coco, yolo or masks")
+    parser.add_argument("--root", help="the table or folder; without it the known cells are shown")
+    parser.add_argument("--label", help="the table's column")
+    parser.add_argument("--size", type=int, help="side of the images; without it what the command takes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS))
+    parser.add_argument("--overrides", nargs="*", default=[], help="of the command, for every row; give such cells a --name of their own")
     options = parser.parse_args()
+    options.rows = options.rows or (OF_DENSE if options.task in ("detect", "segment") else OF_TABLES)
     warnings.filterwarnings("ignore")
     known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    cells = known.setdefault(f"{options.name} {options.size} px", {})
+    images = f"{options.name} {options.size} px" if options.size else options.name
+    cells = known.get(images, {})
     for seed in options.seeds if options.root else ():
         for row in options.rows:
             key = f"{row} seed={seed}"
             if key not in cells:
                 cells[key] = measured(options, row, seed)
-                RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+                keep(RESULTS, cells[key], images, key)
             print(key, cells[key], flush=True)
     print(f"| | {' | '.join(MEASURES[options.task])} | seconds |\n|---|{'---:|' * (len(MEASURES[options.task]) + 1)}")
     for row in options.rows:

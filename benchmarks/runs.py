@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
+from filelock import FileLock
 from omegaconf import OmegaConf
 
 from visionlora.cli.command import slug
@@ -37,3 +39,14 @@ def figures(*words: str) -> dict[str, Any]:
     """What ``results.json`` of ``visionlora.train WORDS`` says; its folder is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         return run(composed(*SILENT, *words), Path(folder, "run"))
+
+
+def keep(results: Path, value: Any, *keys: str) -> None:
+    """Write ``value`` under ``keys`` into a JSON file, beside what other processes have written there meanwhile."""
+    with FileLock(Path(tempfile.gettempdir(), f"{results.name}.lock")):
+        known: dict[str, Any] = json.loads(results.read_text()) if results.is_file() else {}
+        place = known
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = value
+        results.write_text(json.dumps(known, indent=1) + "\n")

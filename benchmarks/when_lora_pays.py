@@ -22,19 +22,21 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.runs import figures
+from benchmarks.runs import figures, keep
 from visionlora.common.drawing import PALETTE, WIDTH, legend_below, percent, save, styled
 
 ROWS: dict[str, tuple[str, ...]] = {
     "probe": ("recipe=plain", "lora=none", "model.head_init=probe", "optim.lr=1e-9", "trainer.max_epochs=1", "data.val_fraction=0"),
     "plain": ("recipe=plain", "data.val_fraction=0"),
     "full": ("recipe=plain", "lora=full", "data.val_fraction=0"),
+    "norm": ("lora=norm",),
     "auto": (),
 }
 WORDS = {
     "probe": "probe",
     "plain": "LoRA, recipe=plain",
     "full": "full fine-tuning, recipe=plain",
+    "norm": "norms alone, recipe=auto",
     "auto": "LoRA, recipe=auto (the default)",
 }
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
@@ -77,7 +79,8 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    cells = known.setdefault(f"{options.name} {options.size} px", {})
+    images = f"{options.name} {options.size} px"
+    cells = known.get(images, {})
     if options.root:
         for draw in options.draws:
             for count in options.counts:
@@ -85,7 +88,7 @@ def main() -> None:
                     key = f"{row} {count} {draw}"
                     if key not in cells:
                         cells[key] = measured(options.root, row, count, draw, options.size)
-                        RESULTS.write_text(json.dumps(known, indent=1))
+                        keep(RESULTS, cells[key], images, key)
                     print(key, f"{cells[key]['top1']:.1%} {cells[key]['seconds']:.0f} s", flush=True)
     print(table(cells))
     save(figure(cells), options.figure)
