@@ -20,8 +20,8 @@ from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
 from visionlora.data.pack_config import PackConfig
 from visionlora.data.packing import pack
-from visionlora.data.sources import remote
-from visionlora.data.sources.remote import expanded, kept_folder
+from visionlora.data.sources.remote import kept_folder
+from visionlora.data.sources.server import Server, expanded, local_name
 
 Folders = Callable[..., Path]
 
@@ -140,14 +140,14 @@ def test_a_list_that_was_wrong_is_made_anew_and_one_that_was_trained_on_stays(sh
 
 def _listed_before(shard: Path, content: bytes, found: bytes | None, server: Any, kept: Path, why: str) -> None:
     """The server lists ``content`` and then sends ``found``, or nothing."""
-    asked = remote._Server.fetch
+    asked = Server.fetch
 
     def fetch(*words: Any) -> None:
         shard.unlink(missing_ok=True) if found is None else shard.write_bytes(found)
         asked(*words)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remote._Server, "fetch", fetch)
+        patch.setattr(Server, "fetch", fetch)
         with pytest.raises(UserError, match=why):
             data(server.url)
     assert not (kept / "listing.json").exists()
@@ -187,7 +187,7 @@ def test_mistakes_are_told(shards: Path, server: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../../x.tar", "/etc/x.tar", "train/../../x.tar", "x.sh", ".hidden.tar"])
 def test_no_shard_lies_outside_the_folder(name: str) -> None:
     with pytest.raises(UserError, match=r"none of a \.tar below"):
-        remote._local(name)
+        local_name(name)
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
 from visionlora.data.opening import extensions
 from visionlora.data.sources.folders import PARTS
-from visionlora.data.sources.remote import NAMES, fetched
+from visionlora.data.sources.remote import fetched
+from visionlora.data.sources.server import NAMES
 from visionlora.data.sources.table import LABELS, Table
 from visionlora.data.stores import TarStore
 from visionlora.tasks.cells import Cells
