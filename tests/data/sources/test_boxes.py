@@ -55,6 +55,7 @@ def test_other_layouts(tmp_path: Path) -> None:
     wanted = loaded("yolo", yolo)
     move(yolo, *((f"{kind}/{part}", f"{'valid' if part == 'val' else part}/{kind}") for kind in ("images", "labels") for part in PARTS))
     assert loaded("yolo", yolo) == wanted  # as Roboflow lays it out
+    assert loaded("yolo", yolo / "data.yaml") == wanted  # as Ultralytics is given it
     voc = placed.write_voc(tmp_path / "b", {"train": 9})
     together = {name: boxes for part in loaded("voc", voc).values() for name, boxes in enumerate(part)}
     move(voc, ("JPEGImages", "pictures"), ("Annotations", "xml"), ("ImageSets", "lists"))

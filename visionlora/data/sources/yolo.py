@@ -28,13 +28,15 @@ def yolo(config: DataConfig) -> Source:
     Raises:
         UserError: no images, no names, a line that cannot be read, a class that has no name.
     """
-    root = Path(config.root)
+    root, described = Path(config.root), None
+    if root.suffix in (".yaml", ".yml") and root.is_file():
+        root, described = root.parent, root
     found = files_below(
         root, ".txt", without=("classes.txt", "README.txt", "README.dataset.txt", "README.roboflow.txt", "train.txt", "val.txt", "test.txt")
     )
     if not any(found.annotations.values()):
         raise UserError(f"data.root={root} has images and no .txt file with labels.")
-    classes = _names(root)
+    classes = _names(root, described)
     faults = Faults(f"data.root={root}")
     parts = {}
     for part, images in found.images.items():
@@ -69,13 +71,13 @@ def _mask(values: list[float], width: int, height: int) -> bytes | None:
         return None
 
 
-def _names(root: Path) -> list[str]:
-    """The names of the classes.
+def _names(root: Path, described: Path | None) -> list[str]:
+    """The names of the classes, of the file that is given or else of the first there is.
 
     Raises:
         UserError: there are none.
     """
-    file = next((root / name for name in NAMES if (root / name).is_file()), None)
+    file = described or next((root / name for name in NAMES if (root / name).is_file()), None)
     if file is None:
         raise UserError(f"data.root={root} has neither data.yaml nor classes.txt, which would name the classes.")
     if file.suffix in (".txt", ".names"):
