@@ -74,6 +74,60 @@ def test_black_and_white_masks(tmp_path: Path) -> None:
     assert ImageData(DataConfig("masks", str(root)), task="segment").task.options.values == [0, 255]
 
 
+COLOURS = np.array([(0, 0, 0), (128, 0, 64), (64, 192, 0)], np.uint8)
+
+
+def write_colours(root: Path, table: str = "name,r,g,b\nbackground,0,0,0\nred,128,0,64\ngreen,64,192,0\n") -> Path:
+    """Masks as pictures in colours, half of them with a palette of their own, and ``class_dict.csv``."""
+    (root / "classes.txt").unlink()
+    (root / "class_dict.csv").write_text(table)
+    for number, path in enumerate(sorted(root.rglob("masks/*.png"))):
+        picture = Image.fromarray(COLOURS[np.asarray(Image.open(path))])
+        (picture.quantize(8) if number % 2 else picture).save(path)
+    return root
+
+
+def test_masks_in_colours(tmp_path: Path) -> None:
+    source = load(write_colours(placed.write_masks(tmp_path, PARTS)))
+    assert source.classes == ["background", "red", "green"]
+    for label, (_, wanted, _) in zip(source.parts["train"].labels, placed.pictures(PARTS["train"]), strict=True):
+        assert np.array_equal(label.read(), wanted)
+    (tmp_path / "class_dict.csv").write_text("name, r, g, b\nVoid,0,0,0\nred,128,0,64\ngreen,64,192,0\n")
+    source = load(tmp_path)
+    assert source.classes == ["red", "green"]
+    wanted = placed.pictures(PARTS["train"])[0][1]
+    assert np.array_equal(source.parts["train"].labels[0].read(), np.where(wanted == 0, 255, wanted - 1))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("name,r,g,b\nbackground,0,0,0\nred,128,0,64\n", r"mask .*\.png has the colour 64, 192, 0 \(row \d+, column \d+\)"),
+        ("name,red,g,b\nbackground,0,0,0\n", r"class_dict\.csv, line 2: the column 'r' is missing"),
+        ("name,r,g,b\nbackground,0,0,x\n", r"class_dict\.csv, line 2: invalid literal .*'x'"),
+        ("name,r,g,b\nbackground,0,0,0\nred,0,0,0\n", "each name and each colour once"),
+        ("name,r,g,b\nbackground,0,0,0\n", "has 1 class; a segmentation needs two"),
+    ],
+)
+def test_a_mistake_in_colours(table: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        load(write_colours(placed.write_masks(tmp_path, PARTS), table))
+
+
+@pytest.mark.parametrize("folders", ["train/imgs train/annotations", "images/train labels/train", "train train_labels", "train trainannot"])
+def test_what_folders_may_be_called(folders: str, tmp_path: Path) -> None:
+    root = placed.write_masks(tmp_path, {"train": 6})
+    wanted = [Path(name).name for name in load(root).parts["train"].names]
+    images, masks = folders.split()
+    (root / "train").rename(root / "old")
+    for kind, place in (("images", images), ("masks", masks)):
+        (root / place).parent.mkdir(exist_ok=True)
+        (root / "old" / kind).rename(root / place)
+    found = load(root).parts["train"]
+    assert found.names == [f"{images}/{name}" for name in wanted]
+    assert np.array_equal(found.labels[0].read(), placed.pictures(6)[0][1])
+
+
 def mask(root: Path) -> Path:
     return root / "train/masks/train0.png"
 
@@ -81,12 +135,12 @@ def mask(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: mask(root).unlink(), r"1 image of .*images has no file in .*masks: train0\.png"),
+        (lambda root: mask(root).unlink(), r"1 image of .*images has no file \(\.png, .*\) in .*masks: train0\.png"),
         (lambda root: mask(root).write_bytes(b"no image"), r"the mask .*train0\.png cannot be read"),
         (lambda root: Image.new("L", (48, 32), 7).save(mask(root)), r"train0\.png has the value 7, and the classes are 0 to 2"),
         (lambda root: Image.new("RGB", (48, 32), "red").save(mask(root)), r"train0\.png is a picture in colours"),
         (lambda root: (root / "classes.txt").write_text("red\nred"), "the class 'red' is there twice"),
-        (lambda root: (root / "classes.txt").write_text("only"), "names 1 class; a segmentation needs two"),
+        (lambda root: (root / "classes.txt").write_text("only"), "has 1 class; a segmentation needs two"),
         (lambda root: shutil.rmtree(root / "train"), "has no folders train/images and train/masks"),
     ],
 )

@@ -11,8 +11,13 @@ from visionlora.data.config import DataConfig
 from visionlora.data.images import CHECKED, Images
 from visionlora.data.sources.pairs import pairs, part_roots
 from visionlora.data.sources.source import Source
-from visionlora.tasks.segment.mask_file import MaskFile, known_classes
+from visionlora.tasks.segment.mask_classes import known_classes
+from visionlora.tasks.segment.mask_file import MaskFile
 
+FOLDERS = [(images, masks) for images in ("images", "imgs") for masks in ("masks", "labels", "annotations")]
+"""What the folders of images and masks may be called."""
+BESIDE = ("_masks", "_labels", "annot")
+"""What a folder of masks may be called after the name of its part, whose images lie in the folder of that name; the last is SegNet's."""
 ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 """Of masks: formats that keep every value as it is."""
 SUFFIXES = ("", "_mask", "_masks", "_L", "_gt", "_label", "_labels", "-mask", "_gtFine_labelIds", "_gtFine_labelTrainIds")
@@ -20,20 +25,21 @@ SUFFIXES = ("", "_mask", "_masks", "_L", "_gt", "_label", "_labels", "-mask", "_
 
 
 def masks(config: DataConfig) -> Source:
-    """``root/PART/{images,masks}``, ``root/{images,masks}/PART`` or ``root/{images,masks}``, with the names of the classes a line each in
-    ``root/classes.txt``: the first is 0. One that is named as no class (void, ignore, unlabelled) neither trains nor counts, as does 255.
+    """``root/PART/{images,masks}``, ``root/{images,masks}/PART``, ``root/{images,masks}``, or ``root/PART`` beside ``root/PART_masks``.
+
+    ``root/classes.txt`` has the names of the classes a line each: the first is 0. One that is named as no class (void, ignore, unlabelled)
+    neither trains nor counts, as does 255. Where masks are pictures in colours, ``root/class_dict.csv`` has the names and the colours.
 
     Raises:
         UserError: no folders, an image without a mask, a mask that cannot be read or whose values are beyond the classes.
     """
     root = Path(config.root)
     parts = {}
-    for part, folders in part_roots(root, ("images", "masks")).items():
-        parts[part] = pairs(root, folders["images"], folders["masks"], ENDINGS, SUFFIXES)
-    names, values, numbers = known_classes(root, [file for found in parts.values() for file in found.labels])
+    for part, (images, labels) in part_roots(root, FOLDERS, BESIDE).items():
+        parts[part] = pairs(root, images, labels, ENDINGS, SUFFIXES)
+    names, numbering = known_classes(root, [file for found in parts.values() for file in found.labels])
     known = {
-        part: Images([MaskFile(str(file), values, numbers) for file in found.labels], found.names, found.paths)
-        for part, found in parts.items()
+        part: Images([MaskFile(str(file), numbering) for file in found.labels], found.names, found.paths) for part, found in parts.items()
     }
     _check([label for images in known.values() for label in images.labels])
     return Source(names, known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,33 +31,45 @@ class PartPairs:
     labels: list[Path]
 
 
-def part_roots(root: Path, folders: Sequence[str]) -> dict[str, dict[str, Path]]:
-    """Where each part has its folders: ``root/PART/FOLDER``, ``root/FOLDER/PART``, or ``root/FOLDER`` for all of it as ``train``.
+def part_roots(root: Path, folders: Sequence[tuple[str, str]], beside: Sequence[str]) -> dict[str, tuple[Path, Path]]:
+    """Where each part has its images and its labels: ``root/PART/FOLDER``, ``root/FOLDER/PART``, ``root/PART`` and ``root/PARTBESIDE``, or
+    ``root/FOLDER`` for all of it as ``train``.
 
     Args:
         root: of the data.
-        folders: that a part has, such as images and masks.
+        folders: what those of images and labels may be called, the usual names first.
+        beside: what may follow the name of a part in that of the folder of its labels.
 
     Raises:
         UserError: there are none.
     """
     if not root.is_dir():
         raise UserError(f"data.root={root} {'is a file, not a folder' if root.exists() else 'is not there'}.")
-    found: dict[str, dict[str, Path]] = {}
+    found: dict[str, tuple[Path, Path]] = {}
     for part, names in PARTS.items():
-        for name in names:
-            for places in ({f: root / name / f for f in folders}, {f: root / f / name for f in folders}):
-                if all(place.is_dir() for place in places.values()) and part not in found:
-                    found[part] = places
-    whole = {folder: root / folder for folder in folders}
-    if not found and all(place.is_dir() for place in whole.values()):
-        return {"train": whole}
+        places = [place for name in names for place in _places(root, name, folders, beside)]
+        there = [place for place in places if place[0].is_dir() and place[1].is_dir()]
+        if there:
+            found[part] = there[0]
+    whole = [(root / images, root / labels) for images, labels in folders]
+    there = [place for place in whole if place[0].is_dir() and place[1].is_dir()]
+    if not found and there:
+        return {"train": there[0]}
     if "train" not in found:
-        wanted = " and ".join(f"train/{folder}" for folder in folders)
-        raise UserError(f"data.root={root} has no folders {wanted}, nor {' and '.join(folders)}.")
+        images, labels = folders[0]
+        raise UserError(f"data.root={root} has no folders train/{images} and train/{labels}, nor {images} and {labels}.")
     if "test" not in found and "val" in found:  # as with class folders: the one held-out part gives the final figure
         found["test"] = found.pop("val")
     return found
+
+
+def _places(root: Path, part: str, folders: Sequence[tuple[str, str]], beside: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+    """Where a part may have its images and its labels."""
+    for images, labels in folders:
+        yield root / part / images, root / part / labels
+        yield root / images / part, root / labels / part
+    for ending in beside:
+        yield root / part, root / f"{part}{ending}"
 
 
 def pairs(
@@ -93,9 +105,9 @@ def pairs(
         found.paths.append(path)
         found.labels.append(file)
     if missing and not (lacking and found.names):
+        have = "has" if len(missing) == 1 else "have"
         raise UserError(
-            f"{counted(len(missing), 'image')} of {images} {'has' if len(missing) == 1 else 'have'} no file in {labels}:"
-            f" {first_of(missing, SHOWN)}."
+            f"{counted(len(missing), 'image')} of {images} {have} no file ({', '.join(endings)}) in {labels}: {first_of(missing, SHOWN)}."
         )
     if not found.names:
         raise UserError(f"{images} has no images.")

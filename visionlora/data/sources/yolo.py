@@ -14,7 +14,7 @@ from visionlora.data.sources.annotated import files_below, finished, size_of
 from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Box, Boxes, Faults
 from visionlora.tasks.run_lengths import run_lengths
-from visionlora.tasks.segment.mask_file import read_classes
+from visionlora.tasks.segment.mask_classes import read_classes
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
 """Files that may have the names of the classes, below the root."""

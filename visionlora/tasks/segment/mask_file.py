@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from visionlora.common.errors import UnreadableError, UserError
+from visionlora.common.errors import UnreadableError
 from visionlora.tasks.placed import IGNORED
 
-CLASSES = "classes.txt"
-"""Beside images and masks: the names of the classes."""
-NO_CLASS = ("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care")
-"""Names, in lower case, of what is no class."""
+COLOURS = "class_dict.csv"
+"""Beside images and masks that are pictures in colours: the name and the colour of each class."""
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """What the numbers, or the colours, in the masks of a data set stand for.
+
+    Args:
+        values: the number of each output.
+        known: numbers from 0 up that are classes or no class; 255 is no class as well.
+        colours: of the numbers from 0 up, as ``red << 16 | green << 8 | blue``; without any, masks are the numbers themselves.
+    """
+
+    values: tuple[int, ...]
+    known: int
+    colours: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """A file whose pixels are the numbers of classes.
-
-    Args:
-        path: of it.
-        values: the number in the file of each output.
-        known: numbers from 0 up that are classes or no class; 255 is no class as well.
-    """
+    """A file whose pixels are the numbers of classes, or their colours."""
 
     path: str
-    values: tuple[int, ...]
-    known: int
+    numbering: Numbering
 
     def read(self) -> np.ndarray:
         """Index of the output of each pixel, or ``IGNORED``: uint8 ``(H, W)``.
@@ -39,13 +43,14 @@ class MaskFile:
         Raises:
             UnreadableError: it cannot be read, or has values beyond the classes.
         """
-        found = read_mask(self.path)
+        values, known = self.numbering.values, self.numbering.known
+        found = read_mask(self.path, self.numbering.colours)
         table = np.full(256, IGNORED, np.uint8)
-        table[list(self.values)] = np.arange(len(self.values))
+        table[list(values)] = np.arange(len(values))
         present = np.flatnonzero(np.bincount(found.ravel(), minlength=256))
-        beyond = [int(value) for value in present if value >= self.known and value != IGNORED]
+        beyond = [int(value) for value in present if value >= known and value != IGNORED]
         if beyond:
-            raise UnreadableError(f"the mask {self.path} has the value {beyond[0]}, and the classes are 0 to {self.known - 1}")
+            raise UnreadableError(f"the mask {self.path} has the value {beyond[0]}, and the classes are 0 to {known - 1}")
         return np.asarray(table[found])
 
 
@@ -60,19 +65,28 @@ class MaskArray:
         return self.mask
 
 
-def read_mask(path: str) -> np.ndarray:
+def read_mask(path: str, colours: Sequence[int] = ()) -> np.ndarray:
     """The numbers in a file, uint8 ``(H, W)``.
 
+    Args:
+        path: of it.
+        colours: see ``Numbering``.
+
     Raises:
-        UnreadableError: it is no image, or has colours in place of numbers.
+        UnreadableError: it is no image, has colours in place of numbers, or one that has no number.
     """
     try:
         with Image.open(path) as image:
             image.load()
+            if colours and image.mode in ("RGB", "RGBA", "P"):
+                return _numbers_of(np.asarray(image.convert("RGB")), colours, path)
             if image.mode in ("RGB", "RGBA"):
                 bands = np.asarray(image.convert("RGB"))
                 if (bands[..., :1] != bands).any():
-                    raise UnreadableError(f"the mask {path} is a picture in colours; its pixels must be the numbers of classes")
+                    raise UnreadableError(
+                        f"the mask {path} is a picture in colours; its pixels must be the numbers of classes,"
+                        f" or {COLOURS} beside the folders must say which colour is which class"
+                    )
                 return bands[..., 0]
             if image.mode not in ("L", "P", "1", "I;16", "I"):
                 raise UnreadableError(f"the mask {path} has the mode {image.mode}; its pixels must be the numbers of classes")
@@ -84,47 +98,15 @@ def read_mask(path: str) -> np.ndarray:
     return numbers.astype(np.uint8)
 
 
-def known_classes(folder: Path, files: Sequence[Path]) -> tuple[list[str], tuple[int, ...], int]:
-    """Names of the classes, their numbers in the files, and how many numbers from 0 up there may be, see ``MaskFile``: those of
-    ``classes.txt`` in the folder, else what the masks have.
-
-    Masks of 0 and 255 alone have a background and a foreground.
-
-    Raises:
-        UserError: ``classes.txt`` cannot be read or names fewer than two classes, or the masks have fewer.
-    """
-    file = folder / CLASSES
-    names = read_classes(file) if file.is_file() else None
-    if names is None or len(names) == 2:
-        with ThreadPoolExecutor() as pool:
-            present = set().union(*pool.map(lambda path: set(np.unique(read_mask(str(path))).tolist()), files))
-        if present == {0, IGNORED}:
-            return names or ["background", "foreground"], (0, IGNORED), 1
-        names = names or [f"class{value}" for value in range(max(present - {IGNORED}, default=0) + 1)]
-    values = tuple(value for value, name in enumerate(names) if name.lower() not in NO_CLASS)
-    if len(values) < 2:
-        where = f"{file} names" if file.is_file() else f"the masks of {folder} have"
-        raise UserError(f"{where} {len(values)} class; a segmentation needs two, one of which may be the background.")
-    return [names[value] for value in values], values, len(names)
-
-
-def read_classes(file: Path) -> list[str]:
-    """Names of classes, a line each; a number before every name is its place.
-
-    Raises:
-        UserError: it cannot be read, has no names, or one twice.
-    """
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}.") from None
-    numbered = [line.split(maxsplit=1) for line in lines]
-    if lines and all(len(words) == 2 and words[0].rstrip(":,").isdecimal() for words in numbered):
-        places = [int(words[0].rstrip(":,")) for words in numbered]
-        if sorted(places) != list(range(len(places))):
-            raise UserError(f"{file}: the numbers of the classes are not 0 to {len(places) - 1}.")
-        lines = [name for _, name in sorted(zip(places, (words[1] for words in numbered), strict=True))]
-    twice = [name for place, name in enumerate(lines) if name in lines[:place]]
-    if twice or not lines:
-        raise UserError(f"{file}: " + (f"the class {twice[0]!r} is there twice." if twice else "it has no names."))
-    return lines
+def _numbers_of(bands: np.ndarray, colours: Sequence[int], path: str) -> np.ndarray:
+    """The number of the colour of each pixel ``(H, W, 3)``."""
+    packed = bands.astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    order = np.argsort(colours)
+    place = np.searchsorted(colours, packed, sorter=order).clip(max=len(colours) - 1)
+    numbers = order[place]
+    strange = np.argwhere(np.asarray(colours)[numbers] != packed)
+    if len(strange):
+        row, column = strange[0]
+        colour = ", ".join(str(band) for band in bands[row, column])
+        raise UnreadableError(f"the mask {path} has the colour {colour} (row {row}, column {column}), which {COLOURS} does not name")
+    return np.asarray(numbers, np.uint8)

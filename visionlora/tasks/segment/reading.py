@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.tasks.cells import Cells
-from visionlora.tasks.segment.mask_file import MaskFile, known_classes
+from visionlora.tasks.segment.mask_classes import known_classes
+from visionlora.tasks.segment.mask_file import MaskFile
 
 
 def masks_of(cells: Cells) -> tuple[list[str], dict[str, list[Any]]]:
@@ -24,5 +25,5 @@ def masks_of(cells: Cells) -> tuple[list[str], dict[str, list[Any]]]:
                 why = f"the mask {cell[0].strip()} is not there" if cell[0].strip() else "it is empty, where the path of a mask is needed"
                 raise cells.refuse(part, row, 0, why)
             paths[part].append(path)
-    names, values, numbers = known_classes(folder, [path for found in paths.values() for path in found])
-    return names, {part: [MaskFile(str(path), values, numbers) for path in found] for part, found in paths.items()}
+    names, numbering = known_classes(folder, [path for found in paths.values() for path in found])
+    return names, {part: [MaskFile(str(path), numbering) for path in found] for part, found in paths.items()}

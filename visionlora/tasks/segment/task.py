@@ -110,7 +110,8 @@ class Segment(PlacedTask):
                 " data=coco polygons and run lengths."
             )
         if isinstance(first, MaskFile):
-            self.options.values = list(first.values) if first.values != tuple(range(len(self.names))) else self.options.values
+            values = first.numbering.values
+            self.options.values = list(values) if values != tuple(range(len(self.names))) else self.options.values
         self._masks = list(labels)
 
     def in_words(self, label: Any) -> str:

@@ -1,0 +1,101 @@
+"""The names of the classes of masks, and what stands for them in the files. Free of torch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from visionlora.common.errors import UserError
+from visionlora.common.text import counted
+from visionlora.tasks.placed import IGNORED
+from visionlora.tasks.segment.mask_file import COLOURS, Numbering, read_mask
+
+CLASSES = "classes.txt"
+"""Beside images and masks: the names of the classes."""
+NO_CLASS = ("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care")
+"""Names, in lower case, of what is no class."""
+
+
+def known_classes(folder: Path, files: Sequence[Path]) -> tuple[list[str], Numbering]:
+    """Names of the classes, and what stands for them in the files: by ``class_dict.csv`` or ``classes.txt`` in the folder, else by what
+    the masks have.
+
+    Masks of 0 and 255 alone have a background and a foreground.
+
+    Raises:
+        UserError: a file of names cannot be read or names fewer than two classes, or the masks have fewer.
+    """
+    file, colours = folder / COLOURS, tuple[int, ...]()
+    if file.is_file():
+        names, colours = read_colours(file)
+        return _numbered(names, str(file), colours)
+    file = folder / CLASSES
+    given = read_classes(file) if file.is_file() else None
+    if given is None or len(given) == 2:
+        with ThreadPoolExecutor() as pool:
+            present = set().union(*pool.map(lambda path: set(np.unique(read_mask(str(path))).tolist()), files))
+        if present == {0, IGNORED}:
+            return given or ["background", "foreground"], Numbering((0, IGNORED), 1)
+        if given is None:
+            return _numbered([f"class{value}" for value in range(max(present - {IGNORED}, default=0) + 1)], f"{folder}, by its masks,")
+    return _numbered(given, str(file))
+
+
+def _numbered(names: Sequence[str], where: str, colours: tuple[int, ...] = ()) -> tuple[list[str], Numbering]:
+    """The names that are classes, each with its place as its number."""
+    values = tuple(value for value, name in enumerate(names) if name.lower() not in NO_CLASS)
+    if len(values) < 2:
+        raise UserError(
+            f"{where} has {counted(len(values), 'class', 'classes')}; a segmentation needs two, one of which may be the background."
+        )
+    return [names[value] for value in values], Numbering(values, len(names), colours)
+
+
+def read_colours(file: Path) -> tuple[list[str], tuple[int, ...]]:
+    """Names of classes and their colours, from a table with the columns ``name``, ``r``, ``g`` and ``b``.
+
+    Raises:
+        UserError: it cannot be read, lacks a column, or has a name or a colour twice.
+    """
+    names, colours = list[str](), list[int]()
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            for row in csv.DictReader(stream):
+                cells = {str(key).strip().lower(): str(cell).strip() for key, cell in row.items()}
+                bands = [int(cells[band]) for band in "rgb"]
+                if not all(0 <= band <= 255 for band in bands):
+                    raise ValueError(f"{bands} is no colour")
+                names.append(cells["name"])
+                colours.append(bands[0] << 16 | bands[1] << 8 | bands[2])
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, csv.Error) as error:
+        why = f"the column {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{file}, line {len(names) + 2}: {why}; it must have the columns name, r, g and b.") from None
+    if not names or len(set(names)) < len(names) or len(set(colours)) < len(colours):
+        raise UserError(f"{file} must have each name and each colour once, and has {len(names)} rows.")
+    return names, tuple(colours)
+
+
+def read_classes(file: Path) -> list[str]:
+    """Names of classes, a line each; a number before every name is its place.
+
+    Raises:
+        UserError: it cannot be read, has no names, or one twice.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}.") from None
+    numbered = [line.split(maxsplit=1) for line in lines]
+    if lines and all(len(words) == 2 and words[0].rstrip(":,").isdecimal() for words in numbered):
+        places = [int(words[0].rstrip(":,")) for words in numbered]
+        if sorted(places) != list(range(len(places))):
+            raise UserError(f"{file}: the numbers of the classes are not 0 to {len(places) - 1}.")
+        lines = [name for _, name in sorted(zip(places, (words[1] for words in numbered), strict=True))]
+    twice = [name for place, name in enumerate(lines) if name in lines[:place]]
+    if twice or not lines:
+        raise UserError(f"{file}: " + (f"the class {twice[0]!r} is there twice." if twice else "it has no names."))
+    return lines
