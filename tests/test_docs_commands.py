@@ -1,4 +1,4 @@
-"""Every command of the README and the documentation is run, cut to seconds; those of the README always, others by ``make test-slow``."""
+"""Every command of the README and the documentation is run, cut to seconds; a few of the README always, others by ``make test-slow``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from conftest import command, compose
 from docs_commands import ASKS, COMMANDS, CUTS, SHORT, SMALL, Shown, commands, cut, in_place, missed
 from PIL import Image
+from quickly import quickly
 from reporting.test_report import make_run
 
 COMPOSED = {
@@ -25,6 +26,23 @@ COMPOSED = {
 WORDNET = {"bird": "n01530575", "cat": "n02123045", "dog": "n02085620", "fish": "n01440764"}
 """Brambling, tabby, Chihuahua, tench."""
 ALL = commands()
+ALWAYS = (
+    "python -m visionlora.train",
+    "python -m visionlora.train task=regression data=table data.root=COUNTS.csv data.label=red_cells",
+    "python -m visionlora.train task=detect data=coco data.root=COCO model.decoder=mask_rcnn",
+    "python -m visionlora.train -m lora.r=1,2,4,8,16 seed=0,1,2",
+    "python -m visionlora.train again=DIR hydra.run.dir=NEW",
+    "python -m visionlora.check data=imagefolder data.root=DIR",
+    "python -m visionlora.plan data=imagefolder data.root=DIR",
+    "python -m visionlora.search data=imagefolder data.root=DIR",
+    "python -m visionlora.evaluate 'run=[DIR,FULL]' compare=true",
+    "python -m visionlora.predict run=DIR input=IMAGES",
+    "python -m visionlora.explain run=DIR",
+    "python -m visionlora.export run=DIR 'format=[timm,onnx]'",
+    "python -m visionlora.compress run=DIR",
+    "python -m visionlora.report runs=DIR",
+)
+"""In every run, of the README, which is what newcomers type: each command once, and the trainings that have least in common."""
 RAN: set[str] = set()
 """Commands that are the same once they are cut and their words in capitals are replaced."""
 
@@ -120,14 +138,10 @@ def test_no_command_is_missed() -> None:
     assert len(ALL) > 40
     assert set(CUTS) == set(COMMANDS)
     assert {shown.command for shown in ALL if not shown.has(*ASKS)} == set(COMMANDS)
+    assert set(ALWAYS) <= {shown.text for shown in ALL if "README.md" in shown.pages}
 
 
-def slow(shown: Shown) -> bool:
-    """Whether it is run by ``make test-slow`` only."""
-    return "README.md" not in shown.pages and not shown.has(*ASKS)
-
-
-@pytest.mark.parametrize("shown", [pytest.param(shown, id=shown.text, marks=[pytest.mark.slow] if slow(shown) else []) for shown in ALL])
+@pytest.mark.parametrize("shown", quickly(ALL, [shown for shown in ALL if shown.text in ALWAYS]), ids=lambda shown: shown.text)
 def test_the_command_does_what_it_is_shown_for(shown: Shown, places: dict[str, Path | str], tmp_path: Path) -> None:
     short = in_place(cut(shown), places)
     if set(COMPOSED) & set(short.words):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import QUIET, TINY, command
 from PIL import Image
+from quickly import quickly
 
 import visionlora as vl
 
@@ -19,62 +20,62 @@ Folders = Callable[..., Path]
 
 AT_ONCE: list[tuple[str, tuple[str, ...], str]] = [
     ("train", ("lora.rr=4",), "unknown key lora.rr. Did you mean 'lora.r'"),
-    ("train", ("+lora.alfa=4",), "unknown key lora.alfa. Did you mean 'lora.alpha'"),
     ("train", ("lr=0.01",), "unknown key lr: write optim.lr=0.01"),
     ("train", ("--epochs", "5"), "write trainer.max_epochs=5"),
-    ("train", ("+trainer.max_epohcs=3",), "unknown key trainer.max_epohcs.* Did you mean 'trainer.max_epochs'"),
     ("train", ("trainer.max_epochs=ten",), "trainer.max_epochs=ten must be a whole number"),
-    ("train", ("lora.budget=150%",), "must be at most 100%"),
-    ("train", ("lora.budget=0.01",), "a share of the model's is written with a %"),
-    ("train", ("lora.targets=None",), "lora.targets: 'None' is no name of a layer"),
     ("train", ("data.crop_scale=0.5",), "must be a list of numbers, as in \\[0.5,1.0\\], or null"),
     ("train", ("-m", "lora.r=1,2", "hydra/launcher=dask"), "hydra/launcher=dask is not there; .*pip install"),
     ("train", ("data=imagefolder", "data.root=nowhere"), "data.root=nowhere is not there"),
+    ("train", ("task=ordnal",), "Did you mean 'ordinal'"),
+    ("train", ("ckpt_path=no.ckpt",), "ckpt_path=no.ckpt: there is no such file"),
+    ("train", ("modle=resnet18",), "Did you mean 'model'"),
+    ("train", ("model=resnet8",), "model=resnet8 is not a config of model; .*For any other model: model=timm model.name=resnet8"),
+    ("train", ("model=timm",), "model.name is not set"),
+    ("train", ("lora.r=0",), "lora.r=0 is not a rank"),
+    ("train", ("lora.adaptive.warmup=0.7",), "warmup and final together are more than the whole training"),
+    ("train", ("lora.budget=lots",), "lora.budget=lots is neither a number of parameters nor a share"),
+    ("train", ("optim.name=adamm",), "optim.name=adamm is unknown.*Did you mean 'adam"),
+    ("train", ("data.val_fraction=1.5",), "data.val_fraction=1.5 must be between 0 and 1"),
+    ("train", ("lora.targets={a b",), "cannot read 'lora.targets={a b'"),
+    ("evaluate", ("run=nowhere",), "run=nowhere: there is no such folder"),
+    ("train", ("sweep=ranks",), "sweep=ranks is not a sweep; there are .*Did you mean 'rank'"),
+    ("train", ("logger=[csv,wandbb]",), "logger=wandbb is not a config of logger.*Did you mean 'wandb'"),
+    ("report", ("runs=nowhere",), "runs=nowhere: there is no such folder"),
+    ("search", ("search.space={lora.r: 4}",), "lora.r=4 must be a list of choices"),
+    ("predict", ("run=.", "input=x", "topk=0"), "topk=0 must be at least 1"),
+    ("train", ("+lora.alfa=4",), "unknown key lora.alfa. Did you mean 'lora.alpha'"),
+    ("train", ("+trainer.max_epohcs=3",), "unknown key trainer.max_epohcs.* Did you mean 'trainer.max_epochs'"),
+    ("train", ("lora.budget=150%",), "must be at most 100%"),
+    ("train", ("lora.budget=0.01",), "a share of the model's is written with a %"),
+    ("train", ("lora.targets=None",), "lora.targets: 'None' is no name of a layer"),
     ("train", ("data.classes=nowhere.txt",), "data.classes=nowhere.txt: there is no such file"),
     ("train", ("data=imagefolder", "data.root=x", "data.levels=0"), "data.levels=0 must be at least 1"),
     ("train", ("model.head_init=pretraned",), "model.head_init=pretraned is unknown.*Did you mean 'pretrained'"),
-    ("train", ("task=ordnal",), "Did you mean 'ordinal'"),
     ("train", ("model=timm", "model.name=x", "model.weights=no.pt"), "model.weights=no.pt: there is no such file"),
-    ("train", ("ckpt_path=no.ckpt",), "ckpt_path=no.ckpt: there is no such file"),
     ("train", ("trainer.max_epoch=4",), "unknown key trainer.max_epoch. Did you mean 'trainer.max_epochs'"),
-    ("train", ("modle=resnet18",), "Did you mean 'model'"),
-    ("train", ("model=resnet8",), "model=resnet8 is not a config of model; .*For any other model: model=timm model.name=resnet8"),
     ("train", ("lora=dora2",), "lora=dora2 is not a config of lora"),
-    ("train", ("model=timm",), "model.name is not set"),
     ("train", ("data=imagefolder",), "data.root is not set"),
-    ("train", ("lora.r=0",), "lora.r=0 is not a rank"),
     ("train", ("lora.r=four",), "lora.r=four must be a whole number"),
     ("train", ("lora.targets={qkv: 0}",), "qkv.*=0 is not a rank"),
     ("train", ("lora.init=pisa",), "lora.init=pisa is unknown.*Did you mean 'pissa'"),
     ("train", ("lora.adaptive.warmupp=0.1",), "unknown key lora.adaptive.warmupp. Did you mean 'lora.adaptive.warmup'"),
-    ("train", ("lora.adaptive.warmup=0.7",), "warmup and final together are more than the whole training"),
     ("train", ("lora=adaptive", "lora.budget=1%"), "has a budget of its own"),
-    ("train", ("lora.budget=lots",), "lora.budget=lots is neither a number of parameters nor a share"),
     ("train", ("lora.allocate=importance",), "needs a budget to share out"),
     ("train", ("lora.reference=DIR",), "is read by lora.allocate=shift alone"),
     ("train", ("lora.lr_ratio=0",), "lora.lr_ratio=0.0 must be above 0"),
-    ("train", ("optim.name=adamm",), "optim.name=adamm is unknown.*Did you mean 'adam"),
     ("train", ("optim.lr=0",), "optim.lr=0.0 must be above 0"),
-    ("train", ("data.val_fraction=1.5",), "data.val_fraction=1.5 must be between 0 and 1"),
     ("train", ("data.crop_scale=[0.5]",), "data.crop_scale"),
     ("train", ("data.name=digit",), "Did you mean 'digits'"),
     ("train", ("lora.r=",), "lora.r"),
     ("train", ("trainer.max_epochs=-1",), "max_epochs=-1 has no end"),
     ("train", ("seed=9999999999",), "seed=9999999999 must be below"),
-    ("train", ("lora.targets={a b",), "cannot read 'lora.targets={a b'"),
-    ("evaluate", ("run=nowhere",), "run=nowhere: there is no such folder"),
     ("evaluate", (), "run is not set"),
     ("evaluate", ("run=.", "split=tests"), "split=tests is unknown.*Did you mean 'test'"),
     ("evaluate", ("run=.",), "is not a run folder: it has no config.yaml"),
-    ("train", ("sweep=ranks",), "sweep=ranks is not a sweep; there are .*Did you mean 'rank'"),
-    ("train", ("logger=[csv,wandbb]",), "logger=wandbb is not a config of logger.*Did you mean 'wandb'"),
     ("train", ("trainer.batch_size=7",), "a number is given as data.batch_size"),
-    ("report", ("runs=nowhere",), "runs=nowhere: there is no such folder"),
     ("report", ("rusn=x",), "unknown key rusn. Did you mean 'runs'"),
-    ("search", ("search.space={lora.r: 4}",), "lora.r=4 must be a list of choices"),
     ("search", ("search.metric=test/top1",), "settings are chosen by validation"),
     ("predict", ("run=.", "input=x"), "is not a run folder"),
-    ("predict", ("run=.", "input=x", "topk=0"), "topk=0 must be at least 1"),
 ]
 
 PROBE = """
@@ -101,7 +102,7 @@ def sentence(stderr: str) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize(("module", "overrides", "message"), AT_ONCE)
+@pytest.mark.parametrize(("module", "overrides", "message"), quickly(AT_ONCE, 24, names=3))
 def test_told_before_torch_is_imported(module: str, overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
     done = probe(module, *overrides, cwd=tmp_path)
     assert done.returncode == 2
@@ -130,27 +131,27 @@ def tiny(*overrides: str, cwd: Path) -> str:
 
 OVERRIDES: list[tuple[tuple[str, ...], str]] = [
     (("model.name=resnet81",), "timm has no such model. Did you mean 'resnet"),
-    (("model=torchvision", "model.name=resnet81"), "torchvision has no such classifier"),
     (("lora.targets=[layer1,blok]",), "pattern 'blok' matches no"),
     (("lora.targets={conv1.0: 999}",), "conv1.0 cannot have rank 999"),
-    (("lora.targets=stage9",), "the model has no stage 9; it has stages 1 to 4"),
-    (("lora.targets=attn",), "no layer of the model has the role 'attn'"),
-    (("lora.targets='re:layer('",), "'re:layer\\(' is not a regular expression"),
     (("lora.budget=10",), "10 parameters do not pay for a single rank"),
-    (("lora.budget=1%", "lora.allocate=shift", "lora.reference=nowhere"), "lora.reference=nowhere: there is no such file or folder"),
     (("model.weights=nothing.pth", "model.pretrained=true"), "nothing.pth: there is no such file"),
     (("callbacks=early_stopping", "data.val_fraction=0"), "no validation part"),
     (("trainer.accelerator=quantum",), "trainer.accelerator=quantum is unknown"),
+    (("model=torchvision", "model.name=inception_v3"), "data.image_size=32: torchvision/inception_v3 cannot take images of this size"),
+    (("data.num_classes=1",), "one class only"),
+    (("model=torchvision", "model.name=resnet81"), "torchvision has no such classifier"),
+    (("lora.targets=stage9",), "the model has no stage 9; it has stages 1 to 4"),
+    (("lora.targets=attn",), "no layer of the model has the role 'attn'"),
+    (("lora.targets='re:layer('",), "'re:layer\\(' is not a regular expression"),
+    (("lora.budget=1%", "lora.allocate=shift", "lora.reference=nowhere"), "lora.reference=nowhere: there is no such file or folder"),
     (("trainer.strategy=dpp",), "Did you mean 'ddp'"),
     (("trainer.accelerator=cpu", "trainer.devices=999"), "trainer.devices=999 is more processes than this machine has cores"),
-    (("model=torchvision", "model.name=inception_v3"), "data.image_size=32: torchvision/inception_v3 cannot take images of this size"),
     (("model.in_chans=4", "data.randaugment=2"), "not of model.in_chans=4"),
     (("model.in_chans=5",), "images are read with 1, 3 or 4 channels"),
-    (("data.num_classes=1",), "one class only"),
 ]
 
 
-@pytest.mark.parametrize(("overrides", "message"), OVERRIDES)
+@pytest.mark.parametrize(("overrides", "message"), quickly(OVERRIDES, 9, names=2))
 def test_told_once_the_model_or_the_data_is_known(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
     assert re.search(message, tiny(*overrides, cwd=tmp_path))
     assert not list(tmp_path.iterdir())
@@ -164,7 +165,7 @@ UNREACHABLE: list[tuple[tuple[str, ...], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "message"), UNREACHABLE)
+@pytest.mark.parametrize(("overrides", "message"), quickly(UNREACHABLE, 1, names=2))
 def test_no_network_says_what_to_do_offline(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
     done = command("train", "data=fake", *QUIET, *overrides, cwd=tmp_path, env=NO_NETWORK, timeout=60)
     assert done.returncode == 2

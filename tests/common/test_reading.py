@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from quickly import quickly
 
 from visionlora.common import reading
 from visionlora.common.errors import UserError
@@ -17,7 +18,7 @@ from visionlora.common.reading import read_json, read_yaml, sealed_json, sealed_
 VALUES = {"a": [1, 2.5, None, True, "ü"], "b": {"c": float("inf"), "7": "x"}}
 
 
-@pytest.mark.parametrize("kind", ["json", "yaml"])
+@pytest.mark.parametrize("kind", quickly(["json", "yaml"], 1))
 def test_every_single_bit(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"file.{kind}"
     whole = sealed_json(VALUES) if kind == "json" else sealed_yaml(yaml.safe_dump(VALUES))

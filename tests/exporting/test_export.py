@@ -16,6 +16,7 @@ import torch
 import yaml
 from conftest import QUIET, TINY, command, contents, files_below
 from PIL import Image
+from quickly import quickly
 from safetensors.torch import save_file
 
 import visionlora as vl
@@ -146,16 +147,19 @@ def test_the_card_is_the_hubs(exports: Path) -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "format_"),
-    [
-        pytest.param(("model=torchvision", "model.name=squeezenet1_1", "data.image_size=64"), "torchvision", marks=pytest.mark.slow),
-        (("model.name=test_vit", "data.image_size=48", "model.in_chans=1"), "timm"),
-        (("model.stem=small", "lora=dora", "model.in_chans=4"), "state_dict"),
-        (("model.name=test_efficientnet", "lora=full", "model.freeze_bn=false"), "pt2"),
-        (("model.name=test_vit", "data.image_size=160", "model.quantize=int8", "lora.targets=[attn]"), "timm"),
-        # nothing of it is resized, and it has a size
-        pytest.param(("model.name=swinv2_cr_tiny_ns_224", "data.image_size=64"), "timm", marks=pytest.mark.slow),
-        pytest.param(("model.name=coat_tiny", "data.image_size=64"), "timm", marks=pytest.mark.slow),  # tensors that share their memory
-    ],
+    quickly(
+        [
+            (("model.stem=small", "lora=dora", "model.in_chans=4"), "state_dict"),
+            (("model=torchvision", "model.name=squeezenet1_1", "data.image_size=64"), "torchvision"),
+            (("model.name=test_vit", "data.image_size=48", "model.in_chans=1"), "timm"),
+            (("model.name=test_efficientnet", "lora=full", "model.freeze_bn=false"), "pt2"),
+            (("model.name=test_vit", "data.image_size=160", "model.quantize=int8", "lora.targets=[attn]"), "timm"),
+            (("model.name=swinv2_cr_tiny_ns_224", "data.image_size=64"), "timm"),  # nothing of it is resized, and it has a size
+            (("model.name=coat_tiny", "data.image_size=64"), "timm"),  # tensors that share their memory
+        ],
+        1,
+        names=2,
+    ),
 )
 def test_other_models(overrides: tuple[str, ...], format_: str, tmp_path: Path) -> None:
     if "model.quantize=int8" in overrides:

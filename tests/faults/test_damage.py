@@ -17,6 +17,7 @@ import torch
 from conftest import QUIET, TINY, command
 from faults.damaging import STRANGERS, Ended, Harm, damages, ended, main_of
 from faults.killing import differences
+from quickly import quickly
 from safetensors.torch import load_file
 
 import visionlora as vl
@@ -300,7 +301,9 @@ def test_a_few_of_them(name: str, file: str, place: Path, runs: Runs) -> None:
     assert complaints > 3 or file in NOT_NEEDED, "damage that nobody sees"
 
 
-@pytest.mark.parametrize("file", READS["train ckpt_path=last"].files)
+@pytest.mark.parametrize(
+    "file", quickly(READS["train ckpt_path=last"].files, ("config.yaml", "base.safetensors", "metrics.csv"), pytest.mark.faults)
+)
 def test_a_resume_says_what_is_damaged(file: str, place: Path, runs: Runs) -> None:
     """As a user sees it: an exit code and a sentence, or a run that goes on to its end."""
 

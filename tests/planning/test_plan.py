@@ -150,6 +150,7 @@ def test_interrupted_it_leaves_nothing_either(number: signal.Signals, tmp_path: 
     assert not [*here.iterdir(), *temporary.iterdir()]
 
 
+@pytest.mark.slow
 def test_a_process_that_the_system_ends_is_out_of_memory(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
     monkeypatch.setattr(measure, "_measure", _killed)
     with pytest.raises(UserError, match=r"out of memory with data\.batch_size=1: the system has ended the run"):

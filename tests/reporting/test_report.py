@@ -83,7 +83,7 @@ def test_the_same_seed_twice_says_nothing_of_the_spread(tmp_path: Path) -> None:
             ("data=imagefolder", "data.root=images", "trainer=cpu", "lora.alpha=3", "data.crop_scale=[0.5,1.0]"),
             ("lora.targets={layer1: 2}", "model=torchvision", "model.name=vgg11"),
         ],
-        3,
+        1,
     ),
 )
 def test_the_command_asks_for_the_same_run(words: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import QUIET, TINY, command, results
+from quickly import quickly
 
 from visionlora.common.errors import UserError
 from visionlora.runs import checkpoints
@@ -137,17 +138,17 @@ def same_end(folder: Path, whole: Path) -> None:
 
 
 CASES = {
-    "moved": ("", "", True),
     "last flipped": ("last.ckpt", "going on from the checkpoint before it, previous.ckpt", True),
+    "best flipped": ("best.ckpt", "best.ckpt is damaged", False),
+    "nothing good": ("last.ckpt previous.ckpt", "holds no checkpoint that is whole", None),
+    "moved": ("", "", True),
     "last empty": ("last.ckpt=", "going on from the checkpoint before it, previous.ckpt", True),
     "last missing": ("-last.ckpt", "", True),
-    "best flipped": ("best.ckpt", "best.ckpt is damaged", False),
     "best missing": ("-best.ckpt", "best.ckpt is missing: the best of the epochs to come takes its place", False),
-    "nothing good": ("last.ckpt previous.ckpt", "holds no checkpoint that is whole", None),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quickly(CASES, 3))
 def test_going_on_with_damaged_and_moved_runs(case: str, stopped: tuple[Path, Path], tmp_path: Path) -> None:
     whole, part = stopped
     folder = tmp_path / "moved"

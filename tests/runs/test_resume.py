@@ -22,7 +22,7 @@ WORKERS = {
 }
 
 
-@pytest.mark.parametrize("name", quickly(WORKERS, 2, pytest.mark.faults))
+@pytest.mark.parametrize("name", quickly(WORKERS, 1, pytest.mark.faults))
 def test_killed_after_an_epoch_with_worker_processes(name: str, class_folders: Callable[..., Path], tmp_path: Path) -> None:
     root = class_folders(train={"cat": 60, "dog": 60}, test={"cat": 8, "dog": 8})
     call = WORKERS[name].command_line(tmp_path / "whole", root)

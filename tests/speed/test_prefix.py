@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from quickly import quickly
 from torch import Tensor, nn
 
 import visionlora as vl
@@ -13,10 +14,10 @@ from visionlora.speed.prefix import Front
 
 CASES = [
     ("timm/resnet18", {"method": "none"}, "global_pool"),
-    ("timm/resnet18", {"targets": ["stage4"]}, "layer3"),
-    ("timm/resnet18", {"targets": ["last:1"]}, "layer4.0"),
     ("timm/vit_tiny_patch16_224", {"targets": ["last:1"]}, "blocks.10"),
     ("timm/densenet121", {"targets": ["stage4"]}, "features.transition3"),
+    ("timm/resnet18", {"targets": ["stage4"]}, "layer3"),
+    ("timm/resnet18", {"targets": ["last:1"]}, "layer4.0"),
     ("torchvision/vit_b_32", {"targets": ["last:1"]}, "encoder.layers.encoder_layer_10"),
     ("torchvision/googlenet", {"targets": ["last:1"]}, "inception5a"),
 ]
@@ -34,7 +35,7 @@ def made(name: str, **config: Any) -> tuple[nn.Module, Tensor]:
     return model, x
 
 
-@pytest.mark.parametrize(("name", "config", "cut"), CASES)
+@pytest.mark.parametrize(("name", "config", "cut"), quickly(CASES, 3, names=3))
 def test_logits_and_gradients_are_those_of_the_whole_model(name: str, config: dict[str, Any], cut: str) -> None:
     model, x = made(name, **config)
     front = Front(model, x)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import QUIET, command, compose, results
 from lightning.pytorch.callbacks import Callback
+from quickly import quickly
 from safetensors.torch import load_file
 from tasks.tables import coloured
 
@@ -71,7 +72,7 @@ class Trained:
     done: subprocess.CompletedProcess[str]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=quickly(KINDS, 1), ids=lambda kind: kind.name)
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     kind: Kind = request.param
     folder = tmp_path_factory.mktemp(kind.name)

@@ -98,7 +98,9 @@ def test_the_head_starts_as_the_probe(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", quickly(["light", "blocks"], 1))
 @pytest.mark.parametrize(
-    "overrides", [("model.name=test_resnet",), ("model.name=test_vit",), ("model=torchvision", "model.name=shufflenet_v2_x0_5")], ids=str
+    "overrides",
+    quickly([("model.name=test_resnet",), ("model.name=test_vit",), ("model=torchvision", "model.name=shufflenet_v2_x0_5")], 1),
+    ids=str,
 )
 def test_checkpointed_training_is_the_same(overrides: tuple[str, ...], how: str, tmp_path: Path) -> None:
     wanted = trained(tmp_path / "plain", *overrides)

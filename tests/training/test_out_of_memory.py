@@ -16,6 +16,7 @@ import torch
 from conftest import FORKS, QUIET, TINY, as_started_afresh, command, compose
 from faults.killing import differences
 from lightning.pytorch.callbacks import Callback
+from quickly import quickly
 
 from visionlora import UserError
 from visionlora.training.run import run
@@ -83,12 +84,11 @@ def same(ours: Path, theirs: Path, tolerance: float) -> None:
         torch.testing.assert_close(one["state_dict"][key], value, rtol=0, atol=tolerance, msg=key)
 
 
-QUICK = ("odd batch, odd rest", "accumulated, clipped", "cached")
 CASES: dict[str, tuple[int, tuple[str, ...]]] = {
+    "accumulated, clipped": (6, ("trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.1")),
     "odd batch, odd rest": (5, ("data.batch_size=15",)),
     "one at a time": (1, ("data.batch_size=8",)),
     "accumulated": (4, ("trainer.accumulate_grad_batches=2",)),
-    "accumulated, clipped": (6, ("trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.1")),
     "full": (4, ("lora=full",)),
     "adalora": (4, ("lora=adaptive",)),
     "decay, smoothing": (4, ("lora.delta_decay=1", "optim.label_smoothing=0.1")),
@@ -98,8 +98,8 @@ CASES: dict[str, tuple[int, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("where", ["forward", pytest.param("backward", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", [pytest.param(case, marks=[] if case in QUICK else [pytest.mark.slow]) for case in CASES])
+@pytest.mark.parametrize("where", quickly(["forward", "backward"], 1))
+@pytest.mark.parametrize("case", quickly(CASES, 1))
 def test_ends_as_if_memory_had_sufficed(case: str, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     most, overrides = CASES[case]
     small, optimizer = Small(most, where), ("optim.name=sgd",) if "adaptive" not in " ".join(overrides) else ()

@@ -33,13 +33,13 @@ SMALL = (
     "recipe=plain",
 )
 KINDS: dict[str, dict[str, Any]] = {
+    "detect": {"data": "voc", "write": placed.write_voc, "keys": ("map", "map50"), "plots": ("precision_recall",)},
     "segment": {
         "data": "masks",
         "write": placed.write_masks,
         "keys": ("miou", "pixel_accuracy", "dice"),
         "plots": ("classes", "worst", "best"),
     },
-    "detect": {"data": "voc", "write": placed.write_voc, "keys": ("map", "map50"), "plots": ("precision_recall",)},
 }
 KINDS["masks of objects"] = {
     "task": "detect",
@@ -63,7 +63,7 @@ def words(task: str, root: Path, run: Path, *more: str) -> list[str]:
     return [f"task={kind.get('task', task)}", *data, f"data.root={root}", f"hydra.run.dir={run}", *small, *QUIET, *more]
 
 
-@pytest.fixture(scope="module", params=quickly(KINDS, 3))
+@pytest.fixture(scope="module", params=quickly(KINDS, 2))
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
     """Name of the kind of work, its data and a run of it."""
     folder = tmp_path_factory.mktemp(request.param.replace(" ", "_"))
@@ -106,6 +106,7 @@ def test_a_run_and_what_is_made_of_it(trained: tuple[str, Path, Path], tmp_path:
     assert "is there already" in again_.stderr
 
 
+@pytest.mark.parametrize("trained", quickly(KINDS, 1), indirect=True)
 def test_what_is_told_of_a_run(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
     """What has no sense here is refused in a sentence; runs are compared without a probe; a state dict can be built again."""
     task, _, folder = trained
@@ -130,6 +131,7 @@ def test_what_is_told_of_a_run(trained: tuple[str, Path, Path], tmp_path: Path) 
     assert "decoder=" in code
 
 
+@pytest.mark.parametrize("trained", quickly(KINDS, 1), indirect=True)
 def test_an_interrupted_run_goes_on_to_the_same_weights(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
     class Stop(Exception):  # noqa: N818
         pass
@@ -167,9 +169,15 @@ def test_python_and_onnx_say_the_same(trained: tuple[str, Path, Path], tmp_path:
     assert done.stdout.strip()
 
 
-@pytest.mark.parametrize("task", ONE_OF_EACH)
-@pytest.mark.parametrize("lora", ["none", "full", "dora"])
-def test_other_methods(task: str, lora: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lora", "task"),
+    quickly(
+        [("full", "detect"), ("none", "segment"), ("none", "detect"), ("full", "segment"), ("dora", "segment"), ("dora", "detect")],
+        2,
+        names=2,
+    ),
+)
+def test_other_methods(lora: str, task: str, tmp_path: Path) -> None:
     root = KINDS[task]["write"](tmp_path / "data", PARTS)
     done = command("train", *words(task, root, tmp_path / "run", "trainer.max_epochs=1", f"lora={lora}"))
     assert done.returncode == 0, done.stderr
@@ -177,21 +185,19 @@ def test_other_methods(task: str, lora: str, tmp_path: Path) -> None:
     assert 0 <= results[f"test/{KINDS[task]['keys'][0]}"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
-    quickly(
-        [
-            ("model.decoder=ssdlite", "data.batch_size=1", "data.image_size=32"),
-            ("data=coco", "model.decoder=mask_rcnn", "trainer.precision=bf16-mixed", "data.batch_size=2"),
-            ("model.decoder=faster_rcnn", "trainer.precision=bf16-mixed", "lora=full"),
-            ("model.decoder=ssd", "trainer.precision=bf16-mixed"),
-            ("model.decoder=faster_rcnn", "data.batch_size=1", "lora=none"),
-            ("model=torchvision", "model.name=ssdlite320_mobilenet_v3_large", "lora.targets=stage2+"),
-            ("model=torchvision", "model.name=fasterrcnn_mobilenet_v3_large_320_fpn", "lora.targets=stage10+"),
-            ("data=coco", "model=torchvision", "model.name=maskrcnn_resnet50_fpn", "lora.targets=stage4+", "data.batch_size=2"),
-        ],
-        2,
-    ),
+    [
+        ("model.decoder=ssdlite", "data.batch_size=1", "data.image_size=32"),
+        ("data=coco", "model.decoder=mask_rcnn", "trainer.precision=bf16-mixed", "data.batch_size=2"),
+        ("model.decoder=faster_rcnn", "trainer.precision=bf16-mixed", "lora=full"),
+        ("model.decoder=ssd", "trainer.precision=bf16-mixed"),
+        ("model.decoder=faster_rcnn", "data.batch_size=1", "lora=none"),
+        ("model=torchvision", "model.name=ssdlite320_mobilenet_v3_large", "lora.targets=stage2+"),
+        ("model=torchvision", "model.name=fasterrcnn_mobilenet_v3_large_320_fpn", "lora.targets=stage10+"),
+        ("data=coco", "model=torchvision", "model.name=maskrcnn_resnet50_fpn", "lora.targets=stage4+", "data.batch_size=2"),
+    ],
     ids=lambda more: " ".join(word.partition("=")[2] for word in more),
 )
 def test_other_detectors(more: tuple[str, ...], tmp_path: Path) -> None:
@@ -224,24 +230,28 @@ def test_masks_of_coco(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("task", "more", "message"),
-    [
-        ("segment", ["model.decoder=fcos"], "task=segment cannot use model.decoder=fcos, which makes no masks"),
-        ("detect", ["model.decoder=unet"], "task=detect cannot use model.decoder=unet, which finds no boxes"),
-        ("segment", ["model.decoder=unett"], "unet"),
-        ("segment", ["data.randaugment=2"], "data.randaugment=2 does not move masks and boxes"),
-        ("detect", ["data.mixup=0.2"], "data.mixup"),
-        ("detect", ["data.image_size=60", "model.decoder=null"], ""),
-        ("segment", ["data.image_size=50"], "data.image_size=50"),
-        ("segment", ["data.scale_jitter=[2,1]"], "data.scale_jitter=\\[2.0, 1.0\\] must be"),
-        ("segment", ["task.loss=dise"], "dice"),
-        (
-            "detect",
-            ["model=torchvision", "model.name=resnet18", "model.pretrained=false"],
-            "it takes model.decoder=fcos, retinanet, ssd, ssdlite, faster_rcnn, mask_rcnn",
-        ),
-        ("detect", ["model.name=vit_tiny_patch16_224"], ""),
-        ("detect", ["model.decoder=mask_rcnn"], "Mask R-CNN needs the mask of every object, and 12 of 12 training images have objects"),
-    ],
+    quickly(
+        [
+            ("segment", ["model.decoder=fcos"], "task=segment cannot use model.decoder=fcos, which makes no masks"),
+            (
+                "detect",
+                ["model=torchvision", "model.name=resnet18", "model.pretrained=false"],
+                "it takes model.decoder=fcos, retinanet, ssd, ssdlite, faster_rcnn, mask_rcnn",
+            ),
+            ("detect", ["model.decoder=mask_rcnn"], "Mask R-CNN needs the mask of every object, and 12 of 12 training images have objects"),
+            ("segment", ["data.randaugment=2"], "data.randaugment=2 does not move masks and boxes"),
+            ("segment", ["data.image_size=50"], "data.image_size=50"),
+            ("segment", ["task.loss=dise"], "dice"),
+            ("detect", ["model.decoder=unet"], "task=detect cannot use model.decoder=unet, which finds no boxes"),
+            ("segment", ["model.decoder=unett"], "unet"),
+            ("detect", ["data.mixup=0.2"], "data.mixup"),
+            ("detect", ["data.image_size=60", "model.decoder=null"], ""),
+            ("segment", ["data.scale_jitter=[2,1]"], "data.scale_jitter=\\[2.0, 1.0\\] must be"),
+            ("detect", ["model.name=vit_tiny_patch16_224"], ""),
+        ],
+        6,
+        names=3,
+    ),
 )
 def test_what_cannot_be(task: str, more: list[str], message: str, tmp_path: Path) -> None:
     root = KINDS[task]["write"](tmp_path / "data", PARTS)

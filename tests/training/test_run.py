@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import QUIET, TINY, compose, results
 from model_parts import tensor
+from quickly import quickly
 
 import visionlora as vl
 from visionlora.cli.conf import conf_dir
@@ -26,7 +27,7 @@ def trained(folder: Path, *overrides: str) -> dict[str, Any]:
     return results(folder)
 
 
-@pytest.mark.parametrize("lora", FILES)
+@pytest.mark.parametrize("lora", quickly(FILES, ("default", "dora", "full", "none", "pissa")))
 def test_every_method_trains_and_comes_back(lora: str, tmp_path: Path) -> None:
     figures = trained(tmp_path, f"lora={lora}")
     assert math.isfinite(figures["test/loss"])

@@ -115,9 +115,6 @@ def test_probe_and_full_leave_the_same_files(method: str, tmp_path: Path, tiny_r
     "overrides",
     quickly(
         [
-            ("model.in_chans=1",),
-            ("model.stem=small", "optim=sgd"),
-            ("model=torchvision", "model.name=resnet18", "model.in_chans=4"),
             (
                 "optim=lion",
                 "optim.schedule=constant",
@@ -125,14 +122,17 @@ def test_probe_and_full_leave_the_same_files(method: str, tmp_path: Path, tiny_r
                 "optim.label_smoothing=0.1",
                 "trainer.accumulate_grad_batches=2",
             ),
-            ("callbacks=early_stopping", "trainer.precision=32-true", "optim.schedule=cosine", "data.num_workers=1"),
             ("trainer=debug", "lora.dropout=0.2", "lora.use_rslora=true", "lora.targets={layer1: 2, layer3: {r: 3, alpha: 1}}"),
+            ("model.in_chans=1",),
+            ("model.stem=small", "optim=sgd"),
+            ("model=torchvision", "model.name=resnet18", "model.in_chans=4"),
+            ("callbacks=early_stopping", "trainer.precision=32-true", "optim.schedule=cosine", "data.num_workers=1"),
             ("data.val_fraction=0", "data.randaugment=2", "data.crop_scale=[0.5,1.0]"),
             ("model.name=test_vit", "model.drop_path_rate=0.2", "data.image_size=48", "lora.train_head=false"),
             ("trainer.limit_val_batches=0", "trainer.limit_train_batches=1"),
             ("trainer.overfit_batches=1", "trainer.precision=bf16-true"),
         ],
-        6,
+        2,
     ),
 )
 def test_options_run_and_load(overrides: tuple[str, ...], tmp_path: Path) -> None:

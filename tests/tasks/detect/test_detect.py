@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from placed import some_targets
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from quickly import quickly
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.image_list import ImageList
@@ -192,8 +194,17 @@ def test_targets_that_are_none() -> None:
         targets.fit(torch.zeros(1, 10), "train")
 
 
-@pytest.mark.parametrize("decoder", Detect.decoders)
-@pytest.mark.parametrize("name", ["test_resnet", "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"])
+FAMILIES = ("test_resnet", "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224")
+DIFFERENT = [
+    ("tf_efficientnet_lite0", "fcos"),  # the default
+    ("test_resnet", "ssd"),
+    ("test_resnet", "mask_rcnn"),  # two stages, and masks
+    ("swin_tiny_patch4_window7_224", "retinanet"),
+]
+"""These have least in common."""
+
+
+@pytest.mark.parametrize(("name", "decoder"), quickly(product(FAMILIES, Detect.decoders), DIFFERENT, names=2))
 def test_detectors_over_families(name: str, decoder: str) -> None:
     """Identical at the start, gradients everywhere (the audit), merged exactly."""
     side = 224 if "swin" in name else 64

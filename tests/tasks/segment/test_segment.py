@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from quickly import quickly
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 from torch import nn
 from torch.nn import functional
@@ -136,10 +138,25 @@ def test_masks_that_are_none() -> None:
 
 
 SOME = ("test_resnet", "tf_efficientnet_lite0", "convnext_atto", "mobilenetv3_small_100")
+DECODERS = [name for name in Segment.decoders if name != "dpt"]
+DIFFERENT = [
+    ("tf_efficientnet_lite0", "fpn"),  # the default
+    ("tf_efficientnet_lite0", "segformer"),
+    ("tf_efficientnet_lite0", "deeplabv3plus"),
+    ("test_resnet", "unet"),
+    ("test_resnet", "manet"),
+    ("test_resnet", "pan"),
+    ("convnext_atto", "fpn"),
+    ("convnext_atto", "unetplusplus"),
+    ("convnext_atto", "upernet"),
+    ("mobilenetv3_small_100", "unet"),
+    ("mobilenetv3_small_100", "linknet"),
+    ("mobilenetv3_small_100", "deeplabv3"),
+]
+"""Every decoder, and every family below several."""
 
 
-@pytest.mark.parametrize("decoder", [name for name in Segment.decoders if name != "dpt"])
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize(("name", "decoder"), quickly(product(SOME, DECODERS), DIFFERENT, names=2))
 def test_decoders_over_families(name: str, decoder: str) -> None:
     """Identical at the start, gradients everywhere (the audit), merged exactly; or a sentence on why there is none."""
     side = 128 if decoder == "pan" else 64
