@@ -69,9 +69,9 @@ def test_files_list_every_key_a_user_can_set(group: str, schema: type) -> None:
 
 
 def test_a_source_lists_what_it_reads() -> None:
-    of_some = {"root", "download", "num_classes", "num_images", "label", "image", "separator", "levels", "kept_gb"}
+    of_some = {"root", "download", "num_classes", "num_images", "label", "image", "images", "separator", "levels", "kept_gb"}
     read = {"imagefolder": {"root", "levels"}, "imagenet": {"root", "levels"}, "cifar10": {"root", "levels", "download"}, "digits": set()}
-    read |= {"cifar100": read["cifar10"], "fake": {"num_classes", "num_images"}, "table": {"root", "label", "image", "separator"}}
+    read |= {"cifar100": read["cifar10"], "fake": {"num_classes", "num_images"}, "table": {"root", "label", "image", "images", "separator"}}
     read |= {"webdataset": {"root", "label", "separator", "download", "kept_gb"}, "hf": {"root", "label", "image", "separator", "download"}}
     read |= {"litdata": {"root", "label", "image", "separator"}}
     read |= {source: {"root"} for source in ("masks", "voc", "coco", "yolo")}

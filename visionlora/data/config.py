@@ -71,6 +71,7 @@ class DataConfig:
     download: bool = True
     label: Any = None
     image: str | None = None
+    images: str | None = None
     separator: str = "|"
     kept_gb: float = 100.0
     hflip: float = 0.5

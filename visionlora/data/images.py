@@ -58,13 +58,14 @@ class FilesBelow(Sequence[Path]):
         for name in self.names:
             folder, _, last = name.rpartition("/")
             if folder not in known:
-                known[folder] = _files_in(self.root / folder)
+                known[folder] = files_in(self.root / folder)
             if last not in known[folder]:
                 found.append(name)
         return found
 
 
-def _files_in(folder: Path) -> set[str]:
+def files_in(folder: Path) -> set[str]:
+    """Names of the files in a folder; none where it is not there."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if entry.is_file()}

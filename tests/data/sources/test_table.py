@@ -49,6 +49,8 @@ def of(data: ImageData, part: str = "train") -> dict[str, Any]:
         ("where,kind,more\n" + TWO.replace("\n", ",1\n"), {"image": "where", "label": "kind"}),
         ((HEAD + TWO).replace(",", "\t"), {"name": "labels.tsv"}),
         ("\ufeff" + (HEAD + TWO).replace("\n", "\r\n") + "\r\n", {}),  # as Excel writes it
+        ((HEAD + TWO).replace(",", ";"), {}),  # as it does where the comma is in numbers
+        ((HEAD + TWO).replace(".png", ""), {}),
     ],
 )
 def test_classes_of_a_table(text: str, keys: dict[str, Any], table: Callable[..., ImageData]) -> None:
@@ -69,10 +71,23 @@ def test_parquet(table: Callable[..., ImageData], class_folders: Folders, tmp_pa
     assert list(of(data).values())[:3] == [(0, 1), (1,), ()]
 
 
-def test_parts_are_those_of_the_column(table: Callable[..., ImageData]) -> None:
+def test_a_folder_of_images_elsewhere(table: Callable[..., ImageData]) -> None:
+    bare = TWO.replace("train/", "").replace(".png", "")
+    data = table("id,breed\n" + bare, image="id", images="train")
+    assert data.classes == ["cat", "dog"]
+    assert data.parts["train"].open(0, 3).size == (24, 24)
+    assert set(data.names["train"]) | set(data.names["test"]) == {f"{line.split(',')[0]}.png" for line in bare.split()}
+    with pytest.raises(UserError, match=r"names 12 images that are not there: cat/0 \(line 2\).*data\.images=DIR says where"):
+        table("image,label\n" + bare)
+
+
+@pytest.mark.parametrize("heading", ["part", "split", "subset"])
+def test_parts_are_those_of_the_column(heading: str, table: Callable[..., ImageData]) -> None:
     rows = [line.split(",") for line in TWO.split()]
     parts = ["train"] * 8 + ["valid"] * 2 + ["test"] * 2
-    data = table("part,image,label\n" + "".join(f"{part},{image},{label}\n" for part, (image, label) in zip(parts, rows, strict=True)))
+    data = table(
+        f"{heading},image,label\n" + "".join(f"{part},{image},{label}\n" for part, (image, label) in zip(parts, rows, strict=True))
+    )
     assert {part: len(images) for part, images in data.parts.items()} == {"train": 8, "val": 2, "test": 2}
     assert data.record == {}
 
@@ -105,7 +120,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     (HEAD + TWO + "train/cat/0.png,dog\n", {}, "lines 2 and 14 have the same image, train/cat/0.png"),
     (HEAD + TWO.replace("2.png,dog", "2.png,"), {}, "line 7, column 'label': it is empty, where a class is needed"),
     (HEAD + TWO + "train/dog/0.png\n", {}, "line 14: it has 1 cells, where the heading has 2"),
-    (HEAD.replace("image", "part,image") + "trian,train/cat/0.png,cat\n", {}, "line 2: the part is 'trian'"),
+    (HEAD.replace("image", "part,image") + "trian,train/cat/0.png,cat\n", {}, "line 2, column 'part': 'trian' is no part"),
     (
         "part,image,label\ntrain,train/cat/0.png,cat\ntrain,train/dog/0.png,dog\ntest,train/dog/1.png,dgo\n", {},
         "line 4, column 'label': no image of the training part is of the class 'dgo'. Did you mean 'dog'",

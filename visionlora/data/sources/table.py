@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,19 @@ from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.processes import process_rank
 from visionlora.common.text import not_there
 from visionlora.data.config import DataConfig
-from visionlora.data.images import FilesBelow, Images
+from visionlora.data.images import FilesBelow, Images, files_in
+from visionlora.data.opening import extensions
 from visionlora.data.sources.folders import PARTS
+from visionlora.data.sources.table_file import rows_of
 from visionlora.tasks.cells import Cells
 
 LABELS = ("label", "labels", "class")
 """Headings of the label column where ``data.label`` names none."""
-OTHERS = ("part", "group", "weight")
+PART_COLUMNS = ("part", "split", "subset", "partition")
+"""Headings of the column with the part of each row."""
+OTHERS = (*PART_COLUMNS, "group", "weight")
 """Headings that are no labels."""
 PART_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-ENDINGS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class _Part:
 
 def table(config: DataConfig) -> Table:
     """The rows of ``config.root``, a CSV, TSV or Parquet file: a column with the image's path below the file's folder, one or several
-    with its labels, and, where they are there, ``part`` (train, val, test), ``group`` (never in two parts) and ``weight`` (how often an
-    image comes in training).
+    with its labels, and, where they are there, ``part`` or ``split`` (train, val, test), ``group`` (never in two parts) and ``weight``
+    (how often an image comes in training). Where all paths lack the ending of their files, it is found.
 
     Raises:
         UserError: no file, a column that is not there, images that are not, a part or weight that is none, an image named twice.
@@ -60,16 +62,16 @@ def table(config: DataConfig) -> Table:
     if not file.is_file():
         what = "is a folder: give the table's file" if file.is_dir() else "is not there"
         raise UserError(f"data.root={file} {what}, as in data=table data.root=labels.csv.")
-    rows = _rows(file)
+    rows = rows_of(file)
     heading = next(rows, None)
     if heading is None:
         raise UserError(f"data.root={file}: the table is empty.")
     heading = [cell.strip() for cell in heading]
     image = _image_column(file, heading, config)
     labels = [heading.index(name) for name in label_columns(str(file), heading, config, heading[image])]
-    part, group, weight = (heading.index(name) if name in heading else None for name in ("part", "group", "weight"))
-    if weight in labels:  # of what is in the image
-        weight = None
+    places = {name: place for place, name in enumerate(heading) if place not in labels}  # a weight may be that of what is in the image
+    part = next((places[name] for name in PART_COLUMNS if name in places), None)
+    group, weight = places.get("group"), places.get("weight")
     if weight is not None:
         tell_weights(str(file))
     found = {name: _Part() for name in PARTS}
@@ -80,7 +82,7 @@ def table(config: DataConfig) -> Table:
             continue
         if len(row) < width:
             raise UserError(f"{file}, line {line}: it has {len(row)} cells, where the heading has {len(heading)}.")
-        into = found[_part_of(file, line, row[part]) if part is not None else "train"]
+        into = found["train" if part is None else _part_of(f"{file}, line {line}, column {heading[part]!r}", row[part])]
         into.names.append(row[image].strip())
         into.cells.append(tuple(words.setdefault(row[column], row[column]) for column in labels))
         into.lines.append(line)
@@ -91,55 +93,19 @@ def table(config: DataConfig) -> Table:
     known = {name: rows for name, rows in found.items() if rows.names}
     if "train" not in known:
         raise UserError(f"{file} has no rows{' of the part train' * (part is not None and bool(known))}.")
-    _check_names(file, known)
+    below = file.parent / (config.images or "")
+    _check_names(file, below, known)
     if "test" not in known and "val" in known:
         known["test"] = known.pop("val")  # as with class folders: the one held-out part gives the final figure
     check_groups(str(file), {name: rows.groups for name, rows in known.items()})
     images = {
-        name: Images([None] * len(rows.names), rows.names, FilesBelow(file.parent, rows.names), groups=rows.groups, weights=rows.weights)
+        name: Images([None] * len(rows.names), rows.names, FilesBelow(below, rows.names), groups=rows.groups, weights=rows.weights)
         for name, rows in known.items()
     }
     of_labels = {name: rows.cells for name, rows in known.items()}
     lines = {name: rows.lines for name, rows in known.items()}
     cells = Cells(str(file), tuple(heading[column] for column in labels), of_labels, lines, config.separator)
     return Table(images, cells)
-
-
-def _rows(file: Path) -> Iterator[list[str]]:
-    ending = file.suffix.lower()
-    if ending == ".parquet":
-        yield from _of_parquet(file)
-        return
-    if ending not in ENDINGS:
-        raise UserError(f"data.root={file}: a table is a .csv, .tsv or .parquet file.")
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            yield from csv.reader(stream, delimiter=ENDINGS[ending])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{file} cannot be read as {ending[1:].upper()}: {error}.") from None
-
-
-def _of_parquet(file: Path) -> Iterator[list[str]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise UserError(f"{file}: Parquet needs pyarrow: pip install pyarrow; or write the table as CSV.") from None
-    try:
-        opened = parquet.ParquetFile(file)
-        yield list(opened.schema_arrow.names)
-        for batch in opened.iter_batches():
-            columns = [batch.column(place).to_pylist() for place in range(batch.num_columns)]
-            for values in zip(*columns, strict=True):
-                yield [_text(value) for value in values]
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{file} cannot be read as Parquet: {str(error).splitlines()[0]}.") from None
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):
-        return "|".join(map(str, value))
-    return "" if value is None else str(value)
 
 
 def _image_column(file: Path, heading: Sequence[str], config: DataConfig) -> int:
@@ -199,15 +165,15 @@ def listed(heading: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in heading[:20]) + ("…" if len(heading) > 20 else "")
 
 
-def _part_of(file: Path, line: int, cell: str) -> str:
+def _part_of(where: str, cell: str) -> str:
     found = PART_NAMES.get(cell.strip().lower())
     if found is None:
-        raise UserError(f"{file}, line {line}: the part is {cell!r}; it is train, val or test.")
+        raise UserError(f"{where}: {cell!r} is no part; it is train, val or test. A column that says something else has another name.")
     return found
 
 
-def _check_names(file: Path, parts: dict[str, _Part]) -> None:
-    """See that every image is named once and is there."""
+def _check_names(file: Path, below: Path, parts: dict[str, _Part]) -> None:
+    """See that every image is named once and is there; where they are without an ending, complete their names."""
     seen: dict[str, int] = {}
     for rows in parts.values():
         for name, line in zip(rows.names, rows.lines, strict=True):
@@ -215,9 +181,30 @@ def _check_names(file: Path, parts: dict[str, _Part]) -> None:
                 raise UserError(f"{file}, line {line}: it names no image.")
             if (before := seen.setdefault(name, line)) != line:
                 raise UserError(f"{file}, lines {before} and {line} have the same image, {name}.")
-    missing = [name for rows in parts.values() for name in FilesBelow(file.parent, rows.names).missing()]
+    missing = [name for rows in parts.values() for name in FilesBelow(below, rows.names).missing()]
+    if missing and len(missing) == len(seen):
+        full = _with_endings(below, missing)
+        for rows in parts.values():
+            rows.names = [full.get(name, name) for name in rows.names]
+        missing = [name for name in missing if name not in full]
     if missing:
-        raise UserError(f"{file} names {not_there([f'{name} (line {seen[name]})' for name in missing], between='; ')}.")
+        named = not_there([f"{name} (line {seen[name]})" for name in missing], between="; ")
+        hint = " data.images=DIR says where they are." if len(missing) == len(seen) else ""
+        raise UserError(f"{file} names {named}.{hint}")
+
+
+def _with_endings(below: Path, names: Sequence[str]) -> dict[str, str]:
+    """The names, of those that are images but for their ending, with it."""
+    known: dict[str, dict[str, str]] = {}
+    found, endings = {}, extensions()
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        if folder not in known:
+            paths = [Path(file) for file in sorted(files_in(below / folder))]
+            known[folder] = {path.stem: path.suffix for path in paths if path.suffix.lower() in endings}
+        if last in known[folder]:
+            found[name] = name + known[folder][last]
+    return found
 
 
 def tell_weights(source: str) -> None:
