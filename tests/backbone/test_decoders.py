@@ -62,9 +62,17 @@ def test_over_vision_transformers_a_sentence_names_the_decoder_that_fits() -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "decoder", "size"), [("resnet18", "unet", 352), ("test_vit", "dpt", 160), ("swin_tiny_patch4_window7_224", "fpn", 224)]
+    ("name", "decoder", "size"),
+    [
+        ("resnet18", "unet", 352),
+        ("test_vit", "dpt", 160),
+        ("swin_tiny_patch4_window7_224", "fpn", 224),
+        ("resnet18", "fcos", 320),
+        ("resnetv2_50x1_bit.goog_in21k_ft_in1k", "faster_rcnn", 448),
+        ("vit_tiny_patch16_224", "fcos", 224),
+    ],
 )
-def test_images_for_masks_are_large_where_the_model_takes_more_than_one_size(name: str, decoder: str, size: int) -> None:
+def test_images_for_boxes_and_masks_are_large_where_the_model_takes_more_than_one_size(name: str, decoder: str, size: int) -> None:
     info = info_of(vl.create_backbone(f"timm/{name}", 4, False, decoder=decoder))
     assert info is not None
     assert info.preprocessing.image_size == size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -12,8 +13,8 @@ from timm.models.hrnet import HighResolutionNetFeatures
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from visionlora.backbone.info import BackboneSpec
-from visionlora.backbone.timm_models import features_arguments, without_word_of_heads
+from visionlora.backbone.info import BackboneSpec, Preprocessing
+from visionlora.backbone.timm_models import features_arguments, preprocessing_of, without_word_of_heads
 from visionlora.backbone.weights import hub_access
 from visionlora.common.errors import UserError
 
@@ -169,3 +170,13 @@ class Neck(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         found = list(self.pyramid(OrderedDict((str(place), one) for place, one in enumerate(maps))).values())
         return [*found, self.extra(found[-1])]
+
+
+def preprocessing_at_least(spec: BackboneSpec, size: int) -> Preprocessing:
+    """timm's, at ``size`` pixels a side and more where the model takes any: backbones are made for 224, at which what is small or thin
+    in an image is hardly there.
+    """
+    found = preprocessing_of(spec)
+    config = timm.get_pretrained_cfg(spec.name)
+    any_size = spec.image_size is None and not (config and config.fixed_input_size)
+    return replace(found, image_size=max(found.image_size, size)) if any_size else found

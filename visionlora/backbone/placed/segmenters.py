@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import timm
 from torch import nn
 
-from visionlora.backbone.info import BackboneInfo, BackboneSpec, Preprocessing
-from visionlora.backbone.placed.maps import feature_info, is_narrow, remade, without_reserved_name
-from visionlora.backbone.timm_models import features_arguments, preprocessing_of, without_word_of_heads
+from visionlora.backbone.info import BackboneInfo, BackboneSpec
+from visionlora.backbone.placed.maps import feature_info, is_narrow, preprocessing_at_least, remade, without_reserved_name
+from visionlora.backbone.timm_models import features_arguments, without_word_of_heads
 from visionlora.backbone.weights import hub_access
 from visionlora.common.errors import UserError
 from visionlora.common.smp import segmentation_models
@@ -18,8 +16,7 @@ from visionlora.common.smp import segmentation_models
 NARROWER: dict[str, dict[str, Any]] = {"fpn": {"decoder_pyramid_channels": 128, "decoder_segmentation_channels": 64}}
 """What decoders over a narrow backbone are told: over EfficientNet-Lite0, a step of this FPN takes a third of the time."""
 SIZE = 352
-"""Pixels a side where ``data.image_size`` is not given and the model takes more than one size. Backbones are made for 224, at which what is
-small or thin is hardly there: on CamVid mIoU was 53.6 at 224 and 59.9 at 352 (docs/boxes.md)."""
+"""Pixels a side where ``data.image_size`` is not given: on CamVid mIoU was 53.6 at 224 and 59.9 at 352 (docs/boxes.md)."""
 HEAD = ("decoder", "neck", "segmentation_head")
 """What is made anew over the encoder, as far as a decoder has it."""
 
@@ -59,15 +56,7 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
     if hasattr(inner, "reset_classifier"):  # a vision transformer below DPT keeps its classifier, which nothing asks for its outputs
         inner.reset_classifier(0)
     head = tuple(name for name in HEAD if isinstance(getattr(model, name, None), nn.Module))
-    return model, BackboneInfo(spec, _preprocessing(spec), head, remade=remade(spec, encoder, "encoder"))
-
-
-def _preprocessing(spec: BackboneSpec) -> Preprocessing:
-    """timm's, in images that are large enough for what is small in them."""
-    found = preprocessing_of(spec)
-    config = timm.get_pretrained_cfg(spec.name)
-    any_size = spec.image_size is None and not (config and config.fixed_input_size)
-    return replace(found, image_size=max(found.image_size, SIZE)) if any_size else found
+    return model, BackboneInfo(spec, preprocessing_at_least(spec, SIZE), head, remade=remade(spec, encoder, "encoder"))
 
 
 def _is_narrow(spec: BackboneSpec) -> bool:
