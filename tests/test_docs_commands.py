@@ -33,16 +33,13 @@ ALWAYS = (
     "python -m visionlora.train -m lora.r=1,2,4,8,16 seed=0,1,2",
     "python -m visionlora.train again=DIR hydra.run.dir=NEW",
     "python -m visionlora.check data=imagefolder data.root=DIR",
-    "python -m visionlora.plan data=imagefolder data.root=DIR",
-    "python -m visionlora.search data=imagefolder data.root=DIR",
     "python -m visionlora.evaluate 'run=[DIR,FULL]' compare=true",
     "python -m visionlora.predict run=DIR input=IMAGES",
     "python -m visionlora.explain run=DIR",
     "python -m visionlora.export run=DIR 'format=[timm,onnx]'",
-    "python -m visionlora.compress run=DIR",
-    "python -m visionlora.report runs=DIR",
 )
-"""In every run, of the README, which is what newcomers type: each command once, and the trainings that have least in common."""
+"""In every run, of the README, which is what newcomers type: the commands that have no subprocess test of their own, and the trainings that
+have least in common."""
 RAN: set[str] = set()
 """Commands that are the same once they are cut and their words in capitals are replaced."""
 

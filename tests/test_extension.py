@@ -98,6 +98,7 @@ def of_a_task(request: pytest.FixtureRequest, installed: dict[str, str], tmp_pat
     return request.param, folder
 
 
+@pytest.mark.slow
 def test_a_task_of_the_package_is_trained_and_told(of_a_task: tuple[str, Path], installed: dict[str, str]) -> None:
     name, folder = of_a_task
     lead = TASKS[name][2]
@@ -168,6 +169,7 @@ def test_an_option_that_the_task_does_not_have(installed: dict[str, str], tmp_pa
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_what_reads_a_run_reads_this_one(run: Path, installed: dict[str, str]) -> None:
     done = visionlora(installed, "evaluate", f"run={run}")
     assert done.returncode == 0, done.stderr

@@ -132,6 +132,7 @@ def test_untrained_it_is_timms_own_model(pictures: Path, original: torch.nn.Modu
     assert len(found) == 8
 
 
+@pytest.mark.slow
 def test_a_training_begins_there(pictures: Path, tmp_path: Path) -> None:
     words = ("model.head_init=pretrained", "data=imagefolder", f"data.root={pictures}", "data.num_workers=0", "trainer.max_epochs=1")
     done = command("train", *QUIET, *words, "data.image_size=64", f"hydra.run.dir={tmp_path / 'run'}")

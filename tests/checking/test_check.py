@@ -142,7 +142,8 @@ def test_onto_a_disk_that_takes_no_more_it_writes_neither_file(limit: int, fault
     assert (tmp_path / "check/findings.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("step", quickly(["looks", "files", "labels"], 1))
+@pytest.mark.faults
+@pytest.mark.parametrize("step", ["looks", "files", "labels"])
 def test_interrupted_it_leaves_nothing_and_says_so(step: str, faulty: Path, tmp_path: Path) -> None:
     """Ctrl-C while files are opened, while copies are looked for, and while the backbone sees the images."""
     where = {"files": "wrong_files", "looks": "wrong_looks", "labels": "wrong_labels"}[step]

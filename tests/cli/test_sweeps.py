@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from conftest import QUIET, TINY, command, results
-from quickly import quickly
 
 from visionlora.cli.command import slug
 from visionlora.cli.conf import conf_dir
@@ -103,20 +102,17 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plugin", "launcher"),
-    quickly(
-        [
-            ("hydra_joblib_launcher", ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")),
-            ("hydra_submitit_launcher", ("hydra/launcher=submitit_local",)),
-            (
-                "hydra_ray_launcher",
-                ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"),
-            ),
-        ],
-        1,
-        names=2,
-    ),
+    [
+        ("hydra_joblib_launcher", ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")),
+        ("hydra_submitit_launcher", ("hydra/launcher=submitit_local",)),
+        (
+            "hydra_ray_launcher",
+            ("hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"),
+        ),
+    ],
     ids=["joblib", "submitit", "ray"],
 )
 def test_launchers(plugin: str, launcher: tuple[str, ...], alone: dict[str, Any], tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def many(root: Path, count: int = 60) -> Path:
     return root
 
 
+@pytest.mark.faults
 def test_interrupted_it_leaves_whole_shards_and_goes_on(tmp_path: Path) -> None:
     root = many(tmp_path / "images", 300)
     words = ("data=imagefolder", f"data.root={root}", "images=1")

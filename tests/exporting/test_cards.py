@@ -100,6 +100,7 @@ def test_timm_prepares_the_same_view(tmp_path: Path) -> None:
     assert torch.allclose(transform(open_image(picture, 3)), wanted, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ONNX, reason="needs the extra onnx")
 def test_the_code_of_the_documentation(tiny_run: Path, tmp_path: Path) -> None:
     """In the order of the page, in one folder, with the run where the page has it."""

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import yaml
 from conftest import command, compose
-from quickly import quickly
 
 from visionlora.cli.conf import conf_dir
 from visionlora.common.errors import UserError
@@ -72,19 +71,17 @@ def test_the_same_seed_twice_says_nothing_of_the_spread(tmp_path: Path) -> None:
     assert [run.path.name for run in only.runs] == ["b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
-    quickly(
-        [
-            ("model=timm", "model.name=convnext_atto", "lora=pissa", "data=cifar10", "data.root=here", "trainer.max_epochs=7"),
-            ("lora.targets=[attn,mlp]", "lora=full", "optim=sgd", "optim.lr=0.1", "seed=4"),
-            (r"lora.targets='re:blocks\.[0-3]\..*'", "data=imagefolder", "data.root='/home/jörg/my (copy), 2'"),
-            ("model=resnet18", "lora.r=8"),
-            ("data=imagefolder", "data.root=images", "trainer=cpu", "lora.alpha=3", "data.crop_scale=[0.5,1.0]"),
-            ("lora.targets={layer1: 2}", "model=torchvision", "model.name=vgg11"),
-        ],
-        1,
-    ),
+    [
+        ("model=timm", "model.name=convnext_atto", "lora=pissa", "data=cifar10", "data.root=here", "trainer.max_epochs=7"),
+        ("lora.targets=[attn,mlp]", "lora=full", "optim=sgd", "optim.lr=0.1", "seed=4"),
+        (r"lora.targets='re:blocks\.[0-3]\..*'", "data=imagefolder", "data.root='/home/jörg/my (copy), 2'"),
+        ("model=resnet18", "lora.r=8"),
+        ("data=imagefolder", "data.root=images", "trainer=cpu", "lora.alpha=3", "data.crop_scale=[0.5,1.0]"),
+        ("lora.targets={layer1: 2}", "model=torchvision", "model.name=vgg11"),
+    ],
 )
 def test_the_command_asks_for_the_same_run(words: tuple[str, ...]) -> None:
     config = portable(compose(*words))

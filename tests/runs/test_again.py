@@ -35,6 +35,7 @@ def test_a_run_is_run_again_bit_for_bit(tiny_run: Path, tmp_path: Path) -> None:
     assert not differences(tmp_path / "third", tiny_run)
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_is_run_again_bit_for_bit(class_folders: Callable[..., Path], tmp_path: Path) -> None:
     """Split, augmentation, dropout, a learning rate and ranks that were chosen by looking: all of it again; more processes, no matter."""
     root = class_folders(train={"cat": 60, "dog": 60})

@@ -173,6 +173,7 @@ def test_going_on_with_damaged_and_moved_runs(case: str, stopped: tuple[Path, Pa
         assert json.loads((folder / "results.json").read_text())["checkpoint"] == "best"
 
 
+@pytest.mark.faults
 def test_the_temporary_folder_may_be_on_another_disk(tmp_path: Path) -> None:
     elsewhere = Path("/dev/shm")
     if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:

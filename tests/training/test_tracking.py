@@ -47,6 +47,7 @@ def test_wandb_and_mlflow_together(tmp_path: Path) -> None:
     assert {"adapter/adapter_model.safetensors", "adapter/visionlora.json", "figures/curves.png"} <= names
 
 
+@pytest.mark.slow
 def test_a_package_that_is_not_there(tmp_path: Path) -> None:
     """One sentence with the extra to install, and nothing is trained."""
     shadow = tmp_path / "shadow" / "sitecustomize.py"
