@@ -221,6 +221,7 @@ def test_without_the_package_a_run_says_what_is_missing(run: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(2))
 def test_the_code_of_the_page_runs(number: int, tmp_path: Path) -> None:
     page = (Path(__file__).parents[1] / "docs/extending.md").read_text()

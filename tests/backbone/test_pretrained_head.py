@@ -157,6 +157,7 @@ def test_the_command_tells(words: tuple[str, ...], said: str, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["true", "false"])
 def test_the_run_is_read_back_with_it(trained: str, pictures: Path, original: torch.nn.Module, tmp_path: Path) -> None:
     """Also where the head is not trained, so that it is not among what training changed."""

@@ -13,6 +13,7 @@ SPACE = "search.space={lora.r: [1,2], optim.lr: {low: 1e-4, high: 1e-2, log: tru
 CALL = (*TINY, *QUIET, "trainer.max_epochs=2", "search.startup=2", SPACE)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_and_names_its_best(tmp_path: Path) -> None:
     folder = f"hydra.run.dir={tmp_path}"
     first = command("search", *CALL, "search.trials=3", folder)

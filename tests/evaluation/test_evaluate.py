@@ -77,6 +77,7 @@ def test_a_page_of_mistakes_goes_when_there_are_none(tiny_run: Path, tmp_path: P
     assert not stale.exists() or "of an earlier model" not in stale.read_text()
 
 
+@pytest.mark.slow
 def test_comparison_of_several_runs(tiny_run: Path, tmp_path: Path) -> None:
     full = tmp_path / "full"
     done = command("train", *TINY, *QUIET, "lora=full", "trainer.max_epochs=1", f"hydra.run.dir={full}")

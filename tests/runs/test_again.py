@@ -51,6 +51,7 @@ def test_a_folder_of_pictures_is_run_again_bit_for_bit(class_folders: Callable[.
     assert [line.split()[1] for line in left] == ["found/batch_size", "found/lr"]  # taken from the config, not looked for again
 
 
+@pytest.mark.slow
 def test_one_run_of_a_sweep_is_run_again_bit_for_bit(tmp_path: Path) -> None:
     sweep = ("-m", *TINY, *QUIET, "trainer.max_epochs=1", "lora=default,dora", "seed=1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert command("train", *sweep).returncode == 0

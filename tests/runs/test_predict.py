@@ -122,6 +122,7 @@ def test_standard_input(pictures: Path, tiny_run: Path, tmp_path: Path) -> None:
     assert set(rows(tmp_path / "out.jsonl")) == {"exif.jpg", "alpha.png"}
 
 
+@pytest.mark.slow
 def test_several_runs_over_one_backbone(pictures: Path, tiny_run: Path, tmp_path: Path) -> None:
     """As each run by itself, to the last digit written."""
     base = f"model.weights={tiny_run / 'base.safetensors'}"

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import QUIET, TINY, command, compose, results
-from quickly import quickly
 from safetensors.torch import load_file
 from torch import nn
 
@@ -47,7 +46,8 @@ def test_what_is_frozen_is_not_in_it(tmp_path: Path) -> None:
     assert sorted(Average(model, "ema", 0.9, 1).values) == ["1.bias", "1.weight"]
 
 
-@pytest.mark.parametrize("kind", quickly(["ema", "swa"], 1))
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_resumed_equals_uninterrupted_bit_for_bit(kind: str, tmp_path: Path) -> None:
     words = [*TYPED, f"optim.average={kind}", "data.mixup=0.2", "data.cutmix=1.0", "data.repeats=2", "data.balance=sampler"]
     run(compose(*words, "logger={}", "trainer.max_epochs=3"), tmp_path / "whole")

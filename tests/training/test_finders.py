@@ -11,6 +11,7 @@ from conftest import QUIET, TINY, command, results
 FIND = (*TINY, *QUIET, "data.num_images=400", "trainer.max_epochs=1", "trainer.precision=32-true")
 
 
+@pytest.mark.slow
 def test_what_is_found_is_used_and_the_weights_are_as_before(tmp_path: Path) -> None:
     found, plain = tmp_path / "found", tmp_path / "plain"
     done = command("train", *FIND, "trainer.lr_find=true", "trainer.batch_size=auto", f"hydra.run.dir={found}")

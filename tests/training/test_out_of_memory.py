@@ -144,7 +144,8 @@ def test_other_errors_are_not_taken_for_it(tmp_path: Path) -> None:
     assert small.raised == 1
 
 
-@pytest.mark.parametrize("ends_in", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.faults
+@pytest.mark.parametrize("ends_in", [2, 6, 9])
 def test_a_resumed_run_goes_on_with_the_halves(ends_in: int, tmp_path: Path) -> None:
     """Killed in the epoch of the halving or in a later one; dropout is drawn portion by portion, so that one portion more would show."""
     config = compose(*COMMON, HALVE, "model.drop_rate=0.2", "lora.dropout=0.1", "trainer.max_epochs=3", "data.batch_size=14")

@@ -106,7 +106,8 @@ def test_a_run_and_what_is_made_of_it(trained: tuple[str, Path, Path], tmp_path:
     assert "is there already" in again_.stderr
 
 
-@pytest.mark.parametrize("trained", quickly(KINDS, 1), indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", KINDS, indirect=True)
 def test_what_is_told_of_a_run(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
     """What has no sense here is refused in a sentence; runs are compared without a probe; a state dict can be built again."""
     task, _, folder = trained
@@ -131,7 +132,8 @@ def test_what_is_told_of_a_run(trained: tuple[str, Path, Path], tmp_path: Path) 
     assert "decoder=" in code
 
 
-@pytest.mark.parametrize("trained", quickly(KINDS, 1), indirect=True)
+@pytest.mark.faults
+@pytest.mark.parametrize("trained", KINDS, indirect=True)
 def test_an_interrupted_run_goes_on_to_the_same_weights(trained: tuple[str, Path, Path], tmp_path: Path) -> None:
     class Stop(Exception):  # noqa: N818
         pass
@@ -218,6 +220,7 @@ def test_other_detectors(more: tuple[str, ...], tmp_path: Path) -> None:
     assert all(word.split()[0] in placed.NAMES for word in told.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_masks_of_coco(tmp_path: Path) -> None:
     """Trained and evaluated: polygons are masks of classes."""
     root = placed.write_coco(tmp_path / "data", PARTS)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import QUIET, TINY, command, compose, results
 from lightning.pytorch.callbacks import Callback
-from quickly import quickly
 
 from visionlora.data.pruning import Pruning
 from visionlora.training.pruned import joined
@@ -73,7 +72,8 @@ def test_with_no_image_left_out_the_loss_is_the_usual_one(tmp_path: Path) -> Non
     assert same["test/loss"] == pytest.approx(plain["test/loss"], rel=1e-3)
 
 
-@pytest.mark.parametrize("more", quickly([(), ("lora=none", "data.cache=memory"), ("data.crop_scale=null",), ("data.balance=sampler",)], 1))
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("lora=none", "data.cache=memory"), ("data.crop_scale=null",), ("data.balance=sampler",)])
 def test_epochs_get_smaller_the_last_is_whole_and_a_resume_is_bit_for_bit(more: tuple[str, ...], tmp_path: Path) -> None:
     """Images one at a time, whole batches, cached features, weighted draws."""
     seen = Seen()

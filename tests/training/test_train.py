@@ -223,6 +223,7 @@ def test_what_an_attempt_without_a_checkpoint_left_is_replaced(tmp_path: Path) -
     assert vl.load(tmp_path).classes  # the base is that of seed 2
 
 
+@pytest.mark.slow
 def test_data_that_has_moved(class_folders: Callable[..., Path], tmp_path: Path) -> None:
     root = class_folders(train={"cat": 20, "dog": 20})
     folder = tmp_path / "run"

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import QUIET, TINY, command, results
-from quickly import quickly
 from safetensors.torch import load_file
 
 from visionlora import UserError
@@ -59,7 +58,8 @@ def test_an_archive_is_what_its_folder_is(ending: str, around: str, parts: dict[
         assert all(np.array_equal(image, np.asarray(images.open(i, 3))) for i, image in enumerate(opened))
 
 
-@pytest.mark.parametrize("ending", quickly([".zip", ".tar"], 1))
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".zip", ".tar"])
 def test_training_from_an_archive_ends_at_the_same_weights(ending: str, class_folders: Folders, tmp_path: Path) -> None:
     root = class_folders(**PARTS)
     words = [word for word in TINY if word not in ("data=fake", "data.num_workers=0")]

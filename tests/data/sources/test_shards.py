@@ -87,6 +87,7 @@ def test_several_labels_and_numbers(class_folders: Folders) -> None:
     assert set(numbers.parts["train"].labels) == {(0.5,), (1.5,)}
 
 
+@pytest.mark.slow
 def test_a_training_with_worker_processes_is_that_without(class_folders: Folders, tmp_path: Path) -> None:
     root = packed(class_folders(train={"cat": 8, "dog": 8}, test={"cat": 3, "dog": 3}), LABELS["cls with names"])
     words = [word for word in TINY if word not in ("data=fake", "data.num_workers=0")]

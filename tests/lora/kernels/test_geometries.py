@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from model_parts import gradient, part
-from quickly import quickly
 from torch import Tensor, nn
 
 from visionlora.lora import LoraConfig, inject, remove
@@ -232,7 +231,8 @@ def test_what_comes_out_may_be_changed_in_place(name: str, adapted: bool, monkey
     assert x.grad is not None
 
 
-@pytest.mark.parametrize("method", quickly(["adapted", "trained"], 1))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["adapted", "trained"])
 def test_a_strided_pointwise_stem_does_not_break_the_heap(method: str) -> None:
     """Its weight's gradient in float32, of three channels and large images, kills torch's own conv on many CPUs."""
     code = f"""if True:

@@ -85,6 +85,7 @@ def test_ssd(name: str) -> None:
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, list(model.parameters())))
 
 
+@pytest.mark.slow
 def test_the_anchors_of_ssd_are_where_the_maps_of_the_images_are() -> None:
     """At 300 pixels torchvision's, which count on them; at others in the middle of their share of the image."""
     usual = vl.create_backbone("torchvision/ssd300_vgg16", 2, False)
