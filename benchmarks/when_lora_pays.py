@@ -143,6 +143,8 @@ def figure(cells: dict[str, Any]) -> Figure:
     axes = drawn.subplots()
     for row, colour in zip(ROWS, PALETTE, strict=False):
         scores = of(cells, row)
+        if not scores:
+            continue
         axes.plot(list(scores), [statistics.mean(values) for values in scores.values()], "-", color=colour, label=WORDS[row])
         halves = {count: half_width(values) for count, values in scores.items()}
         known = [count for count, half in halves.items() if half is not None]
