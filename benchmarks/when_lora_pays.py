@@ -30,7 +30,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "probe": ("recipe=plain", "lora=none", "model.head_init=probe", "optim.lr=1e-9", "trainer.max_epochs=1", "data.val_fraction=0"),
     "plain": ("recipe=plain", "data.val_fraction=0"),
     "full": ("recipe=plain", "lora=full", "data.val_fraction=0"),
-    "norm": ("lora=norm",),
+    "norm": ("lora=norm", "data.val_fraction=0"),
     "auto": (),
 }
 WORDS = {
