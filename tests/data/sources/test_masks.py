@@ -141,6 +141,10 @@ def mask(root: Path) -> Path:
         (lambda root: Image.new("RGB", (48, 32), "red").save(mask(root)), r"train0\.png is a picture in colours"),
         (lambda root: (root / "classes.txt").write_text("red\nred"), "the class 'red' is there twice"),
         (lambda root: (root / "classes.txt").write_text("only"), "has 1 class; a segmentation needs two"),
+        (
+            lambda root: (root / "classes.txt").write_text("\n".join(map("c{}".format, range(300)))),
+            "has 300 classes; a mask has room for 255",
+        ),
         (lambda root: shutil.rmtree(root / "train"), "has no folders train/images and train/masks"),
     ],
 )

@@ -47,6 +47,8 @@ def known_classes(folder: Path, files: Sequence[Path]) -> tuple[list[str], Numbe
 
 def _numbered(names: Sequence[str], where: str, colours: tuple[int, ...] = ()) -> tuple[list[str], Numbering]:
     """The names that are classes, each with its place as its number."""
+    if len(names) > IGNORED:
+        raise UserError(f"{where} has {len(names)} classes; a mask has room for {IGNORED}, 0 to {IGNORED - 1}.")
     values = tuple(value for value, name in enumerate(names) if name.lower() not in NO_CLASS)
     if len(values) < 2:
         raise UserError(
