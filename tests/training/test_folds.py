@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import QUIET, TINY, compose, results
@@ -114,20 +113,15 @@ def test_the_soup_is_half_of_the_folds_and_half_of_all_images(tmp_path: Path, mo
             torch.testing.assert_close(value, (states[0][key] + states[1][key]) / 4 + states[2][key] / 2, rtol=1e-4, atol=1e-6)
 
 
-def test_one_image_of_a_class_makes_no_folds_and_no_error(tmp_path: Path) -> None:
-    rng, root = np.random.default_rng(0), tmp_path / "images"
-    from PIL import Image
-
-    for part, counts in {"train": {"cat": 1, "dog": 4}, "test": {"cat": 2, "dog": 2}}.items():
-        for name, count in counts.items():
-            (root / part / name).mkdir(parents=True)
-            for i in range(count):
-                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(root / part / name / f"{i}.png")
+def test_the_only_image_of_a_class_is_in_every_fold(
+    tmp_path: Path, class_folders: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = class_folders(train={"cat": 1, "dog": 4, "elk": 6}, test={"cat": 2, "dog": 2, "elk": 2})
     words = [word for word in SHORT if word != "data=fake" and not word.startswith("data.num_images")]
     run(compose(*words, "data=imagefolder", f"data.root={root}"), tmp_path / "run")
-    assert results(tmp_path / "run")["folds"] == 0
-    why = {choice["key"]: choice["why"] for choice in json.loads((tmp_path / "run" / "recipe.json").read_text())["choices"]}
-    assert why["optim.strength"] == "there is no validation part to choose by"
+    assert results(tmp_path / "run")["folds"] == 5
+    assert Strength.read(tmp_path / "run" / "strength.json").images == 10
+    assert "One training image only, never held out: class 'cat'." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from visionlora.training.recipe_table import PLAIN, TABLE, row_for
 from visionlora.training.run import run
 
 TYPED = (*TINY, *QUIET, "recipe=auto", "trainer.precision=32-true", "data.num_images=48", "data.image_size=64")
-OPEN = (*TYPED, "logger={}")
+OPEN: tuple[str, ...] = (*TYPED, "logger={}")
 QUICK = ("trainer.max_epochs=1", "data.folds=0", "data.val_fraction=0.25")
 
 
@@ -34,7 +35,7 @@ def chosen(folder: Path) -> dict[str, dict[str, object]]:
 
 
 def test_open_settings_are_those_of_the_row(tmp_path: Path, capsys: pytest.CaptureFixture[str], known_weights: tuple[str, str]) -> None:
-    config = compose(*OPEN, *known_weights, "data.folds=0", "data.val_fraction=0.25", "data.batch_size=null")
+    config = compose(*OPEN, *known_weights, "data.folds=0", "data.val_fraction=0.25", "data.batch_size=null", "optim.strength=all")
     run(config, tmp_path)
     found, (row, _) = chosen(tmp_path), row_for(36, 9, "lora")
     assert found["model.head_init"]["value"] == row.head == "probe"
@@ -46,6 +47,23 @@ def test_open_settings_are_those_of_the_row(tmp_path: Path, capsys: pytest.Captu
     written = (tmp_path / "config.yaml").read_text()
     assert f"max_epochs: {row.epochs}" in written
     assert "head_init: probe" in written
+
+
+def test_few_images_that_nothing_is_measured_on_give_the_probe(
+    tmp_path: Path, class_folders: Callable[..., Path], known_weights: tuple[str, str]
+) -> None:
+    root = class_folders(train=dict.fromkeys("abc", 1), test=dict.fromkeys("abc", 4))
+    words = [word for word in OPEN if not word.startswith(("data=", "data.num_images"))]
+    own = (*words, *known_weights, "data=imagefolder", f"data.root={root}")
+    run(compose(*own, "data.batch_size=null"), tmp_path / "open")
+    found = chosen(tmp_path / "open")
+    assert found["optim.strength"]["value"] == "none"
+    assert found["optim.strength"]["why"].startswith("there is no validation part to choose by")
+    assert found["trainer.max_epochs"]["value"] == 1
+    run(compose(*own, "recipe=plain", "lora=none", "model.head_init=probe", "optim.lr=1e-9"), tmp_path / "probe")
+    ours, probe = results(tmp_path / "open"), results(tmp_path / "probe")
+    assert (ours["strength/update"], ours["strength/head"]) == (0, 0)
+    assert ours["test/loss"] == pytest.approx(probe["test/loss"], rel=1e-3)
 
 
 def test_a_backbone_with_random_weights_has_no_probe_to_start_from(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +21,8 @@ VAL_FRACTION = 0.1
 """What ``data.val_fraction=null`` is where there are images enough."""
 FEWEST = 100
 """Images in a validation split below which ``data.folds=auto`` takes folds: of 24 images, one is four points."""
+MOST_HELD_OUT = 1 / 3
+"""Share of the images that is held out at most where the share asked for has too few for one of each group."""
 FOLDS = {200: 5, 500: 3, 1_000: 2}
 """Training images up to which ``data.folds=auto`` takes so many folds: each costs a training."""
 
@@ -26,7 +30,7 @@ FOLDS = {200: 5, 500: 3, 1_000: 2}
 def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, Images], dict[str, list[str]]]:
     """The parts of ``source`` with ``test`` and ``val`` split off ``train`` where they are missing.
 
-    Where the task's labels make groups (classes), every part has its share of each.
+    Where the task's labels make groups (classes), every part has its share of each; the only image of a group stays in ``train``.
 
     Returns:
         The parts, and the names of the images in each part that a split made.
@@ -38,13 +42,15 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
     record: dict[str, list[str]] = {}
     for part in ("test", "val"):
         train = parts["train"]
-        share = config.test_fraction if part == "test" else _val_fraction(train, config, task)
+        share = config.test_fraction if part == "test" else _val_fraction(train, config)
         if part in parts or share == 0:
             continue
         groups = task.groups(train.labels)
         try:
             kept, held_out = _in_two(train, share, groups, config.split_seed)
         except ValueError:
+            if part == "val" and config.val_fraction is None:
+                continue  # nobody asked for it: nothing is measured before the test
             group, count = min(Counter(groups).items(), key=lambda item: item[1]) if groups else (None, len(train))
             few = f" so that every {task.group_word} is in both: {task.group_word} {task.in_words(group)!r} has {count}" if groups else ""
             raise UserError(
@@ -62,26 +68,47 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
 def _in_two(train: Images, share: float, strata: Sequence[int] | None, seed: int) -> tuple[list[int], list[int]]:
     """Positions of the images that are kept, and of those that are held out: a share of each stratum; with groups, whole groups.
 
+    At least as many are held out as there are strata, and the only image of a stratum is kept.
+
     Raises:
         ValueError: there are too few.
     """
     if not train.groups:
-        kept, held_out = train_test_split(range(len(train)), test_size=share, stratify=strata, random_state=seed)
-        return kept, held_out
+        only, rest = _only_and_rest(strata, len(train))
+        own = None if strata is None else [strata[i] for i in rest]
+        most = max(share, MOST_HELD_OUT) * len(rest)
+        size = max(math.ceil(share * len(rest)), len(set(own or ())))
+        if own and (size > most or len(set(own)) < 2):
+            raise ValueError
+        kept, held_out = train_test_split(rest, test_size=size, stratify=own, random_state=seed)
+        return kept + only, held_out
     if len(set(train.groups)) < 2:
         raise ValueError
     kept, held_out = next(GroupShuffleSplit(1, test_size=share, random_state=seed).split(train.labels, groups=train.groups))
     return kept.tolist(), held_out.tolist()
 
 
-def _val_fraction(train: Images, config: DataConfig, task: Task) -> float:
-    """What is split off for validation; nothing where folds take its place, or where a group has one image only and there are few."""
+def _only_and_rest(groups: Sequence[int] | None, count: int) -> tuple[list[int], list[int]]:
+    """Positions of images that are all there is of their group, and of the others: of ``count``."""
+    sizes = Counter(groups or ())
+    only = [i for i in range(count) if groups and sizes[groups[i]] == 1]
+    return only, sorted(set(range(count)) - set(only))
+
+
+def only_images(train: Images, task: Task) -> list[str]:
+    """Names of the groups (classes) that have one training image only, where images are split by groups."""
+    groups = task.groups(train.labels)
+    return [] if train.groups else [task.in_words(groups[i]) for i in _only_and_rest(groups, len(train))[0] if groups]
+
+
+def _val_fraction(train: Images, config: DataConfig) -> float:
+    """What is split off for validation; nothing where folds take its place."""
     if config.folds not in ("auto", 0):
         return 0.0
     if config.val_fraction is not None:
         return config.val_fraction
     few = len(train) * VAL_FRACTION < FEWEST
-    return 0.0 if few and (config.folds == "auto" or _smallest(train, task) < 2) else VAL_FRACTION
+    return 0.0 if few and config.folds == "auto" else VAL_FRACTION
 
 
 def folds_of(parts: Mapping[str, Images], config: DataConfig, task: Task) -> tuple[int, str]:
@@ -89,33 +116,45 @@ def folds_of(parts: Mapping[str, Images], config: DataConfig, task: Task) -> tup
     train = parts["train"]
     if "val" in parts or config.folds == 0 or (config.folds == "auto" and config.val_fraction is not None):
         return 0, "there is a validation part" if config.folds not in ("auto", 0) else ""
-    most = _smallest(train, task)
-    if config.folds == "auto":
-        wanted = next((count for most, count in FOLDS.items() if len(train) <= most), 2)
-        return (0, f"one {task.group_word} has one training image only") if most < 2 else (min(wanted, most), "")
-    wanted = int(config.folds)
+    most = _largest(train, task)
     if most < 2:
-        return 0, f"one {task.group_word} has one training image only"
-    return min(wanted, most), f"one {task.group_word} has {most} training images only" if most < wanted else ""
+        return 0, f"no two {task.group_word}es have two training images" if task.groups(train.labels) else "there is one image only"
+    if config.folds == "auto":
+        return min(next((count for images, count in FOLDS.items() if len(train) <= images), 2), most), ""
+    wanted = int(config.folds)
+    return min(wanted, most), f"no {task.group_word} has more than {most} training images" if most < wanted else ""
 
 
 def fold_parts(train: Images, folds: int, seed: int, task: Task) -> list[tuple[list[int], list[int]]]:
-    """Positions of the images that each fold trains on, and of those that it holds out; every fold has its share of each group."""
+    """Positions of the images that each fold trains on, and of those that it holds out: its share of each group.
+
+    The only image of a group is never held out: a model that has not seen it knows nothing of the group.
+    """
     groups = task.groups(train.labels)
     if train.groups:
-        splitter = GroupKFold(folds, shuffle=True, random_state=seed)
-    else:
-        splitter = (KFold if groups is None else StratifiedKFold)(folds, shuffle=True, random_state=seed)
-    split = splitter.split(np.zeros(len(train)), groups, groups=train.groups or None)
-    return [(kept.tolist(), held_out.tolist()) for kept, held_out in split]
+        split = GroupKFold(folds, shuffle=True, random_state=seed).split(train.labels, groups=train.groups)
+        return [(kept.tolist(), held_out.tolist()) for kept, held_out in split]
+    only, rest = _only_and_rest(groups, len(train))
+    splitter = (KFold if groups is None else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # it is then held out by some folds only
+        split = list(splitter.split(rest, [groups[i] for i in rest] if groups else None))
+    places = np.array(rest)
+    return [(sorted(places[kept].tolist() + only), places[held_out].tolist()) for kept, held_out in split]
 
 
-def _smallest(train: Images, task: Task) -> int:
-    """Images of the smallest group, or of all where there are no groups; whole groups of images where a split leaves them whole."""
+def _largest(train: Images, task: Task) -> int:
+    """Images of the largest group, or of all where there are no groups; whole groups of images where a split leaves them whole.
+
+    One, where no two groups have two images: what is held out would be of one group.
+    """
     if train.groups:
         return len(set(train.groups))
     groups = task.groups(train.labels)
-    return len(train) if groups is None else min(Counter(groups).values())
+    if groups is None:
+        return len(train)
+    first, second = (*sorted(Counter(groups).values(), reverse=True), 0)[:2]
+    return first if second > 1 else 1
 
 
 def _few(train: Images, config: DataConfig, task: Task) -> Images:

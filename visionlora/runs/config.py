@@ -63,7 +63,7 @@ class OptimConfig:
         one_of("optim.name", self.name, OPTIMIZERS)
         one_of("optim.schedule", self.schedule, SCHEDULES)
         if self.strength is not None:
-            one_of("optim.strength", self.strength, ("all", "auto"))
+            one_of("optim.strength", self.strength, ("all", "auto", "none"))
         for key in ("lr", "head_lr"):
             value = getattr(self, key)
             if value is not None and not value > 0:

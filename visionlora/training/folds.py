@@ -113,7 +113,9 @@ def cross_validate(config: TrainConfig, adapted: Adapted, data: ImageData) -> Fo
                 mean[key] = mean.get(key, torch.zeros_like(value)) + (value / len(folds) if value.is_floating_point() else value)
     load_trained_state(model, begin, "the start")
     model.zero_grad(set_to_none=True)
-    return Folds(len(folds), choose(data, outputs, targets, everything, len(folds)), mean)
+    measured_on = sorted(index for _, held_out in folds for index in held_out)  # all but the only image of a class
+    outputs = {shares: values[measured_on] for shares, values in outputs.items()}
+    return Folds(len(folds), choose(data, outputs, targets[measured_on], everything.subset(measured_on), len(folds)), mean)
 
 
 def _fit(config: TrainConfig, trainer: L.Trainer, adapted: Adapted, data: ImageData, where: str) -> None:

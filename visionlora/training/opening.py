@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from visionlora.common.console import console
 from visionlora.data.module import ImageData
+from visionlora.data.split import only_images
 from visionlora.evaluation.probe import why_no_probe
 from visionlora.runs.config import TrainConfig
 from visionlora.training.adapted import Backbone, build_backbone
@@ -31,6 +32,9 @@ def open_both(config: TrainConfig, place: Place) -> tuple[ImageData, Backbone]:
     why = why or data.why_not_folds
     if why and config.data.folds not in ("auto", 0):
         console.print(f"data.folds={config.data.folds}: there are {data.folds or 'none'}, as {why}.", highlight=False, markup=False)
+    if (data.folds or data.record) and (only := only_images(data.parts["train"], data.task)):
+        shown = ", ".join(f"{data.task.group_word} {name!r}" for name in only[:3]) + (f" and {len(only) - 3} more" if len(only) > 3 else "")
+        console.print(f"One training image only, never held out: {shown}.", highlight=False, markup=False)
     return data, backbone
 
 

@@ -27,7 +27,7 @@ from visionlora.tasks.placed import PlacedTask
 from visionlora.training.adapted import Adapted
 from visionlora.training.finders import tuned
 from visionlora.training.recipe_table import PLAIN, SHARES, Row, placed_row, row_for
-from visionlora.training.strength import why_all, why_rather_all
+from visionlora.training.strength import FEW, few_a_class, why_no_choice, why_no_line, why_not
 from visionlora.training.trainer import bare_trainer
 
 TIMED = 6
@@ -121,11 +121,14 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[Trai
     if isinstance(data.task, PlacedTask) and name != "plain" and config.lora.method != "none" and data.task.head_share != 1:
         usual = usual_rate(config.optim.name, LoraConfig())  # of adapters, also where everything is trained
         head_rate = filling.of("optim.head_lr", head_rate, float(f"{data.task.head_share * usual:.3g}"), "of what is new over the backbone")
-    impossible = why_all(config.lora, data) or why_random
-    if config.optim.strength == "auto" and impossible:
-        console.print(f"optim.strength=auto is off: {impossible}.", highlight=False, markup=False)
+    no_line = why_no_line(config.lora) or why_random
+    impossible = no_line if config.optim.strength == "none" else no_line or why_no_choice(data)
+    if config.optim.strength in ("auto", "none") and impossible:
+        console.print(f"optim.strength={config.optim.strength} is off: {impossible}.", highlight=False, markup=False)
         config = replace(config, optim=replace(config.optim, strength="all"))
-    strength = filling.of("optim.strength", config.optim.strength, *_strength(name, data, impossible))
+    strength = filling.of("optim.strength", config.optim.strength, *_strength(name, data, no_line, start))
+    if strength == "none":
+        row, because = replace(row, epochs=1), "nothing of the training is kept"
     soup = config.optim.soup
     if data.folds:
         soup = filling.of("optim.soup", soup, *_soup(images, config.optim.lr is not None))
@@ -182,10 +185,13 @@ def _share_words(config: TrainConfig, rate: float) -> str:
     return f"{'the usual rate' if share == 1 else f'{share:.2g} of the usual rate'} of {config.optim.name} and {config.lora.method}"
 
 
-def _strength(name: str, data: ImageData, impossible: str) -> tuple[str, str]:
+def _strength(name: str, data: ImageData, no_line: str, head: str) -> tuple[str, str]:
     if name == "plain":
         return "all", "the same for all data"
-    if why := impossible or why_rather_all(data):
+    unknown = why_no_choice(data) or why_not(data)
+    if not no_line and unknown and head == "probe" and few_a_class(data):
+        return "none", f"{unknown}, and with fewer than {FEW} images a class the probe was better"
+    if why := no_line or unknown:
         return "all", why
     return "auto", "validation says how much of the update is kept"
 

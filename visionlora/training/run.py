@@ -35,7 +35,7 @@ from visionlora.training.place import Place, find_place, resumable
 from visionlora.training.precision import trustworthy
 from visionlora.training.recipe import decide
 from visionlora.training.settling import settle
-from visionlora.training.strength import choose_strength
+from visionlora.training.strength import choose_strength, keep_probe
 from visionlora.training.trainer import build_trainer, check_hardware, fit
 from visionlora.training.writing import begun, write_results, write_settings
 
@@ -88,11 +88,11 @@ def run(
             checkpoint = load_best(config, trainer, fitted.module, data, place)
             if folds:
                 folds.average(adapted.model)
-            strength = (
-                choose_strength(trainer, adapted, data, folds.strength if folds else None, fitted.probe)
-                if config.optim.strength == "auto"
-                else Strength()
-            )
+            strength = Strength()
+            if config.optim.strength == "auto":
+                strength = choose_strength(trainer, adapted, data, folds.strength if folds else None, fitted.probe)
+            elif config.optim.strength == "none":
+                strength = keep_probe(trainer, adapted, data, fitted.probe)
             settle(trainer, adapted, fitted.module, data, folds.strength if folds else None)
             after = measure_after(trainer, fitted.module, data)
         results = {

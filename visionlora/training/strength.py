@@ -7,6 +7,7 @@ LoRA has every model between for nothing: the update is a factor away. With none
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,19 +55,39 @@ def why_no_line(config: LoraConfig) -> str:
     return "" if config.train_head else "the head is not trained"
 
 
-def why_all(config: LoraConfig, data: ImageData) -> str:
+def why_no_choice(data: ImageData) -> str:
     """Why there can be no choice, ``""`` where there can; that there is a probe is asked of ``why_no_probe``."""
-    if why := why_no_line(config):
-        return why
     return "" if data.folds or "val" in data.parts else "there is no validation part to choose by"
 
 
-def why_rather_all(data: ImageData) -> str:
+def why_not(data: ImageData) -> str:
     """Why a choice that there could be would not pay, ``""`` where it would."""
     if len(data.parts["train"]) > MOST:
         return f"there are more than {MOST:,} training images"
     few = FEWEST if data.folds else len(data.parts["val"])
     return f"{few} validation images are too few to choose by" if few < FEWEST else ""
+
+
+def few_a_class(data: ImageData) -> bool:
+    """Whether there are so few images a class that the probe is kept unless another model is shown to be better."""
+    return len(data.parts["train"]) < FEW * len(data.task.counts or ())
+
+
+def keep_probe(trainer: L.Trainer, adapted: Adapted, data: ImageData, start: Linear | None = None) -> Strength:
+    """Leave the probe in the model: nothing of the update, and none of the trained head.
+
+    Args:
+        trainer: that has trained it.
+        adapted: the trained model.
+        data: its images.
+        start: the probe of the frozen backbone, where it is known.
+    """
+    model, head = adapted.model, adapted.info.head[0]
+    keep(model, 0.0)
+    module = model.get_submodule(head)
+    assert isinstance(module, nn.Linear)
+    set_head(module, start or probe_of(trainer, model, head, data))
+    return Strength(Tried(0.0, 0.0, math.nan, math.nan))
 
 
 def choose_strength(trainer: L.Trainer, adapted: Adapted, data: ImageData, folds: Strength | None, start: Linear | None = None) -> Strength:
@@ -187,8 +208,7 @@ def measured(data: ImageData, outputs: Tensor, targets: Tensor) -> dict[str, flo
 
 def _best(data: ImageData, tried: Sequence[Tried], p_of: Callable[[Tried, Tried], float | None]) -> Tried:
     """The trained model, with few images a class the probe; or the one that is preferred among those that are better beyond chance."""
-    few = len(data.parts["train"]) < FEW * len(data.task.counts or ())
-    usual, chance = ((0.0, 0.0), CHANCE_OF_FEW) if few else ((1.0, 1.0), CHANCE)
+    usual, chance = ((0.0, 0.0), CHANCE_OF_FEW) if few_a_class(data) else ((1.0, 1.0), CHANCE)
     sign, ordered = 1 if data.task.leading().higher else -1, sorted(tried, key=_preference(data, tried), reverse=True)
     start = next((one for one in tried if (one.update, one.head) == usual), None)
     if start is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from visionlora.tasks.features import standardised
@@ -47,11 +49,14 @@ def logistic_regression(features: np.ndarray, labels: np.ndarray, classes: int) 
 
     rows, mean, scale = standardised(features)
     some = np.random.default_rng(0).permutation(len(rows))[:TRIED_ON]
-    fewest = np.bincount(labels[some], minlength=classes)[np.unique(labels[some])].min()
+    counts = np.bincount(labels[some], minlength=classes)
+    some = some[counts[labels[some]] >= 2]  # what has one image only cannot be held out
     strength = STRENGTHS[1]
-    if fewest >= 2:
-        folds = StratifiedKFold(min(3, int(fewest)), shuffle=True, random_state=0)
-        scores = [cross_val_score(LogisticRegression(C=c, max_iter=200), rows[some], labels[some], cv=folds).mean() for c in STRENGTHS]
+    if (counts >= 2).sum() >= 2:
+        folds = StratifiedKFold(min(3, int(counts.max())), shuffle=True, random_state=0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The least populated class")  # it is then held out by some folds only
+            scores = [cross_val_score(LogisticRegression(C=c, max_iter=200), rows[some], labels[some], cv=folds).mean() for c in STRENGTHS]
         strength = STRENGTHS[int(np.argmax(scores))]
     fitted = LogisticRegression(C=strength, max_iter=500).fit(rows, labels)
     weight, bias = np.zeros((classes, rows.shape[1])), np.full(classes, fitted.intercept_.min() - 1.0)
