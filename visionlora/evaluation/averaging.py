@@ -23,7 +23,7 @@ from visionlora.runs.averaged import Averaged, average
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import load
 from visionlora.runs.several import ensemble
-from visionlora.tasks.task import Outcome
+from visionlora.tasks.interfaces import Outcome
 
 
 def average_and_compare(

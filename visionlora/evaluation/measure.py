@@ -20,8 +20,9 @@ from visionlora.data.module import ImageData
 from visionlora.evaluation.probe import probe_head
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import Predictor, load
+from visionlora.tasks.interfaces import Outcome
 from visionlora.tasks.outcome import outcome_of
-from visionlora.tasks.task import Outcome, Task
+from visionlora.tasks.task import Task
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from visionlora.tasks.words import in_words, label
 
 if TYPE_CHECKING:
     from visionlora.evaluation.measure import Compared
-    from visionlora.tasks.task import Outcome, Task
+    from visionlora.tasks.interfaces import Outcome
+    from visionlora.tasks.task import Task
 
 
 def print_metrics(metrics: Mapping[str, float], title: str, task: type[Task]) -> None:

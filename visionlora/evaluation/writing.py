@@ -8,7 +8,7 @@ from pathlib import Path
 from visionlora.common.drawing import save
 from visionlora.common.files import inside, replace_file
 from visionlora.common.rows import write_rows
-from visionlora.tasks.task import Outcome
+from visionlora.tasks.interfaces import Outcome
 
 PAGE = "mistakes.html"
 

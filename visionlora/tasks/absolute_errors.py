@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
+from visionlora.tasks.interfaces import Outcome
 from visionlora.tasks.outcome import PlainOutcome
-from visionlora.tasks.task import Outcome
 
 DRAWS = 2000
 """Of the bootstrap."""

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from visionlora.tasks.interfaces import Outcome
 from visionlora.tasks.outcome import PlainOutcome
-from visionlora.tasks.task import Outcome
 
 
 class DrawnOutcome(PlainOutcome):

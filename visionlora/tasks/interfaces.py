@@ -1,14 +1,17 @@
-"""What a task is made of: the check of batches, a baseline, predictions; and the images that an outcome is of. Free of torch."""
+"""What a task is made of: the check of batches, a baseline, predictions, outcomes and the images that they are of. Free of torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from PIL.Image import Image
     from torch import Tensor
+
+    from visionlora.tasks.task import Task
 
 
 class Targets(Protocol):
@@ -74,3 +77,66 @@ class PartImages(Protocol):
 
     def open(self, index: int, channels: int, detail: int | None = None) -> Image:
         """Image ``index``; ``detail`` is the least number of pixels a side that are wanted of it."""
+
+
+class Outcome(Protocol):
+    """A model's outputs for one part of the data, and what they are worth; ``PlainOutcome`` is one, and most are made from it."""
+
+    @property
+    def task(self) -> Task:
+        """What the outputs are for."""
+
+    @property
+    def split(self) -> str:
+        """Name of the part."""
+
+    @property
+    def outputs(self) -> Tensor:
+        """Of the model, float32 ``(N, ...)``."""
+
+    @property
+    def targets(self) -> Tensor:
+        """``(N, ...)``, as the batches had them."""
+
+    @property
+    def images(self) -> PartImages:
+        """The images themselves, in the same order."""
+
+    @property
+    def seconds(self) -> float:
+        """The forward passes took, data aside."""
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Images that could not be read, and why; they are none of those above."""
+
+    @property
+    def tests(self) -> str:
+        """A sentence on what interval and p are."""
+
+    def metrics(self) -> dict[str, float]:
+        """``SPLIT/KEY`` for the loss and each measure of the task, and ``SPLIT/unreadable``."""
+
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the leading measure; ``None`` where none is known."""
+
+    def p_against(self, other: Any) -> float | None:
+        """p of a test that this one and another on the same images are equally good; ``None`` where there is no test."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row an image, the unreadable ones among them, for ``predictions.csv``."""
+
+    def details(self) -> dict[str, Any]:
+        """Files of JSON that are written beside the rows, by name: ``{"classes.json": …}``."""
+
+    def plots(self) -> dict[str, Figure | None]:
+        """Plots by name; ``None`` where there is nothing to draw this time, so that an earlier one is removed."""
+
+    def page(self) -> str | None:
+        """``mistakes.html``, or ``None`` where nothing is wrong or the task has no such page."""
+
+    def tell(self) -> None:
+        """Print what is to be said beside the metrics."""
+
+    def calibrated(self, validation: Any) -> dict[str, float]:
+        """What ``temperature=true`` adds to the metrics, from the outcome on the validation part, where the task ``calibrates``."""

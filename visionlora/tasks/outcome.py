@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from visionlora.tasks.interfaces import PartImages
+from visionlora.tasks.interfaces import Outcome, PartImages
 from visionlora.tasks.metrics import Evaluation
-from visionlora.tasks.task import Outcome, Task
+from visionlora.tasks.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,8 +13,8 @@ from visionlora.data.module import ImageData
 from visionlora.evaluation.baseline import BaselineData, FrozenFeatures
 from visionlora.runs.checkpoint_io import read_run_checkpoint
 from visionlora.runs.config import TrainConfig
+from visionlora.tasks.interfaces import Outcome
 from visionlora.tasks.outcome import outcome_of
-from visionlora.tasks.task import Outcome
 from visionlora.tasks.words import in_words
 from visionlora.training.adapted import Adapted
 from visionlora.training.module import TaskModule

@@ -14,8 +14,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from visionlora.tasks.classify.levels import levels_of, right_at
+from visionlora.tasks.interfaces import Outcome
 from visionlora.tasks.outcome import PlainOutcome
-from visionlora.tasks.task import Outcome
 
 ALL_CLASSES = 100
 """Classes up to which the rows of an evaluation have the probability of each."""

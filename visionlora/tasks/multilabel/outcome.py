@@ -14,9 +14,9 @@ from sklearn.metrics import average_precision_score, classification_report
 from visionlora.common.console import console
 from visionlora.common.drawing import short
 from visionlora.tasks.gallery import SHOWN, page
+from visionlora.tasks.interfaces import Outcome
 from visionlora.tasks.multilabel import plots
 from visionlora.tasks.outcome import PlainOutcome
-from visionlora.tasks.task import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
