@@ -79,15 +79,17 @@ def print_profile(seconds: Mapping[str, float]) -> None:
 
 def print_results(task: type[Task], results: Mapping[str, Any], conclusion: str, folder: Path) -> None:
     """The metrics of a finished run, and what they amount to."""
+    part = "test" if f"test/{task.lead().key}" in results else "val"  # without a test, what is known
     table = Table(title="Results", title_justify="left")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
     for key in (measure.key for measure in task.every_measure()):
-        if (after := results.get(f"test/{key}")) is not None:
-            before = results.get(f"test_before/{key}")
+        if (after := results.get(f"{part}/{key}")) is not None:
+            before = results.get(f"{part}_before/{key}")
             words = "" if before is None else in_words(key, before, task)
-            table.add_row(label(f"test/{key}", task), words, in_words(key, after, task))
-    console.print(table)
+            table.add_row(label(f"{part}/{key}", task), words, in_words(key, after, task))
+    if table.rows:
+        console.print(table)
     trained = f"{results['params/trainable']:,} of {results['params/total']:,} parameters trained"
     waiting = results["seconds/waiting"] / max(results["seconds/fit"], 1e-9)
     speed = f"{results['seconds/fit']:.0f} s, {results['images_per_second']:,.0f} images/s, {waiting:.0%} of it waiting for data"
