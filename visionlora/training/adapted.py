@@ -115,7 +115,8 @@ def build_backbone(config: TrainConfig, place: Place, data: ImageData) -> Backbo
             model(example)
     except (RuntimeError, AssertionError, ValueError) as error:
         size, why = info.preprocessing.image_size, " ".join(str(error).split())[:200]
-        raise UserError(f"data.image_size={size}: {spec.full_name} cannot take images of this size ({why}); try another one.") from None
+        other = "another one" if spec.decoder is None else f"another one, or another model.decoder than {spec.decoder}"
+        raise UserError(f"data.image_size={size}: {spec.full_name} cannot take images of this size ({why}); try {other}.") from None
     info.preprocessing = data.prepare_for(info.preprocessing, check=True)
     return Backbone(model, info)
 
