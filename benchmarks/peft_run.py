@@ -7,11 +7,12 @@ with ``model.freeze_bn=true`` its statistics are frozen as ours are. The layers 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from visionlora.cli.command import run_command
-from visionlora.runs.config import TrainConfig
+from visionlora.runs.config import USUAL_RANK, TrainConfig
 
 
 def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
@@ -37,9 +38,10 @@ def run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     info = info_of(model)
     assert info is not None
     data.prepare_for(info.preprocessing)
-    targets = [target.slot.name for target in select(model, config.lora, info.head)]
+    rank = config.lora.r or USUAL_RANK
+    targets = [target.slot.name for target in select(model, replace(config.lora, r=rank), info.head)]
     adapted: nn.Module = peft.get_peft_model(
-        model, peft.LoraConfig(r=config.lora.r, lora_alpha=2 * config.lora.r, target_modules=targets, modules_to_save=list(info.head))
+        model, peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=list(info.head))
     )
     if config.model.freeze_bn:
         freeze_statistics(adapted)

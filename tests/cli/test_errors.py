@@ -119,7 +119,7 @@ def test_help_is_light(module: str, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "HEAVY []" in done.stderr
     if module == "train":
-        assert all(word in done.stdout for word in ("data=imagefolder data.root=DIR", "resnet18", "lora.r=4", "recipe=fast"))
+        assert all(word in done.stdout for word in ("data=imagefolder data.root=DIR", "resnet18", "lora.r=8", "recipe=fast"))
 
 
 def tiny(*overrides: str, cwd: Path) -> str:

@@ -86,6 +86,7 @@ def test_plain_is_the_same_for_all_data(tmp_path: Path) -> None:
     run(compose(*OPEN, "recipe=plain", "data.batch_size=null"), tmp_path)
     found = {key: choice["value"] for key, choice in chosen(tmp_path).items()}
     assert found == {
+        "lora.r": PLAIN.rank,
         "model.head_init": PLAIN.head,
         "data.batch_size": results(tmp_path)["images/train"],
         "optim.lr": 3e-3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,23 @@ def usual_rate(optimizer: str, lora: LoraConfig) -> float:
         if lora.lr_ratio > 1:
             factor *= 2 / lora.lr_ratio
     return float(f"{factor * RATES.get(optimizer, 3e-3):.3g}")
+
+
+USUAL_RANK = LoraConfig.r
+"""Of every update, where nothing says another."""
+
+
+@dataclass
+class LoraSection(LoraConfig):
+    """The section ``lora`` of a training: its rank may be left open, to the recipe."""
+
+    r: int | None = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.r is None:
+            replace(self, r=USUAL_RANK)  # all else is checked as ever
+        else:
+            super().__post_init__()
 
 
 @dataclass
@@ -83,6 +100,7 @@ class OptimConfig:
 
 OPEN = {
     "model.head_init": None,
+    "lora.r": None,
     "data.batch_size": None,
     "data.folds": "auto",
     "optim.lr": None,
@@ -129,7 +147,7 @@ class TrainConfig:
 
     model: RunModelConfig
     data: DataConfig
-    lora: LoraConfig
+    lora: LoraSection
     optim: OptimConfig
     trainer: dict[str, Any]
     callbacks: dict[str, Any] = field(default_factory=dict)

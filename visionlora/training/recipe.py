@@ -21,7 +21,8 @@ from visionlora.common.reading import sealed_json
 from visionlora.data.module import ImageData
 from visionlora.evaluation.probe import why_no_probe
 from visionlora.lora.config import LoraConfig
-from visionlora.runs.config import TrainConfig, usual_rate
+from visionlora.lora.methods import WITHOUT_ADAPTERS
+from visionlora.runs.config import USUAL_RANK, TrainConfig, usual_rate
 from visionlora.runs.folder import RunFolder
 from visionlora.tasks.placed import PlacedTask
 from visionlora.training.adapted import Adapted
@@ -85,29 +86,46 @@ class Recipe:
             console.print(table, highlight=False, markup=False)
 
 
-def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[TrainConfig, Recipe]:
+def decide_rank(config: TrainConfig, data: ImageData) -> tuple[TrainConfig, list[Choice]]:
+    """Fill in ``lora.r``, which has to be known before the model is made; where every update has it, that is a choice."""
+    row, because = _row(config, data)
+    filling = _Filling(config.recipe.name)
+    named = isinstance(config.lora.targets, dict)
+    if config.lora.method in WITHOUT_ADAPTERS or config.lora.budget is not None or named:
+        rank = config.lora.r or USUAL_RANK
+    else:
+        rank = filling.of("lora.r", config.lora.r, row.rank, because)
+    return replace(config, lora=replace(config.lora, r=rank)), filling.choices
+
+
+def _row(config: TrainConfig, data: ImageData) -> tuple[Row, str]:
+    """The row of the recipe's table for these images, and why."""
+    images = len(data.parts["train"])
+    if config.recipe.name == "plain":
+        return PLAIN, "the same for all data"
+    if isinstance(data.task, PlacedTask):
+        return placed_row(images)
+    return row_for(images, images / len(data.task.counts or [1]), config.lora.method)
+
+
+def decide(config: TrainConfig, adapted: Adapted, data: ImageData, made: Sequence[Choice] = ()) -> tuple[TrainConfig, Recipe]:
     """Fill in what ``config`` leaves open; where nothing is open, it is as it was.
 
     Args:
         config: of the run; its open settings are None.
         adapted: the model that is to be trained.
         data: the images; its batch size is set.
+        made: choices that were made before, see ``decide_rank``.
     """
     name, images = config.recipe.name, len(data.parts["train"])
+    row, because = _row(config, data)
     why_random = why_no_probe(bare_trainer(config), adapted.model, adapted.info.head, data.task)
-    a_class = images / len(data.task.counts or [1])
-    if name == "plain":
-        row, because = PLAIN, "the same for all data"
-    elif isinstance(data.task, PlacedTask):
-        row, because = placed_row(images)
-    else:
-        row, because = row_for(images, a_class, config.lora.method)
     untrained = "" if config.model.pretrained or config.model.weights else "the weights of the backbone are random"
     if row.head == "probe" and (why_random or untrained):
         row, because_head = replace(row, head="random", rate=1.0), f"no probe, as {why_random or untrained}"
     else:
         because_head = because
-    filling = _Filling(name)
+    filling = _Filling(name, made)
     if data.config.crop_scale is None and config.data.crop_scale is not None:
         filling.choices.append(Choice("data.crop_scale", None, f"task={data.task.name} wants all of an image"))
     start = filling.of("model.head_init", config.model.head_init, row.head, because_head)
@@ -140,8 +158,8 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData) -> tuple[Trai
 class _Filling:
     """Takes what is given, or what the recipe says, and notes which it was."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.choices = name, list[Choice]()
+    def __init__(self, name: str, made: Sequence[Choice] = ()) -> None:
+        self.name, self.choices = name, list(made)
 
     def of(self, key: str, given: Any, value: Any, why: str) -> Any:
         """What the setting is, where ``given`` stands in the config and the recipe would take ``value``."""

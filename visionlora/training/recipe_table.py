@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from visionlora.runs.config import USUAL_RANK
 from visionlora.training.strength import FEW
 
 
@@ -18,6 +19,7 @@ class Row:
         rate: the learning rate in units of the usual one of optimizer and method, where the head is the probe; else it is the usual one.
         epochs: of ``recipe=auto``.
         batch: images a batch.
+        rank: of every update.
     """
 
     most: float
@@ -25,6 +27,7 @@ class Row:
     rate: float
     epochs: int
     batch: int
+    rank: int = USUAL_RANK
 
 
 PLAIN = Row(math.inf, "random", 1.0, 3, 64)
@@ -36,8 +39,8 @@ TABLE = (
     Row(1_000, "probe", 1.0, 6, 16),
     Row(2_000, "probe", 1.0, 6, 32),
     Row(5_000, "probe", 1.0, 5, 32),
-    Row(20_000, "probe", 1.0, 5, 64),
-    Row(math.inf, "probe", 1.0, 3, 64),
+    Row(20_000, "probe", 1.0, 5, 64, rank=16),
+    Row(math.inf, "probe", 1.0, 3, 64, rank=16),
 )
 PLACED = (
     Row(100, "random", 1.0, 40, 8),
