@@ -114,6 +114,11 @@ def without_reserved_name(features: nn.Module) -> None:
             features.add_module("stem" if name == "base_layer" else name, child)
 
 
+def wide(t: Tensor) -> Tensor:
+    """``t`` in float32, or in what is wider where it is: for places, which half precision rounds to pixels."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
 class OverMaps(nn.Module):
     """A backbone and what makes maps of equally many channels of its maps.
 

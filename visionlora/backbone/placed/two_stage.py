@@ -19,7 +19,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, concat_box_p
 from torchvision.ops import MultiScaleRoIAlign, nms, roi_align
 from torchvision.ops.poolers import LevelMapper
 
-from visionlora.backbone.placed.maps import Neck, OverMaps, is_narrow
+from visionlora.backbone.placed.maps import Neck, OverMaps, is_narrow, wide
 from visionlora.backbone.placed.one_stage import CHANNELS, RATIOS, anchors_of
 
 PROPOSALS, CANDIDATES = 300, 1000
@@ -67,7 +67,7 @@ class TwoStage(OverMaps):
         levels = [one.shape[1] * one.shape[2] * one.shape[3] for one in objectness]
         # Boxes of several images are compared at once only where the number of images is to stay open.
         parts = [said.detach()] if torch.compiler.is_exporting() else said.detach().split(1)
-        there, proposals = torch.cat([self._proposals(part.float(), levels, side) for part in parts]).split((1, 4), dim=2)
+        there, proposals = torch.cat([self._proposals(wide(part), levels, side) for part in parts]).split((1, 4), dim=2)
         rows = self.rows(maps, there, proposals, side)
         return torch.cat([rows, packed(said, rows.shape[2]).to(rows.dtype)], dim=1)
 
@@ -102,12 +102,12 @@ class TwoStage(OverMaps):
         heads: Any = self.roi_heads
         logits, boxes = heads.box_predictor(heads.box_head(self.cut(heads.box_roi_pool, maps, proposals, side)))
         shape = (*proposals.shape[:2], -1)
-        return logits.float().view(shape), boxes[:, 4:].float().view(shape)  # no box of the background
+        return wide(logits).view(shape), wide(boxes[:, 4:]).view(shape)  # no box of the background
 
     @staticmethod
     def cut(pool: MultiScaleRoIAlign, maps: list[Tensor], boxes: Tensor, side: int) -> Tensor:
         """What ``pool`` cuts out of the maps for boxes in pixels, ``(N, B, 4) -> (N B, channels, places, places)``."""
-        features = [one.float() for one in maps[:-1]]
+        features = [wide(one) for one in maps[:-1]]
         if torch.compiler.is_exporting():
             return _patches(pool, features, boxes, side).to(maps[0].dtype)
         named = {str(place): one for place, one in enumerate(features)}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, nms
 
-from visionlora.backbone.placed.maps import is_narrow
+from visionlora.backbone.placed.maps import is_narrow, wide
 from visionlora.backbone.placed.two_stage import PROPOSAL, SAMPLES, TwoStage, faster_rcnn
 from visionlora.backbone.placed.two_stage import of_torchvision as boxes_of_torchvision
 
@@ -55,7 +55,7 @@ class TwoStageMasks(TwoStage):
         heads: Any = self.roi_heads
         chosen, boxes = self._chosen(rows.detach(), side)
         patches = self.cut(heads.mask_roi_pool, maps, boxes, side)
-        found = heads.mask_predictor(heads.mask_head(patches)).float().reshape(*chosen.shape, SIDE**2)
+        found = wide(heads.mask_predictor(heads.mask_head(patches))).reshape(*chosen.shape, SIDE**2)
         masks = rows.new_zeros(*rows.shape[:2], SIDE**2, dtype=found.dtype)
         masks = masks.scatter(1, chosen[..., None].expand(-1, -1, SIDE**2), found)
         looked = torch.zeros_like(rows[..., 0]).scatter(1, chosen, torch.ones_like(boxes[..., 0]))
