@@ -11,7 +11,9 @@ import timm
 import torch
 from conftest import QUIET, TINY, command, compose, results
 
+import visionlora as vl
 from visionlora.common.errors import UserError
+from visionlora.lora.adapter import Adapter
 from visionlora.runs.config import usual_rate
 from visionlora.training.recipe_table import PLAIN, TABLE, row_for
 from visionlora.training.run import run
@@ -80,6 +82,13 @@ def test_what_is_given_wins_and_is_listed(tmp_path: Path, capsys: pytest.Capture
     assert found["model.head_init"]["instead"] == "probe"
     assert results(tmp_path)["epochs"] == 1
     assert "as you say" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("word", "rank"), [("seed=0", 16), ("lora.r=2", 2), ("recipe=plain", 4), ("lora.targets={conv1: 3}", 3)])
+def test_the_rank_grows_with_the_number_of_images(word: str, rank: int, tmp_path: Path) -> None:
+    run(compose(*OPEN, "data.num_images=1500", "data.image_size=32", "trainer.max_steps=1", "data.val_fraction=0", word), tmp_path)
+    assert max(module.r for module in vl.load(tmp_path).model.modules() if isinstance(module, Adapter)) == rank
+    assert ("lora.r" in chosen(tmp_path)) == (rank != 3)
 
 
 def test_plain_is_the_same_for_all_data(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ TABLE = (
     Row(200, "probe", 1 / 2, 12, 16),
     Row(500, "probe", 2 / 3, 12, 16),
     Row(1_000, "probe", 1.0, 6, 16),
-    Row(2_000, "probe", 1.0, 6, 32),
-    Row(5_000, "probe", 1.0, 5, 32),
+    Row(2_000, "probe", 1.0, 6, 32, rank=16),
+    Row(5_000, "probe", 1.0, 5, 32, rank=16),
     Row(20_000, "probe", 1.0, 5, 64, rank=16),
     Row(math.inf, "probe", 1.0, 3, 64, rank=16),
 )
