@@ -27,7 +27,7 @@ from visionlora.runs.folder import RunFolder
 from visionlora.tasks.placed import PlacedTask
 from visionlora.training.adapted import Adapted
 from visionlora.training.finders import tuned
-from visionlora.training.recipe_table import PLAIN, SHARES, Row, placed_row, row_for
+from visionlora.training.recipe_table import PLAIN, RANK, SHARES, Row, placed_row, row_for
 from visionlora.training.strength import FEW, few_a_class, why_no_choice, why_no_line, why_not
 from visionlora.training.trainer import bare_trainer
 
@@ -88,13 +88,14 @@ class Recipe:
 
 def decide_rank(config: TrainConfig, data: ImageData) -> tuple[TrainConfig, list[Choice]]:
     """Fill in ``lora.r``, which has to be known before the model is made; where every update has it, that is a choice."""
-    row, because = _row(config, data)
     filling = _Filling(config.recipe.name)
     named = isinstance(config.lora.targets, dict)
     if config.lora.method in WITHOUT_ADAPTERS or config.lora.budget is not None or named:
         rank = config.lora.r or USUAL_RANK
+    elif config.recipe.name == "plain" or not data.task.classifies:
+        rank = filling.of("lora.r", config.lora.r, USUAL_RANK, "the usual one")
     else:
-        rank = filling.of("lora.r", config.lora.r, row.rank, because)
+        rank = filling.of("lora.r", config.lora.r, RANK, f"of classifiers as good as {USUAL_RANK} or better with any number of images")
     return replace(config, lora=replace(config.lora, r=rank)), filling.choices
 
 

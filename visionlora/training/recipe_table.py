@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from visionlora.runs.config import USUAL_RANK
 from visionlora.training.strength import FEW
 
 
@@ -19,7 +18,6 @@ class Row:
         rate: the learning rate in units of the usual one of optimizer and method, where the head is the probe; else it is the usual one.
         epochs: of ``recipe=auto``.
         batch: images a batch.
-        rank: of every update.
     """
 
     most: float
@@ -27,9 +25,10 @@ class Row:
     rate: float
     epochs: int
     batch: int
-    rank: int = USUAL_RANK
 
 
+RANK = 16
+"""Of a classifier's updates, for any number of images: as good as 4 or better from 16 to 1,000 a class, see ``docs/recipes.md``."""
 PLAIN = Row(math.inf, "random", 1.0, 3, 64)
 """``recipe=plain``: what the command took for all data before there were recipes."""
 TABLE = (
@@ -37,10 +36,10 @@ TABLE = (
     Row(200, "probe", 1 / 2, 12, 16),
     Row(500, "probe", 2 / 3, 12, 16),
     Row(1_000, "probe", 1.0, 6, 16),
-    Row(2_000, "probe", 1.0, 6, 32, rank=16),
-    Row(5_000, "probe", 1.0, 5, 32, rank=16),
-    Row(20_000, "probe", 1.0, 5, 64, rank=16),
-    Row(math.inf, "probe", 1.0, 3, 64, rank=16),
+    Row(2_000, "probe", 1.0, 6, 32),
+    Row(5_000, "probe", 1.0, 5, 32),
+    Row(20_000, "probe", 1.0, 5, 64),
+    Row(math.inf, "probe", 1.0, 3, 64),
 )
 PLACED = (
     Row(100, "random", 1.0, 40, 8),
