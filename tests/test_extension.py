@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).with_name("extension")
 USED = (
     "data=leaves", "data.options.count=16", "data.transform=posterized", "data.options.bits=3", "data.batch_size=8", "data.num_workers=0",
     "model=timm", "model.source=tiny", "model.name=small", "model.pretrained=false", "lora.method=gated", "trainer.max_epochs=10",
-    "optim.lr=0.05",
+    "optim.lr=0.05", "lora.r=4",
 )  # fmt: skip
 
 

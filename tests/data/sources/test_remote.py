@@ -143,7 +143,12 @@ def _listed_before(shard: Path, content: bytes, found: bytes | None, server: Any
     asked = Server.fetch
 
     def fetch(*words: Any) -> None:
-        shard.unlink(missing_ok=True) if found is None else shard.write_bytes(found)
+        if found is None:
+            shard.unlink(missing_ok=True)
+        else:  # whole at once: another thread may be fetching it
+            other = shard.with_suffix(f".{threading.get_ident()}")
+            other.write_bytes(found)
+            other.replace(shard)
         asked(*words)
 
     with pytest.MonkeyPatch.context() as patch:
