@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,12 @@ def test_many_classes_have_one_image_each_held_out(words: tuple[str, ...], class
     assert set(found["test"].values()) == {1}
     assert ("val" in found) == bool(words)
     assert set(found["train"].values()) == {3 if words else 4}
+
+
+@pytest.mark.parametrize("share", [0.1, 1 / 3, 0.5, 0.75])
+def test_the_share_asked_for_is_held_out(share: float, class_folders: Folders) -> None:
+    found = sizes(opened(class_folders(train={"a": 10, "b": 11}), f"data.test_fraction={share}"))
+    assert sum(found["test"].values()) == math.ceil(share * 21)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -76,9 +76,9 @@ def _in_two(train: Images, share: float, strata: Sequence[int] | None, seed: int
     if not train.groups:
         only, rest = _only_and_rest(strata, len(train))
         own = None if strata is None else [strata[i] for i in rest]
-        most = max(share, MOST_HELD_OUT) * len(rest)
-        size = max(math.ceil(share * len(rest)), len(set(own or ())))
-        if own and (size > most or len(set(own)) < 2):
+        asked, strata_there = math.ceil(share * len(rest)), len(set(own or ()))
+        size = max(asked, strata_there)
+        if own and (size > max(asked, MOST_HELD_OUT * len(rest)) or strata_there < 2):
             raise ValueError
         kept, held_out = train_test_split(rest, test_size=size, stratify=own, random_state=seed)
         return kept + only, held_out

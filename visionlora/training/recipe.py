@@ -28,7 +28,7 @@ from visionlora.tasks.placed import PlacedTask
 from visionlora.training.adapted import Adapted
 from visionlora.training.finders import tuned
 from visionlora.training.recipe_table import PLAIN, RANK, SHARES, Row, placed_row, row_for
-from visionlora.training.strength import FEW, few_a_class, why_no_choice, why_no_line, why_not
+from visionlora.training.strength import FEW, MOST, few_a_class, why_no_choice, why_no_line, why_not
 from visionlora.training.trainer import bare_trainer
 
 TIMED = 6
@@ -87,7 +87,7 @@ class Recipe:
 
 
 def decide_rank(config: TrainConfig, data: ImageData) -> tuple[TrainConfig, list[Choice]]:
-    """Fill in ``lora.r``, which has to be known before the model is made; where every update has it, that is a choice."""
+    """Fill in ``lora.r``, before the model is made. It is no choice where no update has that rank."""
     filling = _Filling(config.recipe.name)
     named = isinstance(config.lora.targets, dict)
     if config.lora.method in WITHOUT_ADAPTERS or config.lora.budget is not None or named:
@@ -208,7 +208,7 @@ def _strength(name: str, data: ImageData, no_line: str, head: str) -> tuple[str,
     if name == "plain":
         return "all", "the same for all data"
     unknown = why_no_choice(data) or why_not(data)
-    if not no_line and unknown and head == "probe" and few_a_class(data):
+    if not no_line and unknown and head == "probe" and few_a_class(data) and len(data.parts["train"]) <= MOST:
         return "none", f"{unknown}, and with fewer than {FEW} images a class the probe was better"
     if why := no_line or unknown:
         return "all", why
