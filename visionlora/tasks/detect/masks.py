@@ -40,9 +40,11 @@ def pasted(columns: Tensor, scale: float, size: tuple[int, int]) -> Tensor:
     numbers = columns[:, 4:].long()
     steps = torch.stack([numbers % 256, numbers // 256 % 256, numbers // 65536], dim=2).flatten(1)[:, : SIDE**2]
     chances = (steps.float() / STEPS).view(-1, 1, SIDE, SIDE)
-    if not len(chances):
-        return torch.zeros(0, *size, dtype=torch.bool)
-    return torch.as_tensor(paste_masks_in_image(chances, columns[:, :4] * scale, size)[:, 0] > 0.5)
+    boxes, found = columns[:, :4] * scale, torch.zeros(len(columns), *size, dtype=torch.bool)
+    inside = (boxes[:, 0] < size[1]) & (boxes[:, 1] < size[0])  # torchvision's pasting fails for a box beyond the image, as in the margin
+    if inside.any():
+        found[inside] = paste_masks_in_image(chances[inside], boxes[inside], size)[:, 0] > 0.5
+    return found
 
 
 def columns_of_true(masks: Tensor, boxes: Tensor) -> Tensor:
