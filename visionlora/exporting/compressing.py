@@ -24,8 +24,9 @@ from visionlora.common.quiet import hushed
 from visionlora.data.module import ImageData
 from visionlora.evaluation.measure import open_run
 from visionlora.exporting.config import CompressConfig
-from visionlora.exporting.facts import ONNX, PREPROCESSING, Facts, preprocessing_json
+from visionlora.exporting.facts import LOGITS, ONNX, PREPROCESSING, Facts, preprocessing_json
 from visionlora.exporting.formats import FORMATS, require
+from visionlora.exporting.onnx_graph import finish_graph, write_graph
 from visionlora.exporting.places import workplace
 from visionlora.model.inject import merge
 from visionlora.runs.data import data_config
@@ -37,6 +38,8 @@ from visionlora.tasks.outcome import outcome_of
 
 INT8 = "int8.onnx"
 LATENCY_ROUNDS = 15
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators of ONNX that have weights."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def compress(run: RunFolder, config: CompressConfig) -> list[Compressed]:
     with workplace(folder) as place, library_writing(folder):
         float_ = _exported(predictor.model, facts, place / "float")
         files = {"float32": float_, "int8": _quantized(float_, data, config.calibration, place / INT8)}
+        finish_graph(files["int8"], predictor.model, facts)
         for share in sorted(set(config.prune)):
             files[f"pruned {100 * share:.3g}%"] = _pruned(run, share, facts, place / f"pruned{share}")
         rows = _measured(files, data, config.split)
@@ -109,7 +113,7 @@ def _exported(model: nn.Module, facts: Facts, folder: Path) -> Path:
     folder.mkdir()
     merge(model, keep=False)
     dequantize(model)
-    FORMATS["onnx"].write(model.cpu(), facts, folder)
+    write_graph(model.cpu(), facts, folder / ONNX)
     return folder / ONNX
 
 
@@ -126,7 +130,7 @@ def _pruned(run: RunFolder, share: float, facts: Facts, folder: Path) -> Path:
 
 
 def _prunable(name: str, module: nn.Module, head: tuple[str, ...]) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv2d) and name not in head
+    return isinstance(module, nn.Linear | nn.Conv2d) and not f"{name}.".startswith(tuple(f"{part}." for part in head))
 
 
 def _quantized(model: Path, data: ImageData, number: int, target: Path) -> Path:
@@ -147,9 +151,24 @@ def _quantized(model: Path, data: ImageData, number: int, target: Path) -> Path:
         quant_pre_process(model, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared, target, Images(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
+            weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax, nodes_to_exclude=_behind_layers(prepared),
         )  # fmt: skip
     return target
+
+
+def _behind_layers(model: Path) -> list[str]:
+    """Nodes behind which no layer comes: what joins numbers of different sizes, as anchors and logits of a detector, stays in float32."""
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
+    before: set[str] = set()  # tensors that a layer is made of
+    behind = []
+    for node in reversed(graph.node):  # which are sorted
+        if node.op_type in LAYERS or before.intersection(node.output):
+            before.update(node.input)
+        else:
+            behind.append(node.name)
+    return behind
 
 
 def _measured(files: dict[str, Path], data: ImageData, split: str) -> list[Compressed]:
@@ -161,11 +180,11 @@ def _measured(files: dict[str, Path], data: ImageData, split: str) -> list[Compr
     for images, targets in _batches(data, split):
         labels.append(targets)
         for name, session in sessions.items():
-            logits[name].append(torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0]))
+            logits[name].append(data.task.condensed(torch.from_numpy(session.run([LOGITS], {"images": images.numpy()})[0])))
     latency = {n: _latency(sessions, images[:1].expand(n, -1, -1, -1).numpy()) for n in (1, 32)}
     rows = []
     for name, path in files.items():
-        found = outcome_of(data.task, split, torch.cat(logits[name]), torch.cat(labels), data.readable(split))
+        found = outcome_of(data.task, split, torch.cat(logits[name]), data.task.joined(labels), data.readable(split))
         content = path.read_bytes()
         lead = data.task.lead()
         score = found.metrics()[f"{split}/{lead.key}"]
@@ -182,7 +201,7 @@ def _latency(sessions: dict[str, Any], images: np.ndarray) -> dict[str, float]:
     for number in range(LATENCY_ROUNDS + 2):
         for name, session in sessions.items():
             started = time.perf_counter()
-            session.run(["logits"], {"images": images})
+            session.run([LOGITS], {"images": images})
             if number > 1:
                 times[name].append(1000 * (time.perf_counter() - started))
     return {name: statistics.median(values) for name, values in times.items()}

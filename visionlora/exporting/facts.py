@@ -13,6 +13,8 @@ from visionlora.tasks.task import Task
 
 WEIGHTS, TORCH_WEIGHTS, ONNX, PROGRAM = "model.safetensors", "model.pt", "model.onnx", "model.pt2"
 PREPROCESSING, CARD = "preprocessing.json", "README.md"
+LOGITS, FOUND = "logits", "found"
+"""Outputs of a graph of ONNX: what the model gives, and what is found in it, see ``exporting.found``."""
 OTHER_KEYS = ("backbone", "classes", "input_size")
 """Keys of ``preprocessing.json`` beside those of ``Preprocessing``."""
 

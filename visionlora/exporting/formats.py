@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib
 import io
-import json
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,7 +18,6 @@ from torch import Tensor, nn
 from visionlora.common.compat import save_hub_config, versioned
 from visionlora.common.errors import UserError
 from visionlora.common.files import replace_file
-from visionlora.common.quiet import hushed
 from visionlora.exporting import snippets
 from visionlora.exporting.building import (
     own_arguments,
@@ -32,7 +27,9 @@ from visionlora.exporting.building import (
     timm_name,
     torchvision_arguments,
 )
-from visionlora.exporting.facts import ONNX, PREPROCESSING, PROGRAM, TORCH_WEIGHTS, WEIGHTS, Facts, preprocessing, preprocessing_json
+from visionlora.exporting.facts import ONNX, PREPROCESSING, PROGRAM, TORCH_WEIGHTS, WEIGHTS, Facts, preprocessing_json
+from visionlora.exporting.onnx_graph import finish_graph, read_graph, write_graph
+from visionlora.exporting.tracing import batches, blank, tracing
 
 Logits = Callable[[Tensor], Tensor]
 """float32 ``(N, C, H, W)`` -> logits ``(N, classes)``."""
@@ -70,19 +67,6 @@ def require(packages: Sequence[str], what: str) -> None:
 
 def _plain_state(model: nn.Module) -> dict[str, Tensor]:
     return {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
-
-
-def _blank(facts: Facts) -> Tensor:
-    """What a model is traced with: two images of nothing, because a file that is handed on holds nobody's."""
-    return torch.zeros((2, *facts.shape))
-
-
-@contextlib.contextmanager
-def _tracing() -> Iterator[None]:
-    """A context in which torch traces a model silently; where tracing fails, it would print the whole graph beside the error."""
-    with warnings.catch_warnings(), hushed("onnxscript", "onnx_ir"), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _write_timm(model: nn.Module, facts: Facts, folder: Path) -> None:
@@ -137,34 +121,17 @@ def _read_state_dict(folder: Path, facts: Facts, model: nn.Module) -> Logits:
 
 
 def _write_onnx(model: nn.Module, facts: Facts, folder: Path) -> None:
-    import onnx
-
-    with _tracing():
-        shapes = ({0: torch.export.Dim("batch", min=1, max=4096)},)
-        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
-        blank = (_blank(facts),)
-        torch.onnx.export(model, blank, folder / ONNX, dynamo=True, external_data=False, verbose=False, dynamic_shapes=shapes, **names)
-    written = onnx.load(folder / ONNX)
-    for key, value in preprocessing(facts).items():
-        entry = written.metadata_props.add()
-        entry.key, entry.value = key, value if isinstance(value, str) else json.dumps(value)
-    for node in (*written.graph.node, *(node for function in written.functions for node in function.node)):
-        del node.metadata_props[:]  # where on this machine each line of the model's code lies
-    onnx.checker.check_model(written)
-    onnx.save(written, folder / ONNX)
+    write_graph(model, facts, folder / ONNX)
+    finish_graph(folder / ONNX, model, facts)
 
 
 def _read_onnx(folder: Path, facts: Facts, model: nn.Module) -> Logits:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(np.asarray(session.run(["logits"], {"images": images.numpy()})[0]))
+    return read_graph(folder / ONNX, facts)
 
 
 def _write_program(model: nn.Module, facts: Facts, folder: Path) -> None:
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    with _tracing():
-        program = torch.export.export(model, (_blank(facts),), dynamic_shapes=({0: batch},))
+    with tracing():
+        program = torch.export.export(model, (blank(facts),), dynamic_shapes=batches())
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # where on this machine each line of the model's code lies

@@ -9,7 +9,7 @@ from typing import Any
 from visionlora.backbone.info import Preprocessing
 from visionlora.data.opening import MODES
 from visionlora.exporting.building import own_arguments, spec_of, timm_arguments, timm_name, torchvision_arguments
-from visionlora.exporting.facts import ONNX, PREPROCESSING, PROGRAM, TORCH_WEIGHTS, WEIGHTS, Facts
+from visionlora.exporting.facts import FOUND, LOGITS, ONNX, PREPROCESSING, PROGRAM, TORCH_WEIGHTS, WEIGHTS, Facts
 
 PICTURE = "picture.jpg"
 _WITH_TORCH = ("with torch.inference_mode():", "    logits = model(torch.from_numpy(images)).numpy()")
@@ -50,10 +50,14 @@ def with_torch_export(facts: Facts) -> str:
 def with_onnxruntime(facts: Facts, file: str = ONNX) -> str:
     """A graph for onnxruntime, without torch."""
     session = f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])'
-    return _program(facts, ["import onnxruntime"], [session], ['(logits,) = session.run(["logits"], {"images": images})'])
+    answer = facts.task.found_code(bool(facts.classes), PREPROCESSING)
+    name = FOUND if answer else LOGITS
+    return _program(facts, ["import onnxruntime"], [session], [f'({name},) = session.run(["{name}"], {{"images": images}})'], answer)
 
 
-def _program(facts: Facts, imports: Sequence[str], load: Sequence[str], call: Sequence[str] = _WITH_TORCH) -> str:
+def _program(
+    facts: Facts, imports: Sequence[str], load: Sequence[str], call: Sequence[str] = _WITH_TORCH, answer: Sequence[str] = ()
+) -> str:
     picture = ["from PIL import Image, ImageOps"] if _opens_pictures(facts) else []
     modules = ["import numpy as np", *imports, *picture]
     lines = [
@@ -63,7 +67,7 @@ def _program(facts: Facts, imports: Sequence[str], load: Sequence[str], call: Se
         *load,
         *_prepared(facts),
         *call,
-        *facts.task.answer_code(bool(facts.classes), PREPROCESSING),
+        *(answer or facts.task.answer_code(bool(facts.classes), PREPROCESSING)),
     ]
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from visionlora.tasks.task import Task
 
@@ -62,6 +62,29 @@ class Prediction(Protocol):
 
     def brief(self) -> str:
         """In a few words, for the title of a plot."""
+
+
+class Finding(Protocol):
+    """How a runtime makes boxes of a model's outputs, with its own suppression of boxes that lie over each other."""
+
+    @property
+    def module(self) -> nn.Module:
+        """From outputs ``(N, ...)`` to boxes ``(N, K, 4)``, scores ``(N, classes, K)`` and the rows that they are of, ``(N, K)``."""
+
+    @property
+    def overlap(self) -> float:
+        """Intersection over union from which the less likely of two boxes of a class is dropped."""
+
+    @property
+    def least(self) -> float:
+        """Score up to which a box is none."""
+
+    @property
+    def most(self) -> int:
+        """Boxes of a class in an image that are kept."""
+
+    def differs(self, found: Tensor, outputs: Tensor) -> bool:
+        """Whether ``found (M, 8)``, as ``exporting.found`` has it, are other boxes than those in ``outputs (N, ...)``."""
 
 
 class PartImages(Protocol):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from visionlora.common.errors import UserError
 from visionlora.tasks.cells import Cells
-from visionlora.tasks.interfaces import Baseline, Outcome, PartImages, Prediction, Targets
+from visionlora.tasks.interfaces import Baseline, Finding, Outcome, PartImages, Prediction, Targets
 from visionlora.tasks.measure import Measure
 
 if TYPE_CHECKING:
@@ -301,8 +301,18 @@ class Task:
         return ""
 
     @classmethod
+    def finding(cls, outputs: Tensor, number: int) -> Finding | None:
+        """What a graph of ONNX gives beside ``outputs (N, ...)``, here of some images; ``number``: of the model's outputs."""
+        return None
+
+    @classmethod
     def answer_code(cls, named: bool, file: str) -> list[str]:
         """Python that prints what ``logits (1, outputs)``, of NumPy, say; ``named``: the JSON ``file`` has names as ``classes``, and
         options that are not the usual ones as ``task``.
         """
         return ["print(logits[0])"]
+
+    @classmethod
+    def found_code(cls, named: bool, file: str) -> list[str]:
+        """The same of ``found (M, 8)``, where ``finding`` makes it of the outputs; empty where it does not."""
+        return []

@@ -1,4 +1,4 @@
-"""The Python of a model card that makes boxes of a detector's output, with numpy alone. Free of torch."""
+"""The Python of a model card that makes boxes of a detector's output with numpy alone, or shows those of a graph. Free of torch."""
 
 from __future__ import annotations
 
@@ -38,17 +38,36 @@ for place in np.argsort(-best)[:10]:  # boxes over each other are not dropped he
 """
 
 
+_FOUND = """
+for _, kind, score, *box, row in found[:10]:  # likeliest first; a box: left, top, right, bottom in shares of the side
+    print(names[int(kind)] if names else int(kind), round(float(score), 3), box)
+# Mask R-CNN: with the output "logits" too, logits[0, int(row), -784:].reshape(28, 28) > 0 is the mask of an object, within its box.
+"""
+
+
+def found_code(file: str | None) -> list[str]:
+    """Lines that print the ten likeliest of ``found``, the boxes that the graph itself has made.
+
+    Args:
+        file: the file of JSON that names the classes; ``None`` where they have no names.
+    """
+    return [*_names(file), *_FOUND.strip().splitlines()]
+
+
 def answer_code(file: str | None) -> list[str]:
     """Lines that print the ten likeliest boxes of ``logits``.
 
     Args:
         file: the file of JSON that names the classes; ``None`` where they have no names.
     """
-    read = [f'with open("{file}", encoding="utf-8") as file:', '    names = json.load(file)["classes"]'] if file else ["names = None"]
     return [
         "said = logits[0]  # rows of numbers, in shares of the side: an anchor or a proposal, its box and a logit a class",
-        *read,
+        *_names(file),
         "classes = len(names) if names else said.shape[1] - 9  # FCOS; of another detector put their number here",
         *_SCORES.strip().splitlines(),
         *_BOXES.strip().splitlines(),
     ]
+
+
+def _names(file: str | None) -> list[str]:
+    return [f'with open("{file}", encoding="utf-8") as file:', '    names = json.load(file)["classes"]'] if file else ["names = None"]

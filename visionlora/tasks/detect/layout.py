@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from visionlora.tasks.detect.candidates import Candidates
 from visionlora.tasks.detect.masks import OF_FOUND, columns_of_found
 from visionlora.tasks.detect.said import OVERLAP, Said, check
 
-LEAST, CANDIDATES, KEPT = 0.01, 1000, 100
-"""Score below which nothing is looked at, boxes of an image that are looked at, and that are kept."""
+LEAST, KEPT = 0.01, 100
+"""Score below which nothing is looked at, and boxes of an image that are kept."""
 COLUMNS = 6
 """Of a detection: class, score, left, top, right, bottom; ``OF_FOUND`` more, where it has a mask."""
 
@@ -26,21 +27,16 @@ def detections(outputs: Tensor, classes: int) -> Tensor:
         return outputs
     check(outputs, classes)
     said = Said.of(outputs.float(), classes)
-    scores, boxes = said.scores(), said.boxes().clamp(0, 1)
+    candidates = Candidates.of(said)
     columns = COLUMNS if said.masks is None else COLUMNS + OF_FOUND
     found = outputs.new_zeros(len(outputs), KEPT, columns, dtype=torch.float32)
     found[..., 0] = -1
     for image in range(len(outputs)):
-        flat = scores[image].flatten()
-        best, places = flat.topk(min(CANDIDATES, len(flat)))
-        places = places[best > LEAST]
-        best = best[best > LEAST]
-        kinds = places % classes
-        chosen = boxes[image, places // classes, kinds if boxes.shape[2] > 1 else 0]
-        kept = batched_nms(chosen, best, kinds, OVERLAP[said.kind])[:KEPT]
-        found[image, : len(kept), :COLUMNS] = torch.cat([kinds[kept, None], best[kept, None], chosen[kept]], dim=1)
+        best, kinds, rows, boxes = (each[image, candidates.scores[image] > LEAST] for each in candidates)
+        kept = batched_nms(boxes, best, kinds, OVERLAP[said.kind])[:KEPT]
+        found[image, : len(kept), :COLUMNS] = torch.cat([kinds[kept, None], best[kept, None], boxes[kept]], dim=1)
         if said.masks is not None and said.masked is not None:
-            own = places[kept] // classes
+            own = rows[kept]
             chances = said.masks[image, own].sigmoid() * said.masked[image, own, None]  # empty, where it was given none
             found[image, : len(kept), COLUMNS:] = columns_of_found(chances, said.mask_boxes()[image, own])
     return found

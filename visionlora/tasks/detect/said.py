@@ -78,18 +78,23 @@ class Said:
     masked: Tensor | None = None
 
     @classmethod
-    def of(cls, outputs: Tensor, classes: int) -> Said:
-        """The columns of ``outputs (N, rows, columns)``."""
+    def of(cls, outputs: Tensor, classes: int, proposals: int | None = None) -> Said:
+        """The columns of ``outputs (N, rows, columns)``; ``proposals``: how many of the rows are, where that is known."""
         kind = kind_of(outputs.shape[2], classes)
         if kind in TWO_STAGES:
-            return cls._of_proposals(str(kind), outputs, classes)
+            count = cls.proposals(outputs, classes) if proposals is None else proposals
+            return cls._of_proposals(str(kind), outputs, classes, count)
         centreness = outputs[..., 8:9] if kind == "fcos" else None
         logits = outputs[..., {"retinanet": 8, "fcos": 9, "ssd": 12}[str(kind)] :]
         return cls(str(kind), outputs[..., :4], outputs[..., 4:8], logits, centreness)
 
+    @staticmethod
+    def proposals(outputs: Tensor, classes: int) -> int:
+        """How many rows of ``outputs (N, rows, columns)`` are proposals; the same for every image and batch of a model, 0 of one stage."""
+        return int((outputs[0, :, 0] != PACKED).sum()) if kind_of(outputs.shape[2], classes) in TWO_STAGES else 0
+
     @classmethod
-    def _of_proposals(cls, kind: str, outputs: Tensor, classes: int) -> Said:
-        count = int((outputs[0, :, 0] != PACKED).sum())
+    def _of_proposals(cls, kind: str, outputs: Tensor, classes: int, count: int) -> Said:
         rows = outputs[:, :count]
         boxes = rows[..., 6 + classes : 6 + 5 * classes].unflatten(2, (classes, 4))
         there, proposing = rows[..., 0] != NOTHING, unpacked(outputs[:, count:])
@@ -112,7 +117,7 @@ class Said:
         each = self.regression if self.regression.ndim == 4 else self.regression[:, :, None]
         anchors = self.anchors[:, :, None].expand_as(each)
         coder = detection.BoxCoder((1.0, 1.0, 1.0, 1.0) if self.kind == "retinanet" else UNITS)
-        flat: Tensor = coder.decode_single(each.reshape(-1, 4), anchors.reshape(-1, 4))
+        flat: Tensor = coder.decode_single(each.contiguous().view(-1, 4), anchors.contiguous().view(-1, 4))
         return flat.view(each.shape)
 
     def mask_boxes(self) -> Tensor:

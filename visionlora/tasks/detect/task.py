@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from visionlora.backbone.info import BackboneSpec
+    from visionlora.tasks.detect.finding import BoxFinding
     from visionlora.tasks.detect.outcome import DetectOutcome
     from visionlora.tasks.detect.targets import BoxTargets
 
@@ -224,5 +225,15 @@ class Detect(PlacedTask):
         return "It sees an image at the size that it was trained at: objects that are a few pixels there are missed."
 
     @classmethod
+    def finding(cls, outputs: Tensor, number: int) -> BoxFinding:
+        from visionlora.tasks.detect.finding import BoxFinding
+
+        return BoxFinding(outputs, number)
+
+    @classmethod
     def answer_code(cls, named: bool, file: str) -> list[str]:
         return card.answer_code(file if named else None)
+
+    @classmethod
+    def found_code(cls, named: bool, file: str) -> list[str]:
+        return card.found_code(file if named else None)
