@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import command
 
 from visionlora.cli import conf
 from visionlora.cli.commands import COMMANDS
@@ -17,22 +18,22 @@ from visionlora.cli.help import show_help
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_lists_every_key_with_its_meaning_in_100_columns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    show_help(command, [])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_every_key_with_its_meaning_in_100_columns(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show_help(name, [])
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 100
-    keys = dict(conf.own_keys(command))
-    for group, option in conf.chosen(command).items():
+    keys = dict(conf.own_keys(name))
+    for group, option in conf.chosen(name).items():
         assert f"\n  {group}\n" in said
         keys |= conf.option_keys(group, option)
-        for name, meaning in conf.options(group).items():
-            assert name in said
-            assert meaning, f"{group}={name} has no comment at the head of its file"
-    for name, key in keys.items():
-        if not name.endswith("_target_") and not name.startswith("search.space."):
-            assert f"  {name}=" in said
-            assert key.meaning, f"{name} has no comment in conf/"
+        for choice, meaning in conf.options(group).items():
+            assert choice in said
+            assert meaning, f"{group}={choice} has no comment at the head of its file"
+    for typed, key in keys.items():
+        if not typed.endswith("_target_") and not typed.startswith("search.space."):
+            assert f"  {typed}=" in said
+            assert key.meaning, f"{typed} has no comment in conf/"
 
 
 def test_help_shows_what_the_words_give(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +41,22 @@ def test_help_shows_what_the_words_give(capsys: pytest.CaptureFixture[str]) -> N
     said = capsys.readouterr().out
     for part in ("imagefolder *", "data.root=x ", "lora.r=16 ", "wandb *", "logger.wandb.offline=false"):
         assert part in said
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (("check", "data=fake"), {"check"}),
+        (("plan", "data=fake", "model=timm", "model.name=test_resnet", "model.pretrained=false"), set()),
+        (("pack", "data=fake", "output=shards"), {"shards"}),
+    ],
+    ids=lambda case: case[0] if isinstance(case, tuple) else "",
+)
+def test_a_command_leaves_nothing_but_what_it_says(words: tuple[str, ...], left: set[str], tmp_path: Path) -> None:
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == left
+    assert "INFO" not in done.stdout + done.stderr  # libraries' own remarks
 
 
 def console(*words: str, line: str = "") -> str:

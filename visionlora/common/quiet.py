@@ -7,7 +7,14 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-LOGGERS = ("lightning.pytorch", "lightning.fabric", "timm.models", "matplotlib")
+LOGGERS = (
+    "lightning.pytorch",
+    "lightning.pytorch.utilities.rank_zero",  # its parent is set back to INFO when it is imported, which may come later
+    "lightning.fabric",
+    "lightning.fabric.utilities.rank_zero",
+    "timm.models",
+    "matplotlib",
+)
 _REMARKS = (
     ".*does not have many workers.*",
     ".*exists and is not empty.*",

@@ -52,7 +52,8 @@ def complete(source: Source, config: DataConfig, task: Task) -> tuple[dict[str, 
             if part == "val" and config.val_fraction is None:
                 continue  # nobody asked for it: nothing is measured before the test
             group, count = min(Counter(groups).items(), key=lambda item: item[1]) if groups else (None, len(train))
-            few = f" so that every {task.group_word} is in both: {task.group_word} {task.in_words(group)!r} has {count}" if groups else ""
+            word = task.group_words[0]
+            few = f" so that every {word} is in both: {word} {task.in_words(group)!r} has {count}" if groups else ""
             raise UserError(
                 f"cannot split {share:.0%} off {len(train)} images for {part}{few}; add images, or change data.{part}_fraction (0 for"
                 " none)."
@@ -118,11 +119,11 @@ def folds_of(parts: Mapping[str, Images], config: DataConfig, task: Task) -> tup
         return 0, "there is a validation part" if config.folds not in ("auto", 0) else ""
     most = _largest(train, task)
     if most < 2:
-        return 0, f"no two {task.group_word}es have two training images" if task.groups(train.labels) else "there is one image only"
+        return 0, f"no two {task.group_words[1]} have two training images" if task.groups(train.labels) else "there is one image only"
     if config.folds == "auto":
         return min(next((count for images, count in FOLDS.items() if len(train) <= images), 2), most), ""
     wanted = int(config.folds)
-    return min(wanted, most), f"no {task.group_word} has more than {most} training images" if most < wanted else ""
+    return min(wanted, most), f"no {task.group_words[0]} has more than {most} training images" if most < wanted else ""
 
 
 def fold_parts(train: Images, folds: int, seed: int, task: Task) -> list[tuple[list[int], list[int]]]:
@@ -173,7 +174,7 @@ def _few(train: Images, config: DataConfig, task: Task) -> Images:
     for group in task.every_group(train.labels):
         if taken[group] < config.per_class:
             raise UserError(
-                f"data.per_class={config.per_class}: {task.group_word} {task.in_words(group)!r} has {taken[group]} training images."
+                f"data.per_class={config.per_class}: {task.group_words[0]} {task.in_words(group)!r} has {taken[group]} training images."
             )
     return train.subset(sorted(kept))
 

@@ -19,7 +19,7 @@ class OneClass(Task):
 
     baseline_words = "nearest class mean on the untouched backbone"
     output_words = ("class", "classes")
-    group_word = "class"
+    group_words = ("class", "classes")
     hub = "image-classification"
     columns = ("class", "probability")
 

@@ -40,7 +40,7 @@ class Task:
         loss_words: what ``val/loss`` is, for the axis of a plot.
         hub: the Hugging Face hub's name of the task.
         output_words: what an output stands for, and the plural of it: class, classes.
-        group_word: what a group of ``groups`` is.
+        group_words: what one group and several of ``groups`` are.
         classifies: whether an image is one of the outputs, whose softmax says how likely each is, as of pretrained classifiers.
         calibrates: whether outcomes have a temperature, see ``Outcome.calibrated``.
         baseline_words: what ``test_before/*`` is measured with.
@@ -60,7 +60,7 @@ class Task:
     loss_words: ClassVar[str] = "loss"
     hub: ClassVar[str] = "image-feature-extraction"
     output_words: ClassVar[tuple[str, str]] = ("output", "outputs")
-    group_word: ClassVar[str] = "group"
+    group_words: ClassVar[tuple[str, str]] = ("group", "groups")
     classifies: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
     baseline_words: ClassVar[str] = ""

@@ -33,7 +33,8 @@ def open_both(config: TrainConfig, place: Place) -> tuple[ImageData, Backbone]:
     if why and config.data.folds not in ("auto", 0):
         console.print(f"data.folds={config.data.folds}: there are {data.folds or 'none'}, as {why}.", highlight=False, markup=False)
     if (data.folds or data.record) and (only := only_images(data.parts["train"], data.task)):
-        shown = ", ".join(f"{data.task.group_word} {name!r}" for name in only[:3]) + (f" and {len(only) - 3} more" if len(only) > 3 else "")
+        more = f" and {len(only) - 3} more" if len(only) > 3 else ""
+        shown = ", ".join(f"{data.task.group_words[0]} {name!r}" for name in only[:3]) + more
         console.print(f"One training image only, never held out: {shown}.", highlight=False, markup=False)
     return data, backbone
 
@@ -44,6 +45,8 @@ def _why_no_folds(config: TrainConfig) -> str:
         return ""
     if why := why_no_line(config.lora):
         return why
+    if config.optim.strength == "none":
+        return "optim.strength=none keeps the probe, whatever folds would say of a training"
     if config.data.folds != "auto":
         return ""
     if config.recipe.name in ("plain", "fast"):

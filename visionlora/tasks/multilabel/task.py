@@ -68,7 +68,7 @@ class Multilabel(Task):
     loss_words = "binary cross-entropy"
     baseline_words = "nearest label mean on the untouched backbone"
     output_words = ("label", "labels")
-    group_word = "label"
+    group_words = ("label", "labels")
     hub = "image-classification"
     columns = ("labels", "probability")
     balances = ("weights",)
