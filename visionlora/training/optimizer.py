@@ -51,7 +51,7 @@ def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
     """
     matcher = getattr(model, "group_matcher", None)
     if matcher is None:
-        raise UserError("optim.layer_decay is for models of timm, which say what their layers are; leave it out.")
+        raise UserError("optim.layer_decay is for classifiers of timm, which say what their layers are; this model does not. Leave it out.")
     layers = group_parameters(model, matcher(coarse=False), reverse=True)
     last = max(layers.values())
     return {name: decay ** (last - layer) for name, layer in layers.items()}
