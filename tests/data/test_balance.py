@@ -73,5 +73,14 @@ def test_mixed_targets_say_how_much_of_what_is_in_an_image(keys: dict[str, Any])
     torch.testing.assert_close(targets.sum(1), torch.ones(4))
 
 
+@pytest.mark.parametrize("task", ["multilabel", "regression", "ordinal"])
+def test_rows_of_numbers_are_mixed(task: str) -> None:
+    mix = mixing(DataConfig("fake", mixup=0.4), make_task(task, ["a", "b", "c"]))
+    assert mix is not None
+    targets = torch.tensor([0, 1, 2]) if task == "ordinal" else torch.eye(3)
+    _, mixed = mix(torch.rand(3, 3, 8, 8), targets)
+    assert mixed.shape == (3, 3)
+
+
 def test_no_mixing_is_asked_of_tasks_that_cannot() -> None:
     assert mixing(DataConfig("fake"), make_task("classify", ["a", "b"])) is None

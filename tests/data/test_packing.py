@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import placed
 import pytest
 from conftest import command
 from faults.disks import assert_one_sentence
@@ -180,3 +181,29 @@ def test_the_other_way_to_say_it(class_folders: Folders, tmp_path: Path) -> None
     done = command("data", f"pack={root}", f"out={tmp_path / 'shards'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "shards/train/000000.tar").is_file()
+
+
+def test_groups_and_weights_are_kept(tmp_path: Path) -> None:
+    """So that images of one patient stay in one part of the shards too."""
+    table = coloured(tmp_path / "data", 40)
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    kept = [[row[1], row[2].partition("|")[0] or "none", f"patient{i // 5}", str(1 + i % 3)] for i, row in enumerate(rows[1:])]
+    table.write_text("\n".join(",".join(row) for row in [["image", "label", "group", "weight"], *kept]))
+    done = command("pack", "data=table", f"data.root={table}", f"output={tmp_path / 'shards'}", "images=7")
+    assert done.returncode == 0, done.stderr
+    first, second = data("table", table), data("webdataset", tmp_path / "shards")
+    for part, images in second.parts.items():
+        assert sorted(zip(images.groups, images.weights, images.labels, strict=True)) == sorted(
+            zip(first.parts[part].groups, first.parts[part].weights, first.parts[part].labels, strict=True)
+        )
+    groups = [set(images.groups) for images in second.parts.values()]
+    assert len(set().union(*groups)) == sum(map(len, groups)) == 8
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_what_has_no_text_is_not_packed(task: str, tmp_path: Path) -> None:
+    source, write = {"detect": ("voc", placed.write_voc), "segment": ("masks", placed.write_masks)}[task]
+    root = write(tmp_path / "data", {"train": 4, "test": 2})
+    done = command("pack", f"task={task}", f"data={source}", f"data.root={root}", f"output={tmp_path / 'shards'}")
+    assert_one_sentence(done, "visionlora.pack is for task=classify")
+    assert not (tmp_path / "shards").exists()

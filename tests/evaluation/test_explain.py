@@ -28,7 +28,7 @@ def test_gradcam_finds_what_the_class_depends_on() -> None:
         tensor(model, "4.weight")[1].view(8, 8)[:4, :4] = 1.0
     images = torch.zeros(1, 1, 32, 32)
     images[..., :16, :16] = 1.0
-    (heat,) = gradcam(model, images)
+    (heat,) = gradcam(model, images, torch.max)
     assert heat.shape == (32, 32)
     assert heat[:12, :12].mean() > heat[20:, 20:].mean() + 0.3
 

@@ -43,3 +43,10 @@ def test_a_step_moves_the_adapters_of_a_backbone_whose_features_do_not_differ(tm
     run(compose(*TINY, *QUIET, *own, "data.val_fraction=0.25", "trainer.max_epochs=1", "trainer=cpu"), tmp_path)
     adapters = [module for module in vl.load(tmp_path).model.modules() if isinstance(module, Adapter)]
     assert any(bool(adapter.lora_B.any()) for adapter in adapters)
+
+
+def test_a_probe_of_one_class_says_that_class() -> None:
+    """As where a plan looks at the first images of class folders alone."""
+    weight, bias = make_task("classify", ["a", "b", "c"]).probe(torch.randn(8, 4).numpy(), torch.ones(8, dtype=torch.int64).numpy())
+    assert not weight.any()
+    assert bias.argmax() == 1

@@ -144,7 +144,8 @@ def test_interrupted_it_leaves_nothing_either(number: signal.Signals, tmp_path: 
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     assert process.wait(60) == 128 + number
     assert process.stderr is not None
-    said = process.stderr.read()
+    with process.stderr as stream:
+        said = stream.read()
     assert said.splitlines()[-1] in ("interrupted.", "terminated."), said
     assert "Traceback" not in said
     assert not [*here.iterdir(), *temporary.iterdir()]

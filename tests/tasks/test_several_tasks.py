@@ -139,6 +139,7 @@ def test_what_is_chosen_or_scaled_is_in_the_card_and_survives_a_reload(trained: 
 def test_an_export_gives_the_same(trained: Trained, tmp_path: Path) -> None:
     done = command("export", f"run={trained.run}", "format=onnx", f"output={tmp_path}")
     assert done.returncode == 0, done.stderr
+    assert "images of the run's data" in done.stdout
     session = onnxruntime.InferenceSession(tmp_path / "onnx/model.onnx")
     known = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items() if key in ("classes", "task")}
     predictor = vl.load(trained.run)
@@ -193,3 +194,33 @@ def test_mistakes(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", KINDS, indirect=True, ids=lambda kind: kind.name)
+def test_runs_whose_thresholds_differ_are_averaged(trained: Trained, tmp_path: Path) -> None:
+    words = [word for word in trained.words if not word.startswith(("optim.lr", "trainer.max_epochs"))]
+    other = tmp_path / "other"
+    done = command("train", *words, "optim.lr=0.005", "trainer.max_epochs=3", f"hydra.run.dir={other}")
+    assert done.returncode == 0, done.stderr
+    sections = [vl.load(run).task.section() for run in (trained.run, other)]
+    if trained.kind.name == "multilabel":
+        assert sections[0] != sections[1]
+    both, image = f"run=[{trained.run},{other}]", next((trained.table.parent / "images").iterdir())
+    for done in (
+        command("evaluate", both, "average=logits"),
+        command("evaluate", both, "average=weights", f"output={tmp_path / 'soup'}"),
+        command("predict", both, f"input={image}", f"output={tmp_path / 'p.csv'}"),
+    ):
+        assert done.returncode == 0, done.stderr
+    if trained.kind.name == "multilabel":
+        (mean,) = vl.load(tmp_path / "soup").task.section()["thresholds"]
+        assert mean == pytest.approx(np.mean([section["thresholds"] for section in sections]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", KINDS, indirect=True, ids=lambda kind: kind.name)
+def test_targets_are_mixed(trained: Trained, tmp_path: Path) -> None:
+    words = [word for word in trained.words if not word.startswith("trainer.max_epochs")]
+    done = command("train", *words, "trainer.max_epochs=1", "data.mixup=0.3", "data.cutmix=0.3", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr

@@ -113,3 +113,12 @@ def test_adapters_that_are_there_are_trained_and_no_others_asked_for() -> None:
     with pytest.raises(vl.UserError, match="has adapters already"):
         vl.fit(model, tensors(), lora=vl.LoraConfig(r=4))
     assert vl.fit(model, tensors(), epochs=1, enable_progress_bar=False).metrics["train/loss"] > 0
+
+
+def test_images_without_a_test_part_are_trained_on_and_saved(class_folders: Callable[..., Path], tmp_path: Path) -> None:
+    root = class_folders(train={"cat": 12, "dog": 12})
+    data = vl.ImageData(vl.DataConfig(name="imagefolder", root=str(root), test_fraction=0, image_size=64, num_workers=0))
+    fitted = vl.fit(backbone(), data, epochs=1, folder=tmp_path / "out", enable_progress_bar=False)
+    assert "val/top1" in fitted.metrics
+    assert "test/top1" not in fitted.metrics
+    assert (tmp_path / "out/adapter/adapter_model.safetensors").is_file()

@@ -163,6 +163,7 @@ def test_python_and_onnx_say_the_same(trained: tuple[str, Path, Path], tmp_path:
     task, root, folder = trained
     exported = command("export", f"run={folder}", "format=onnx", f"output={tmp_path / 'x'}")
     assert exported.returncode == 0, exported.stderr
+    assert f"Compared on {PARTS['test']} images of the run's data" in exported.stdout
     predictor = vl.load(folder)
     image = next(path for path in sorted(root.rglob("test*.png")) if "masks" not in path.parts)
     (one,) = predictor.predict(image)
@@ -250,6 +251,15 @@ def test_other_detectors(more: tuple[str, ...], tmp_path: Path) -> None:
     told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "x/onnx", capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
     assert_boxes(told.stdout, vl.load(run_), image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ONE_OF_EACH)
+def test_ranks_by_importance(task: str, tmp_path: Path) -> None:
+    root = KINDS[task]["write"](tmp_path / "data", PARTS)
+    budget = ("lora.budget=20000", "lora.allocate=importance", "trainer.max_epochs=1")
+    done = command("train", *words(task, root, tmp_path / "run", *budget))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

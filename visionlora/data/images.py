@@ -108,6 +108,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def columns_of(self, index: int) -> dict[str, Any]:
+        """``group`` and ``weight`` of an image, where it has such: as a table has them, or the sample of a shard."""
+        group = {"group": self.groups[index]} if self.groups else {}
+        return group | ({"weight": self.weights[index]} if self.weights else {})
+
     @property
     def in_memory(self) -> bool:
         return self.arrays is not None

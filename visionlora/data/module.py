@@ -211,8 +211,8 @@ class ImageData(L.LightningDataModule):
             return self._batches(self.cached["val"], EpochSampler(len(self.cached["val"]), self.seed, shuffle=False))
         return self.eval_dataloader("val") if "val" in self.parts else []
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self.eval_dataloader("test")
+    def test_dataloader(self) -> DataLoader[Any] | list[Any]:
+        return self.eval_dataloader("test") if "test" in self.parts else []
 
     def sample_dataloader(self, per_group: int) -> DataLoader[Any]:
         """Evaluation views of the first ``per_group`` training images of each group of the task (class), the groups in turn; where the task

@@ -92,8 +92,9 @@ def _portions(images: Images, most: int) -> Iterator[range]:
 def _fingerprint(parts: dict[str, Images], most: int) -> str:
     digest = hashlib.sha256(str(most).encode())
     for part, images in parts.items():
-        for name, label in zip(images.names, images.labels, strict=True):
-            digest.update(f"{part}\0{name}\0{label}\0".encode())
+        for index, (name, label) in enumerate(zip(images.names, images.labels, strict=True)):
+            more = "".join(f"{key}={value}\0" for key, value in images.columns_of(index).items())
+            digest.update(f"{part}\0{name}\0{label}\0{more}".encode())
     return digest.hexdigest()
 
 
@@ -133,7 +134,8 @@ def _write(file: Path, images: Images, rows: range, task: Task) -> str:
     with writing_beside(file) as (part, stream), tarfile.open(fileobj=stream, mode="w") as archive:
         for index in rows:
             ending, content = _content(images, index)
-            for end, data in ((ending, content), ("json", json.dumps(task.as_cells(images.labels[index])).encode())):
+            cells = task.as_cells(images.labels[index]) | images.columns_of(index)
+            for end, data in ((ending, content), ("json", json.dumps(cells).encode())):
                 info = tarfile.TarInfo(f"{index:08}.{end}")
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))

@@ -25,7 +25,7 @@ class BaselineData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         return self.data.sample_dataloader(self.per_group)
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> DataLoader[Any] | list[Any]:
         return self.data.test_dataloader()
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

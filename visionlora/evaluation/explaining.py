@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,20 @@ def explain(predictor: Predictor, paths: Sequence[Path], method: str = "auto", l
     images = normalize(batch, predictor.preprocessing)
     if method == "auto":
         method = "rollout" if has_rollout(predictor.model, images[:1]) else "gradcam"
-    heat = rollout(predictor.model, images) if method == "rollout" else gradcam(predictor.model, images)
+    heat = rollout(predictor.model, images) if method == "rollout" else gradcam(predictor.model, images, predictor.task.looked_at)
     predictions = list(predictor.of_prepared(names, prepared))
     titles = [f"predicted:\n{short(p.brief(), 25)}" for p in predictions]
     shown = batch[:, :3] if batch.shape[1] >= 3 else batch[:, :1].expand(-1, 3, -1, -1)
     return _sheet(shown.permute(0, 2, 3, 1).numpy(), heat, names, titles), method
 
 
-def gradcam(model: nn.Module, images: Tensor) -> np.ndarray:
-    """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391, §3) of the likeliest class on the last feature map, ``(N, H, W)`` in 0…1.
+def gradcam(model: nn.Module, images: Tensor, looked_at: Callable[[Tensor], Tensor]) -> np.ndarray:
+    """Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391, §3) on the last feature map, ``(N, H, W)`` in 0…1.
+
+    Args:
+        model: a convnet.
+        images: prepared, ``(N, C, H, W)``.
+        looked_at: what is explained of the outputs of one image, see ``Task.looked_at``.
 
     Raises:
         UserError: the package is missing, or there is no feature map.
@@ -71,7 +76,7 @@ def gradcam(model: nn.Module, images: Tensor) -> np.ndarray:
     if layer is None:
         raise UserError("this model has no feature map that an image could be coloured by; try method=rollout.")
     with GradCAM(model=model, target_layers=[layer]) as cam:
-        return np.asarray(cam(input_tensor=images.clone().requires_grad_(True), targets=None))
+        return np.asarray(cam(input_tensor=images.clone().requires_grad_(True), targets=[looked_at] * len(images)))
 
 
 @torch.no_grad()

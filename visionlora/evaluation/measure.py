@@ -11,13 +11,14 @@ import lightning as L
 import torch
 
 from visionlora.backbone.create import rebuild
+from visionlora.common.console import console
 from visionlora.common.errors import UserError
 from visionlora.common.files import folder_inside
 from visionlora.common.process_state import process_as_before
 from visionlora.data.config import DataConfig
 from visionlora.data.images import left_out
 from visionlora.data.module import ImageData
-from visionlora.evaluation.probe import probe_head
+from visionlora.evaluation.probe import probe_head, why_no_probe
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import Predictor, load
 from visionlora.tasks.interfaces import Outcome
@@ -69,16 +70,17 @@ def open_run(run: RunFolder, config: DataConfig, own_data: bool = True) -> tuple
 
 
 @process_as_before()
-def probe(run: RunFolder, data: ImageData) -> Predictor:
-    """The untouched backbone of the run with the logistic regression of its features as head.
-
-    Raises:
-        UserError: its head is not one linear layer.
+def probe(run: RunFolder, data: ImageData) -> Predictor | None:
+    """The untouched backbone of the run with the logistic regression of its features as head; ``None`` where it can have none, and why
+    is said.
     """
     predictor = load(run.path)
     model = rebuild(predictor.info, run.read_base())
     trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, devices=1)
     model.eval()
+    if why := why_no_probe(trainer, model, predictor.info.head, data.task):
+        console.print(f"The untouched backbone has no row of its own, as {why}.", highlight=False, markup=False)
+        return None
     probe_head(trainer, model, predictor.info.head[0], data)
     return Predictor(model.float().eval(), predictor.info)
 
@@ -121,8 +123,7 @@ def compare(runs: Sequence[RunFolder], configs: Sequence[DataConfig], split: str
     rows: list[Compared] = []
     for run, config in zip(runs, configs, strict=True):
         predictor, data = open_run(run, config, own_data)
-        if not rows and type(data.task).probe is not Task.probe:
-            head = probe(run, data)
+        if not rows and type(data.task).probe is not Task.probe and (head := probe(run, data)):
             found = outcome(head, data, split)
             size = sum(p.numel() for name in head.info.head for p in head.model.get_submodule(name).parameters())
             rows.append(Compared("untouched backbone, probe", found, size, 4 * size, _bytes(head), None, None))

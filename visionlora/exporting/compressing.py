@@ -181,6 +181,8 @@ def _measured(files: dict[str, Path], data: ImageData, split: str) -> list[Compr
         labels.append(targets)
         for name, session in sessions.items():
             logits[name].append(data.task.condensed(torch.from_numpy(session.run([LOGITS], {"images": images.numpy()})[0])))
+    if not labels:
+        raise UserError(f"none of the images of the {split} part can be read any more; compress measures on them.")
     latency = {n: _latency(sessions, images[:1].expand(n, -1, -1, -1).numpy()) for n in (1, 32)}
     rows = []
     for name, path in files.items():

@@ -58,7 +58,7 @@ def pictures(run: RunFolder, predictor: Predictor, number: int = PICTURES) -> tu
     prepared, record = predictor.preprocessing, run.read_split()
     run.read_section("data")  # damage is an error, images that are elsewhere are none
     try:
-        data = ImageData(data_config(run), record=record)
+        data = ImageData(data_config(run), record=record, task=predictor.task.section())
         part = data.parts.get("test", data.parts["train"])
         chosen = range(0, len(part), max(len(part) // number, 1))
         opened = []
@@ -69,8 +69,8 @@ def pictures(run: RunFolder, predictor: Predictor, number: int = PICTURES) -> tu
             raise UserError("none of the images can be read")
         batch = torch.stack(opened)
         what = f"{len(batch)} images of the run's data"
-    except UserError:
+    except UserError as error:
         shape = (number, prepared.channels, prepared.image_size, prepared.image_size)
         batch = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        what = f"{number} images of noise (the run's data is not there)"
+        what = f"{number} images of noise, as the run's data cannot be had: {str(error).rstrip('.')}"
     return normalize(batch, prepared), what

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from visionlora.backbone.info import BackboneInfo
 from visionlora.common.errors import UserError
 from visionlora.common.reading import read_json
 from visionlora.lora.adapter_files import CARD, CONFIG, PREFIX, AdapterFiles
@@ -19,6 +21,7 @@ from visionlora.lora.files import write_files
 from visionlora.lora.peft_format import peft_config, peft_key
 from visionlora.model.saving import read_info
 from visionlora.runs.folder import RunFolder
+from visionlora.tasks.registry import kind_of
 
 RUNNING = ("running_mean", "running_var")
 """What batch-norm knows of the images that it has seen."""
@@ -90,6 +93,8 @@ def average(
     about = {"averaged": {"of": [Path(path).name for path in paths], "weights": shares}}
     left_out = ("metrics", "sha256")  # of the first one alone
     card = {key: value for key, value in files[0].card.items() if key not in left_out} | about | {"layers": layers, "beyond_peft": beyond}
+    if all(read.card.get("backbone") for read in files):
+        card["backbone"] |= {"task": mean_section([read.card["backbone"].get("task") or {} for read in files])}
     tensors = whole | {peft_key(layer, key): value for layer, update in updates.items() for key, value in update.tensors().items()}
     write_files(folder, tensors, config, card)
     norm, lost = (math.hypot(*(getattr(update, key) for update in updates.values())) for key in ("norm", "lost"))
@@ -140,10 +145,23 @@ def _check_alike(first: AdapterFiles, other: AdapterFiles) -> None:
             f"{pair} are on different backbones ({one.spec.full_name}, fingerprint {one.fingerprint[:12]}; {two.spec.full_name},"
             f" {two.fingerprint[:12]}); they cannot be averaged."
         )
-    if one.classes != two.classes or one.task != two.task:
+    if not same_outputs(one, two):
         raise UserError(f"{pair} have different outputs (task, classes or their order); they cannot be averaged.")
     if one.preprocessing != two.preprocessing:
         raise UserError(f"{pair} prepare their images in different ways (data.image_size, data.crop_scale); they cannot be averaged.")
+
+
+def same_outputs(one: BackboneInfo, two: BackboneInfo) -> bool:
+    """Whether two models have the same outputs, for the same task; what each has chosen after its training may differ."""
+    settled = kind_of(one.task).settled
+    sections = [{key: value for key, value in info.task.items() if key not in settled} for info in (one, two)]
+    return one.classes == two.classes and sections[0] == sections[1]
+
+
+def mean_section(sections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The section ``task`` of an average: what each of ``sections`` has chosen after its training is averaged, all else is the same."""
+    chosen = [key for key in kind_of(sections[0]).settled if all(section.get(key) is not None for section in sections)]
+    return {**sections[0], **{key: np.mean([section[key] for section in sections], axis=0).tolist() for key in chosen}}
 
 
 def _mean_of_whole(files: Sequence[AdapterFiles], weights: Sequence[float]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from visionlora.common.errors import UserError
 from visionlora.model.adapters import activate
 from visionlora.model.saving import load_adapter
-from visionlora.runs.averaged import adapter_folder
+from visionlora.runs.averaged import adapter_folder, mean_section, same_outputs
 from visionlora.runs.folder import RunFolder
 from visionlora.runs.predictor import Predictor, load
 
@@ -52,9 +53,12 @@ def ensemble(runs: Sequence[str | Path]) -> Predictor:
     predictors = shared([str(run) for run in runs])
     first = next(iter(predictors.values()))
     for run, predictor in predictors.items():
-        if predictor.classes != first.classes:
+        if not same_outputs(predictor.info, first.info):
             raise UserError(f"{run} has other outputs than {runs[0]}, or in another order; they cannot be averaged.")
-    return Predictor(_Mean(predictor.model for predictor in predictors.values()).eval(), first.info)
+    if why := first.task.why_no_mean(first.info.spec):
+        raise UserError(f"the outputs of these runs cannot be averaged: {why}. average=weights makes one model of them.")
+    info = replace(first.info, task=mean_section([predictor.info.task for predictor in predictors.values()]))
+    return Predictor(_Mean(predictor.model for predictor in predictors.values()).eval(), info)
 
 
 def shared(runs: Sequence[str]) -> dict[str, Predictor]:
@@ -80,7 +84,7 @@ def shared(runs: Sequence[str]) -> dict[str, Predictor]:
             raise UserError(f"{run} is on another backbone than {runs[0]} ({other.info.spec.full_name}); predict with each by itself.")
         if other.preprocessing != first.preprocessing:
             raise UserError(f"{run} prepares its images otherwise than {runs[0]}; predict with each by itself.")
-        if other.task.section() != first.task.section():
+        if other.task.name != first.task.name:
             raise UserError(f"{run} is of another task than {runs[0]} (task={other.task.name}); predict with each by itself.")
         infos[run] = other.info
         del other

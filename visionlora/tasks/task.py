@@ -41,6 +41,7 @@ class Task:
         hub: the Hugging Face hub's name of the task.
         output_words: what an output stands for, and the plural of it: class, classes.
         group_words: what one group and several of ``groups`` are.
+        settled: keys of ``section`` that ``settle`` chooses, numbers or lists of numbers.
         classifies: whether an image is one of the outputs, whose softmax says how likely each is, as of pretrained classifiers.
         calibrates: whether outcomes have a temperature, see ``Outcome.calibrated``.
         baseline_words: what ``test_before/*`` is measured with.
@@ -61,6 +62,7 @@ class Task:
     hub: ClassVar[str] = "image-feature-extraction"
     output_words: ClassVar[tuple[str, str]] = ("output", "outputs")
     group_words: ClassVar[tuple[str, str]] = ("group", "groups")
+    settled: ClassVar[tuple[str, ...]] = ()
     classifies: ClassVar[bool] = False
     calibrates: ClassVar[bool] = False
     baseline_words: ClassVar[str] = ""
@@ -133,7 +135,10 @@ class Task:
         Raises:
             UserError: the task reads no labels from text.
         """
-        raise UserError(f"task={self.name} has no labels in text.")
+        raise UserError(
+            f"task={self.name} has no labels in text, which shards keep; visionlora.pack is for task=classify, ordinal, multilabel and"
+            " regression."
+        )
 
     def look_at(self, labels: Sequence[Any]) -> None:
         """Learn what the labels of the training part say, such as how large they are, before anything is made of them.
@@ -275,6 +280,14 @@ class Task:
             outputs: number of the model's outputs.
         """
         return found, wanted
+
+    def looked_at(self, outputs: Tensor) -> Tensor:
+        """The number that a map of what a model looks at explains, of the outputs ``(outputs,)`` of one image: the largest, by default."""
+        return outputs.max()
+
+    def why_no_mean(self, spec: BackboneSpec) -> str:
+        """Why the outputs of several models ``spec`` cannot be averaged; ``""`` where they can."""
+        return ""
 
     def averaged(self, outputs: Tensor) -> Tensor:
         """One output ``(N, ...)`` for several ``(V, N, ...)`` of the same images, as of a model's views; by default their mean."""

@@ -14,7 +14,7 @@ from visionlora.tasks.checked_targets import CheckedTargets
 
 def as_rows(labels: Sequence[Any]) -> Tensor:
     """Labels, each a number or a list of numbers, as float32 ``(N, outputs)``."""
-    return torch.tensor(labels, dtype=torch.float32).reshape(len(labels), -1)
+    return torch.tensor(labels, dtype=torch.float32).reshape(len(labels), -1 if labels else 0)
 
 
 class VectorTargets(CheckedTargets):

@@ -166,9 +166,9 @@ def choose_ranks(config: TrainConfig, place: Place, backbone: Backbone, data: Im
     images = config.lora.allocate_batches * data.batch_size
     loader = data.sample_dataloader(-(-images // data.task.outputs)) if looks else ()
     reference = data.reference_batches(Path(config.lora.reference), images) if config.lora.reference else ()
-    return allocate(
-        backbone.model, config.lora, [data.on_after_batch_transfer(batch, 0) for batch in loader], reference, data.task.criterion()
-    )
+    targets = data.task.targets()
+    batches = [(images, targets.of((images, wanted), "train")) for images, wanted in (data.on_after_batch_transfer(b, 0) for b in loader)]
+    return allocate(backbone.model, config.lora, batches, reference, data.task.criterion())
 
 
 def base_to_keep(place: Place, backbone: Backbone) -> dict[str, torch.Tensor]:

@@ -105,11 +105,15 @@ def fit(
     module = _module(model, task, optim, seed, loss, metrics)
     usual: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "max_epochs": epochs}
     runner = L.Trainer(**usual | trainer, callbacks=list(callbacks))
-    found = _run(runner, module, data, val, test, batch_size)
+    found = _trained(runner, module, data, val, batch_size)
     model.eval()
-    if place is not None:
+    if place is not None:  # before the test, which may fail
         save_adapter(model, place, extra={"metrics": found})
-    return Fit(module, runner, found)
+    tested = _tested(runner, module, data, test, batch_size)
+    model.eval()
+    if place is not None and tested:
+        save_adapter(model, place, extra={"metrics": found | tested})
+    return Fit(module, runner, found | tested)
 
 
 def _module(
@@ -122,22 +126,26 @@ def _module(
     return TaskModule(model, task, optim=optim, seed=seed, loss=loss, metrics=metrics)
 
 
-def _run(
-    runner: L.Trainer, module: TaskModule, data: Data, val: DataLoader | Dataset | None, test: DataLoader | Dataset | None, batch_size: int
-) -> dict[str, float]:
-    """Train and, where there are such data, test; what was logged."""
-    found: dict[str, float] = {}
+def _trained(runner: L.Trainer, module: TaskModule, data: Data, val: DataLoader | Dataset | None, batch_size: int) -> dict[str, float]:
+    """Train; what was logged."""
     if isinstance(data, L.LightningDataModule):
         runner.fit(module, datamodule=data)
-        found |= _numbers(runner)
-        if type(data).test_dataloader is not L.LightningDataModule.test_dataloader:
-            runner.test(module, datamodule=data, verbose=False)
     else:
         runner.fit(module, _loader(data, batch_size, shuffle=True), None if val is None else _loader(val, batch_size))
-        found |= _numbers(runner)
-        if test is not None:
-            runner.test(module, _loader(test, batch_size), verbose=False)
-    return found | _numbers(runner)
+    return _numbers(runner)
+
+
+def _tested(runner: L.Trainer, module: TaskModule, data: Data, test: DataLoader | Dataset | None, batch_size: int) -> dict[str, float]:
+    """Test where there are such data; what was logged."""
+    if isinstance(data, L.LightningDataModule):
+        if type(data).test_dataloader is L.LightningDataModule.test_dataloader or data.test_dataloader() == []:
+            return {}
+        runner.test(module, datamodule=data, verbose=False)
+    elif test is None:
+        return {}
+    else:
+        runner.test(module, _loader(test, batch_size), verbose=False)
+    return _numbers(runner)
 
 
 def _place(folder: str | Path) -> Path:

@@ -23,6 +23,8 @@ def open_both(config: TrainConfig, place: Place) -> tuple[ImageData, Backbone]:
     """
     record = place.known.read_split() if place.known else None
     without, why = replace(config.data, folds=0), _why_no_folds(config)
+    if _keeps_the_probe(config) and config.data.val_fraction is None:
+        without = replace(without, val_fraction=0.0)  # the probe is kept, and nothing chosen by what is held out
     data = ImageData(without if why else config.data, config.seed, record, config.task)
     backbone = build_backbone(config, place, data)
     if data.folds and (why := why_no_probe(bare_trainer(config), backbone.model, backbone.info.head, data.task)):
@@ -39,13 +41,17 @@ def open_both(config: TrainConfig, place: Place) -> tuple[ImageData, Backbone]:
     return data, backbone
 
 
+def _keeps_the_probe(config: TrainConfig) -> bool:
+    return config.optim.strength == "none" and not why_no_line(config.lora)
+
+
 def _why_no_folds(config: TrainConfig) -> str:
     """Why this config cannot have folds, or does not want them; ``""`` where it does."""
     if config.data.folds == 0:
         return ""
     if why := why_no_line(config.lora):
         return why
-    if config.optim.strength == "none":
+    if _keeps_the_probe(config):
         return "optim.strength=none keeps the probe, whatever folds would say of a training"
     if config.data.folds != "auto":
         return ""

@@ -10,6 +10,7 @@ from timm.loss import AsymmetricLossMultiLabel
 from torch import nn
 
 from visionlora import Images, UserError
+from visionlora.tasks.cells import Cells
 from visionlora.tasks.metrics import Evaluation
 from visionlora.tasks.multilabel.baseline import LabelMeans
 from visionlora.tasks.multilabel.outcome import MultilabelOutcome
@@ -128,3 +129,12 @@ def test_targets_are_checked() -> None:
         targets.of((images, torch.zeros(2, 3)), "train")
     with pytest.raises(UserError, match="1 targets of a train batch are not between 0 and 1"):
         targets.of((images, torch.tensor([[0, 0, 0, 2], [0, 0, 0, 1]])), "train")
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"), [(["red", "", "red"], "has one label, 'red'"), (["1", "0", "1"], "says of one label whether it is there")]
+)
+def test_one_label_is_a_classifiers(cells: list[str], said: str) -> None:
+    parts = {"train": [(cell,) for cell in cells]}
+    with pytest.raises(UserError, match=said):
+        Multilabel(Multilabel.of_cells(Cells("t.csv", ("labels",), parts, {"train": range(2, 5)}, "|"))[0]).check_names("t.csv")

@@ -150,7 +150,8 @@ def packed(said: Tensor, columns: int) -> Tensor:
 def unpacked(rows: Tensor) -> Tensor:
     """The anchors of ``packed`` rows again, ``(N, anchors, OF_ANCHOR)``; those that are nothing but zeros among them."""
     each = (rows.shape[2] - 1) // OF_ANCHOR
-    return rows[..., 1 : 1 + each * OF_ANCHOR].unflatten(2, (each, OF_ANCHOR)).flatten(1, 2)
+    found: Tensor = rows[..., 1 : 1 + each * OF_ANCHOR].unflatten(2, (each, OF_ANCHOR)).flatten(1, 2)
+    return found
 
 
 def faster_rcnn(backbone: nn.Module, channels: list[int], steps: list[int], classes: int) -> nn.Module:

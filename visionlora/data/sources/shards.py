@@ -6,6 +6,7 @@ import glob
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
@@ -14,7 +15,7 @@ from visionlora.data.opening import extensions
 from visionlora.data.sources.folders import PARTS
 from visionlora.data.sources.remote import fetched
 from visionlora.data.sources.server import NAMES
-from visionlora.data.sources.table import LABELS, Table
+from visionlora.data.sources.table import LABELS, Table, check_groups, tell_weights, weight_of
 from visionlora.data.stores import TarStore
 from visionlora.tasks.cells import Cells
 
@@ -27,8 +28,8 @@ def shards(config: DataConfig) -> Table:
     or a URL of these.
 
     A sample is the files of one name up to its first dot: an image, and its label in ``.cls``, ``.txt`` or ``.label``, or in ``.json``
-    under ``data.label``, by default ``label`` or ``labels``. Where each image lies is read once; then they are read in any order, so that
-    an epoch is exact with any number of workers and processes.
+    under ``data.label``, by default ``label`` or ``labels``; there may be its ``group`` and ``weight`` too, as in a table.
+    Where each image lies is read once; then they are read in any order, so that an epoch is exact with any number of workers and processes.
 
     Raises:
         UserError: no shards, one that is cut short, a sample without a label, no images.
@@ -45,16 +46,21 @@ def shards(config: DataConfig) -> Table:
             folder, _, base = name.rpartition("/")
             key, _, ending = base.partition(".")
             samples.setdefault(f"{folder}/{key}", {})[ending.lower()] = name
-        images, labels = [], []
+        images, labels, more = list[str](), list[tuple[str, ...]](), list[dict[str, Any]]()
         for key, endings in samples.items():
             image = next((name for ending, name in endings.items() if f".{ending}" in extensions()), None)
             if image is not None:
+                known = _json(store.read(endings["json"]), key, config) if "json" in endings else {}
                 images.append(image)
-                labels.append(_label(store, key, endings, config, names))
+                labels.append(_label(store, key, endings, known, config, names))
+                more.append(known)
         if not images:
             raise UserError(f"data.root={config.root}: the shards of the part {part} have no images.")
-        parts[part] = Images([None] * len(images), images, store=store)
+        parts[part] = Images([None] * len(images), images, store=store, **_columns(images, more, config))
         cells[part] = labels
+    check_groups(f"data.root={config.root}", {part: images.groups for part, images in parts.items() if images.groups})
+    if parts.get("train", Images([], [])).weights:
+        tell_weights(f"data.root={config.root}")
     if "train" not in parts:
         raise UserError(f"data.root={config.root} has shards of {' and '.join(parts)}, and none of train.")
     if "test" not in parts and "val" in parts:
@@ -86,12 +92,12 @@ def class_names_beside(folder: Path) -> list[str]:
     return [] if beside is None else [line.strip() for line in beside.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _label(store: TarStore, key: str, endings: dict[str, str], config: DataConfig, names: Sequence[str]) -> tuple[str, ...]:
-    """The label cells of a sample, as text."""
-    if "json" in endings:
-        found = _of_json(store.read(endings["json"]), key, config)
-        if found is not None:
-            return tuple(named(cell, names) for cell in found)
+def _label(
+    store: TarStore, key: str, endings: dict[str, str], known: dict[str, Any], config: DataConfig, names: Sequence[str]
+) -> tuple[str, ...]:
+    """The label cells of a sample, as text; ``known`` is what its file of JSON has."""
+    if (found := _of_json(known, config)) is not None:
+        return tuple(named(cell, names) for cell in found)
     ending = next((ending for ending in TEXTS if ending in endings), None)
     if ending is None:
         raise UserError(
@@ -100,13 +106,36 @@ def _label(store: TarStore, key: str, endings: dict[str, str], config: DataConfi
     return (named(store.read(endings[ending]).decode("utf-8", errors="replace").strip(), names),)
 
 
-def _of_json(content: bytes, key: str, config: DataConfig) -> list[str] | None:
+def _json(content: bytes, key: str, config: DataConfig) -> dict[str, Any]:
     try:
         known = json.loads(content)
     except ValueError as error:
         raise UserError(f"data.root={config.root}: the .json of the sample {key} is damaged: {error}.") from None
-    if not isinstance(known, dict):
-        return None
+    return known if isinstance(known, dict) else {}
+
+
+def _columns(images: Sequence[str], known: Sequence[dict[str, Any]], config: DataConfig) -> dict[str, Any]:
+    """The groups and weights of images, where they have such.
+
+    Raises:
+        UserError: some have and others not, or a weight is no number from 0 up.
+    """
+    found: dict[str, Any] = {}
+    for column in {"group", "weight"}.difference(config.label or ()):
+        there = [column in row for row in known]
+        if any(there) and not all(there):
+            raise UserError(f"data.root={config.root}: {images[there.index(False)]} has no {column!r}, which others have.")
+        if all(there):
+            found[f"{column}s"] = [row[column] for row in known]
+    if "groups" in found:
+        found["groups"] = [str(group) for group in found["groups"]]
+    if "weights" in found:
+        where = f"data.root={config.root}"
+        found["weights"] = [weight_of(f"{where}: {name}", cell) for name, cell in zip(images, found["weights"], strict=True)]
+    return found
+
+
+def _of_json(known: dict[str, Any], config: DataConfig) -> list[str] | None:
     columns = config.label or [name for name in LABELS if name in known][:1]
     if not columns or any(column not in known for column in columns):
         return None

@@ -39,7 +39,7 @@ def logistic_regression(features: np.ndarray, labels: np.ndarray, classes: int) 
     Args:
         features: ``(N, D)``, as they come out of the backbone.
         labels: classes, ``(N,)``.
-        classes: how many there are; one without images gets an output that never wins.
+        classes: how many there are; one without images gets an output that never wins. Where one alone has images, it always does.
 
     Returns:
         ``weight (classes, D)`` and ``bias (classes,)`` for features that are not standardised.
@@ -47,6 +47,8 @@ def logistic_regression(features: np.ndarray, labels: np.ndarray, classes: int) 
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
+    if len(set(labels.tolist())) == 1:  # nothing to tell apart
+        return np.zeros((classes, features.shape[1])), np.where(np.arange(classes) == labels[0], 0.0, -1.0)
     rows, mean, scale = standardised(features)
     some = np.random.default_rng(0).permutation(len(rows))[:TRIED_ON]
     counts = np.bincount(labels[some], minlength=classes)

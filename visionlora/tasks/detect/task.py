@@ -68,6 +68,7 @@ class Detect(PlacedTask):
     sources: ClassVar[dict[str, str]] = {"digits": "visionlora.data.sources.scenes:boxed_digits"}
     decoders = ("fcos", "retinanet", "ssd", "ssdlite", "faster_rcnn", "mask_rcnn")
     Options = DetectOptions
+    settled = ("threshold",)
 
     def __init__(self, names: Sequence[str], options: Any = None) -> None:
         super().__init__(names, options)
@@ -184,6 +185,10 @@ class Detect(PlacedTask):
         from visionlora.tasks.detect.layout import detections
 
         return detections(outputs, self.outputs)
+
+    def why_no_mean(self, spec: BackboneSpec) -> str:
+        proposing = spec.decoder in ("faster_rcnn", "mask_rcnn") or spec.name.startswith(("fasterrcnn", "maskrcnn"))
+        return f"every {spec.words} looks at proposals of its own" if proposing else ""
 
     def predict_placed(self, names: Sequence[str], outputs: Tensor, most: int, sizes: Sequence[tuple[int, int]], side: int) -> list[Any]:
         from visionlora.tasks.detect.layout import COLUMNS, detections

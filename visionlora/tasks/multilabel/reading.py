@@ -28,6 +28,11 @@ def _of_one(cells: Cells) -> tuple[list[str], dict[str, list[Any]]]:
         return [label.strip() for label in cell.split(cells.separator) if label.strip()]
 
     names = cells.sorted(label for (cell,) in cells.parts["train"] for label in several(cell))
+    if names and {name.lower() for name in names} <= {*YES, *NO}:
+        raise UserError(
+            f"{cells.file}: the column {cells.columns[0]} says of one label whether it is there; task=multilabel wants several such"
+            " columns, data.label=[A,B], or one with the names of labels. One label is a classifier's: task=classify."
+        )
     numbers = {name: number for number, name in enumerate(names)}
     found: dict[str, list[Any]] = {}
     for part, rows in cells.parts.items():

@@ -69,6 +69,7 @@ class Multilabel(Task):
     baseline_words = "nearest label mean on the untouched backbone"
     output_words = ("label", "labels")
     group_words = ("label", "labels")
+    settled = ("thresholds",)
     hub = "image-classification"
     columns = ("labels", "probability")
     balances = ("weights",)
@@ -95,6 +96,11 @@ class Multilabel(Task):
     def check_names(self, source: str) -> None:
         if not self.names:
             raise UserError(f"{source} has no labels at all: not one image of the training part has one.")
+        if len(self.names) == 1:
+            raise UserError(
+                f"{source} has one label, {self.names[0]!r}, and task=multilabel wants several; for one, give every image a class (with it"
+                " or without) and take task=classify."
+            )
 
     def look_at(self, labels: Sequence[Any]) -> None:
         rows = [self._row(label) for label in labels]

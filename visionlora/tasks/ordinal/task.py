@@ -104,6 +104,9 @@ class Ordinal(OneClass):
             found.append(Prediction(name, tuple(self.names[k] for k in order), tuple(shares[k] for k in order)))
         return found
 
+    def looked_at(self, outputs: Tensor) -> Tensor:
+        return outputs[1:].sum()  # how far up it is; the first output says nothing
+
     def averaged(self, outputs: Tensor) -> Tensor:
         return outputs.sigmoid().mean(0).logit(eps=1e-7)
 

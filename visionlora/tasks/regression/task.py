@@ -162,6 +162,9 @@ class Regression(Task):
 
         return ridge(features, self.scaled(torch.from_numpy(targets)).numpy())
 
+    def looked_at(self, outputs: Tensor) -> Tensor:
+        return outputs.sum()  # of all numbers, in units of their spread
+
     def predict(self, names: Sequence[str], outputs: Tensor, most: int) -> list[Any]:
         return [Numbers(name, tuple(self.names), tuple(row)) for name, row in zip(names, self.in_units(outputs).tolist(), strict=True)]
 
