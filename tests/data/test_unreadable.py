@@ -94,7 +94,7 @@ def test_batches_are_those_of_the_whole_set_without_what_cannot_be_read(workers:
     order = [index for index, _ in sampler]
     for part, loaders in (
         ("train", [data.train_dataloader() for data in (whole, lessened)]),
-        ("test", [data.test_dataloader() for data in (whole, lessened)]),
+        ("test", [data.eval_dataloader("test") for data in (whole, lessened)]),
     ):
         for loader in loaders:
             assert isinstance(loader.sampler, EpochSampler)

@@ -127,3 +127,10 @@ def test_the_head_alone_is_mixed_with_the_probe(tmp_path: Path) -> None:
     trained(tmp_path, "lora=none")
     assert results(tmp_path)["strength/update"] == 1.0
     assert results(tmp_path)["strength/head"] in strength.HEADS
+
+
+def test_where_the_probe_is_kept_nothing_is_held_out(tmp_path: Path) -> None:
+    run(compose(*SETTINGS, "optim.strength=none", "model.head_init=probe", "data.val_fraction=null", "trainer.max_epochs=1"), tmp_path)
+    found = results(tmp_path)
+    assert found["strength/update"] == 0.0
+    assert (found["images/train"], found.get("images/val", 0)) == (128, 0)

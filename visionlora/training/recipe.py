@@ -27,7 +27,7 @@ from visionlora.runs.folder import RunFolder
 from visionlora.tasks.placed import PlacedTask
 from visionlora.training.adapted import Adapted
 from visionlora.training.finders import tuned
-from visionlora.training.recipe_table import PLAIN, RANK, SHARES, Row, placed_row, row_for
+from visionlora.training.recipe_table import PLAIN, RANKS, SHARES, Row, placed_row, row_for
 from visionlora.training.strength import FEW, MOST, few_a_class, why_no_choice, why_no_line, why_not
 from visionlora.training.trainer import bare_trainer
 
@@ -92,10 +92,9 @@ def decide_rank(config: TrainConfig, data: ImageData) -> tuple[TrainConfig, list
     named = isinstance(config.lora.targets, dict)
     if config.lora.method in WITHOUT_ADAPTERS or config.lora.budget is not None or named:
         rank = config.lora.r or USUAL_RANK
-    elif config.recipe.name == "plain" or not data.task.classifies:
-        rank = filling.of("lora.r", config.lora.r, USUAL_RANK, "the usual one")
     else:
-        rank = filling.of("lora.r", config.lora.r, RANK, f"of classifiers as good as {USUAL_RANK} or better with any number of images")
+        usual, kind = (USUAL_RANK, "the usual one"), "classify" if data.task.classifies else data.task.name
+        rank = filling.of("lora.r", config.lora.r, *(usual if config.recipe.name == "plain" else RANKS.get(kind, usual)))
     return replace(config, lora=replace(config.lora, r=rank)), filling.choices
 
 

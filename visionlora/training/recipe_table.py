@@ -27,8 +27,11 @@ class Row:
     batch: int
 
 
-RANK = 16
-"""Of a classifier's updates, for any number of images: as good as 4 or better from 16 to 1,000 a class, see ``docs/recipes.md``."""
+RANKS = {
+    "classify": (16, "for classes as good as 4 or better with any number of images"),
+    "segment": (16, "for masks better than 4 in three of three pairs of runs"),
+}
+"""Rank of the updates by task, and why, where it was measured: ``docs/recipes.md``, ``docs/boxes.md``. Others have the usual one."""
 PLAIN = Row(math.inf, "random", 1.0, 3, 64)
 """``recipe=plain``: what the command took for all data before there were recipes."""
 TABLE = (
