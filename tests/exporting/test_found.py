@@ -62,6 +62,7 @@ def test_the_graph_finds_the_same_boxes(decoder: str, tmp_path: Path) -> None:
         assert (anchors[:, 0] > 0).all() if "rcnn" in decoder else True
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_nothing_is_found(tmp_path: Path) -> None:
     model = model_of("fcos")
