@@ -97,6 +97,12 @@ def test_mistakes(arguments: dict[str, Any], said: str) -> None:
         vl.fit(backbone(), **arguments, epochs=1, enable_progress_bar=False)
 
 
+def test_one_output_is_no_classifier() -> None:
+    model = vl.create_backbone("timm/test_resnet", num_classes=1, pretrained=False)
+    with pytest.raises(vl.UserError, match="has one output, and a classifier needs two"):
+        vl.fit(model, tensors(), epochs=1, enable_progress_bar=False)
+
+
 @pytest.mark.parametrize("below", ["file", "file/deep"])
 def test_a_folder_that_cannot_be_made_is_told_before_the_training(below: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")

@@ -113,6 +113,8 @@ class Classify(OneClass):
     def metrics(self) -> dict[str, Metric]:
         from visionlora.tasks.classify.metrics import metrics
 
+        if self.outputs < 2:
+            raise UserError("the model has one output, and a classifier needs two classes; one number an image is task=regression.")
         return metrics(self.outputs)
 
     def baseline(self) -> ClassMeans:
