@@ -47,7 +47,6 @@ def test_help_shows_what_the_words_give(capsys: pytest.CaptureFixture[str]) -> N
     ("words", "left"),
     [
         (("check", "data=fake"), {"check"}),
-        (("plan", "data=fake", "model=timm", "model.name=test_resnet", "model.pretrained=false"), set()),
         (("pack", "data=fake", "output=shards"), {"shards"}),
     ],
     ids=lambda case: case[0] if isinstance(case, tuple) else "",

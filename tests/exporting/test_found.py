@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from quickly import quickly
 from torch import Tensor, nn
 
 import visionlora as vl
@@ -45,7 +44,8 @@ def found_of(model: nn.Module, images: Tensor, folder: Path) -> Tensor:
     return torch.from_numpy(found)
 
 
-@pytest.mark.parametrize("decoder", quickly(Detect.decoders, ["faster_rcnn"]))
+@pytest.mark.slow  # FCOS as a run's export is in tests/training/test_placed.py
+@pytest.mark.parametrize("decoder", Detect.decoders)
 @torch.no_grad()
 def test_the_graph_finds_the_same_boxes(decoder: str, tmp_path: Path) -> None:
     model, images = model_of(decoder), torch.randn(3, 3, SIDE, SIDE)  # it is traced with two
