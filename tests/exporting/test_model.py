@@ -143,7 +143,7 @@ def vl_folded(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", quickly(CASES, 3))
+@pytest.mark.parametrize("name", quickly(CASES, 2))
 def test_what_is_read_back_is_the_model(name: str, tmp_path: Path) -> None:
     made, plain, formats = CASES[name]
     model = made()
