@@ -16,6 +16,7 @@ from visionlora.backbone.info import info_of
 from visionlora.common.errors import UserError
 from visionlora.common.files import folder_inside
 from visionlora.common.process_state import process_as_before
+from visionlora.data.module import ImageData
 from visionlora.lora.config import LoraConfig
 from visionlora.model.adapters import adapter_names
 from visionlora.model.inject import inject
@@ -138,7 +139,8 @@ def _trained(runner: L.Trainer, module: TaskModule, data: Data, val: DataLoader 
 def _tested(runner: L.Trainer, module: TaskModule, data: Data, test: DataLoader | Dataset | None, batch_size: int) -> dict[str, float]:
     """Test where there are such data; what was logged."""
     if isinstance(data, L.LightningDataModule):
-        if type(data).test_dataloader is L.LightningDataModule.test_dataloader or data.test_dataloader() == []:
+        without = isinstance(data, ImageData) and "test" not in data.parts
+        if without or type(data).test_dataloader is L.LightningDataModule.test_dataloader:
             return {}
         runner.test(module, datamodule=data, verbose=False)
     elif test is None:

@@ -19,6 +19,8 @@ from visionlora.data.sources.table import LABELS, Table, check_groups, tell_weig
 from visionlora.data.stores import TarStore
 from visionlora.tasks.cells import Cells
 
+COLUMNS = ("group", "weight")
+"""Keys of a sample's JSON beside its label."""
 TEXTS = ("cls", "txt", "label")
 """Endings of files that hold a label as text, the first that there is."""
 
@@ -53,7 +55,7 @@ def shards(config: DataConfig) -> Table:
                 known = _json(store.read(endings["json"]), key, config) if "json" in endings else {}
                 images.append(image)
                 labels.append(_label(store, key, endings, known, config, names))
-                more.append(known)
+                more.append({column: known[column] for column in COLUMNS if column in known})
         if not images:
             raise UserError(f"data.root={config.root}: the shards of the part {part} have no images.")
         parts[part] = Images([None] * len(images), images, store=store, **_columns(images, more, config))
@@ -121,7 +123,7 @@ def _columns(images: Sequence[str], known: Sequence[dict[str, Any]], config: Dat
         UserError: some have and others not, or a weight is no number from 0 up.
     """
     found: dict[str, Any] = {}
-    for column in {"group", "weight"}.difference(config.label or ()):
+    for column in set(COLUMNS).difference(config.label or ()):
         there = [column in row for row in known]
         if any(there) and not all(there):
             raise UserError(f"data.root={config.root}: {images[there.index(False)]} has no {column!r}, which others have.")
