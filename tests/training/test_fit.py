@@ -134,3 +134,12 @@ def test_images_without_a_test_part_are_trained_on_and_saved(class_folders: Call
     assert "val/top1" in fitted.metrics
     assert "test/top1" not in fitted.metrics
     assert (tmp_path / "out/adapter/adapter_model.safetensors").is_file()
+
+
+def test_masks_of_objects_are_measured() -> None:
+    data = vl.ImageData(vl.DataConfig("digits", batch_size=2, num_workers=0, crop_scale=None), task="detect")
+    torch.manual_seed(0)
+    model = vl.create_backbone("timm/test_resnet", 10, False, decoder="mask_rcnn", image_size=64)
+    data.parts = {part: pictures.subset(range(2)) for part, pictures in data.parts.items()}
+    fitted = vl.fit(model, data, task=data.task, epochs=1, enable_progress_bar=False)
+    assert {"val/map", "val/mask_map", "test/mask_map50"} <= set(fitted.metrics)

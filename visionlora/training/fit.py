@@ -123,6 +123,7 @@ def _module(
     if task is None:
         return Classifier(model, optim=optim, seed=seed, loss=loss, metrics=metrics)
     if info := info_of(model):  # what is saved knows what the outputs are for
+        task.meet(info.spec)
         info.task, info.classes = task.section(), task.names
     return TaskModule(model, task, optim=optim, seed=seed, loss=loss, metrics=metrics)
 

@@ -17,20 +17,22 @@ from visionlora.backbone.weights import hub_access, read_weights
 from visionlora.common.errors import UserError
 from visionlora.common.swap import Swapped, swap
 
-DETECTORS = (
-    "fcos_resnet50_fpn",
-    "retinanet_resnet50_fpn",
-    "retinanet_resnet50_fpn_v2",
-    "ssd300_vgg16",
-    "ssdlite320_mobilenet_v3_large",
-    "fasterrcnn_resnet50_fpn",
-    "fasterrcnn_resnet50_fpn_v2",
-    "fasterrcnn_mobilenet_v3_large_fpn",
-    "fasterrcnn_mobilenet_v3_large_320_fpn",
-    "maskrcnn_resnet50_fpn",
-    "maskrcnn_resnet50_fpn_v2",
-)
-"""What finds boxes."""
+DETECTORS = {
+    "fcos_resnet50_fpn": "fcos",
+    "retinanet_resnet50_fpn": "retinanet",
+    "retinanet_resnet50_fpn_v2": "retinanet",
+    "ssd300_vgg16": "ssd",
+    "ssdlite320_mobilenet_v3_large": "ssdlite",
+    "fasterrcnn_resnet50_fpn": "faster_rcnn",
+    "fasterrcnn_resnet50_fpn_v2": "faster_rcnn",
+    "fasterrcnn_mobilenet_v3_large_fpn": "faster_rcnn",
+    "fasterrcnn_mobilenet_v3_large_320_fpn": "faster_rcnn",
+    "maskrcnn_resnet50_fpn": "mask_rcnn",
+    "maskrcnn_resnet50_fpn_v2": "mask_rcnn",
+}
+"""What finds boxes, and what it is over its backbone, as ``model.decoder`` calls it."""
+WITHOUT_BACKGROUND = ("fcos", "retinanet")
+"""Those that have no logit for what is no object."""
 SIZE = {"segment": 224, "detect": 320}
 """Pixels a side where ``data.image_size`` is not given, but for SSD, which is made for one size; torchvision's own, of 520 and 800, take
 minutes a step on a CPU."""
@@ -56,6 +58,11 @@ def kind_of_model(name: str) -> str | None:
     return "detect" if name in DETECTORS else "segment" if name in segmenters() else None
 
 
+def detector_of(spec: BackboneSpec) -> str | None:
+    """What is over the backbone, as ``model.decoder`` calls it; ``None`` where that is nothing of ours and no detector of torchvision's."""
+    return spec.decoder or DETECTORS.get(spec.name)
+
+
 def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
     """Build ``spec.name`` with its weights, if ``load``: those of COCO, but for the layers that have another number of classes.
 
@@ -78,8 +85,7 @@ def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
 
 def _detector(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:
     """A detector, with what is made anew in it: the head of one stage, or where that has norms or is large, the last layers."""
-    with_background = spec.name.startswith(("ssd", "fasterrcnn", "maskrcnn"))
-    theirs = _create(spec, spec.num_classes + with_background, load)
+    theirs = _create(spec, spec.num_classes + (DETECTORS[spec.name] not in WITHOUT_BACKGROUND), load)
     size = spec.image_size or SIZE["detect"]
     model: nn.Module
     head: tuple[str, ...]

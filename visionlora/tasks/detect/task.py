@@ -129,15 +129,16 @@ class Detect(PlacedTask):
         return padded([one for part in parts for one in part])
 
     def meet(self, spec: BackboneSpec) -> None:
-        from visionlora.backbone.placed.torchvision_models import DETECTORS, kind_of_model
+        from visionlora.backbone.placed.torchvision_models import DETECTORS, detector_of
 
-        if spec.decoder not in self.decoders and not (spec.decoder is None and kind_of_model(spec.name) == self.name):
+        detector = detector_of(spec)
+        if detector not in self.decoders:
             found = f"model.decoder={spec.decoder}" if spec.decoder else spec.full_name
             raise UserError(
                 f"task=detect cannot use {found}, which finds no boxes; it takes model.decoder={', '.join(self.decoders)} over a model of"
                 f" timm, or torchvision's {', '.join(DETECTORS)}."
             )
-        self.with_masks = spec.decoder == "mask_rcnn" or (spec.decoder is None and spec.name.startswith("maskrcnn"))
+        self.with_masks = detector == "mask_rcnn"
         if self.with_masks and self._bare:
             raise UserError(
                 f"Mask R-CNN needs the mask of every object, and {self._bare:,} of {self._images:,} training images have objects with boxes"
@@ -187,8 +188,10 @@ class Detect(PlacedTask):
         return detections(outputs, self.outputs)
 
     def why_no_mean(self, spec: BackboneSpec) -> str:
-        proposing = spec.decoder in ("faster_rcnn", "mask_rcnn") or spec.name.startswith(("fasterrcnn", "maskrcnn"))
-        return f"every {spec.words} looks at proposals of its own" if proposing else ""
+        from visionlora.backbone.placed.torchvision_models import detector_of
+        from visionlora.tasks.detect.said import TWO_STAGES
+
+        return f"every {spec.words} looks at proposals of its own" if detector_of(spec) in TWO_STAGES else ""
 
     def predict_placed(self, names: Sequence[str], outputs: Tensor, most: int, sizes: Sequence[tuple[int, int]], side: int) -> list[Any]:
         from visionlora.tasks.detect.layout import COLUMNS, detections
