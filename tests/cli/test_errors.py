@@ -23,7 +23,11 @@ AT_ONCE: list[tuple[str, tuple[str, ...], str]] = [
     ("train", ("lr=0.01",), "unknown key lr: write optim.lr=0.01"),
     ("train", ("--epochs", "5"), "write trainer.max_epochs=5"),
     ("train", ("trainer.max_epochs=ten",), "trainer.max_epochs=ten must be a whole number"),
-    ("train", ("data.crop_scale=0.5",), "must be a list of numbers, as in \\[0.5,1.0\\], or null"),
+    (
+        "train",
+        ("data.crop_scale=0.5",),
+        "must be \\[smallest, largest\\] share of the image, as in \\[0.5,1.0\\], null",
+    ),
     ("train", ("-m", "lora.r=1,2", "hydra/launcher=dask"), "hydra/launcher=dask is not there; .*pip install"),
     ("train", ("data=imagefolder", "data.root=nowhere"), "data.root=nowhere is not there"),
     ("train", ("task=ordnal",), "Did you mean 'ordinal'"),

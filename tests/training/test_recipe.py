@@ -10,8 +10,10 @@ import pytest
 import timm
 import torch
 from conftest import QUIET, TINY, command, compose, results
+from omegaconf import OmegaConf
 
 import visionlora as vl
+from visionlora.backbone.info import info_of
 from visionlora.common.errors import UserError
 from visionlora.lora.adapter import Adapter
 from visionlora.runs.config import usual_rate
@@ -103,6 +105,31 @@ def test_plain_is_the_same_for_all_data(tmp_path: Path) -> None:
         "trainer.max_epochs": PLAIN.epochs,
     }
     assert results(tmp_path)["folds"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "crop", "mode"),
+    [
+        (("trainer.max_epochs=2",), None, "squash"),
+        (("trainer.max_epochs=3",), [0.35, 1.0], "center"),
+        (("trainer.max_steps=1",), None, "squash"),
+        (("trainer.max_epochs=2", "recipe=plain"), [0.35, 1.0], "center"),
+        (("trainer.max_epochs=2", "data.crop_scale=[0.5,1.0]"), [0.5, 1.0], "center"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_crops_are_left_out_of_a_short_training(words: tuple[str, ...], crop: list[float] | None, mode: str, tmp_path: Path) -> None:
+    run(compose(*OPEN, "data.crop_scale=auto", "data.image_size=32", "data.val_fraction=0", *words), tmp_path)
+    assert OmegaConf.load(tmp_path / "config.yaml").data.crop_scale == crop
+    info = info_of(vl.load(tmp_path).model)
+    assert info is not None
+    assert info.preprocessing.crop_mode == mode
+    found = chosen(tmp_path)["data.crop_scale"]
+    assert (found["value"], found["instead"]) == (crop, "null" if crop == [0.5, 1.0] else None)
+    measured = results(tmp_path)
+    assert command("evaluate", f"run={tmp_path}", "figures=false").returncode == 0
+    again = json.loads((tmp_path / "evaluation_test.json").read_text())
+    assert again["test/loss"] == pytest.approx(measured["test/loss"], rel=1e-5)
 
 
 def test_minutes_cut_the_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,3 +134,11 @@ def test_where_the_probe_is_kept_nothing_is_held_out(tmp_path: Path) -> None:
     found = results(tmp_path)
     assert found["strength/update"] == 0.0
     assert (found["images/train"], found.get("images/val", 0)) == (128, 0)
+
+
+def test_a_head_that_cannot_start_as_the_probe_has_images_held_out(tmp_path: Path) -> None:
+    model = ("model.source=torchvision", "model.name=squeezenet1_1", "data.image_size=64", "trainer.max_epochs=1")
+    run(compose(*SETTINGS, *model, "optim.strength=none", "model.head_init=random", "data.val_fraction=null"), tmp_path)
+    found = results(tmp_path)
+    assert "strength/update" not in found
+    assert found["images/val"] > 0

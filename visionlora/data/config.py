@@ -43,7 +43,7 @@ TRANSFORMS: Registry[Callable[..., Any]] = Registry(
 
 
 USUAL_CROP = (0.35, 1.0)
-"""``data.crop_scale`` where nothing else is said."""
+"""Random crops that ``data.crop_scale=auto`` stands for where no recipe chooses."""
 URL = r"[a-z][a-z0-9+.-]+://.+"
 _HUB_NAME = r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?(?<!\.parquet)"
 BALANCES = ("none", "weights", "sampler", "logit_adjustment")
@@ -75,7 +75,7 @@ class DataConfig:
     separator: str = "|"
     kept_gb: float = 100.0
     hflip: float = 0.5
-    crop_scale: list[float] | None = field(default_factory=lambda: [*USUAL_CROP])
+    crop_scale: Any = "auto"  # or two shares, or None: OmegaConf has no union of these
     randaugment: int = 0
     color_jitter: float = 0.0
     scale_jitter: list[float] | None = field(default_factory=lambda: [0.8, 1.25])
@@ -132,9 +132,7 @@ class DataConfig:
         at_least("data.repeats", self.repeats, 1)
         at_least("data.levels", self.levels, 1)
         at_least("data.color_jitter", self.color_jitter, 0)
-        scale = self.crop_scale
-        if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
-            raise UserError(f"data.crop_scale={scale} must be [smallest, largest] share of the image, or null for no random crop.")
+        self._check_crop()
         jitter = self.scale_jitter
         if jitter is not None and not (len(jitter) == 2 and 0.05 <= jitter[0] <= jitter[1] <= 20):
             raise UserError(
@@ -146,6 +144,12 @@ class DataConfig:
         at_least("data.num_classes", self.num_classes, 1)
         at_least("data.num_images", self.num_images, 1)
         at_most("data.num_images", max(self.num_classes, self.num_images), 2**20)  # made in memory
+
+    @property
+    def crop(self) -> tuple[float, float] | None:
+        """Shares of an image that random crops have; ``None``: the whole image."""
+        smallest_and_largest = USUAL_CROP if self.crop_scale == "auto" else self.crop_scale
+        return None if smallest_and_largest is None else (smallest_and_largest[0], smallest_and_largest[1])
 
     @property
     def of_hub(self) -> bool:
@@ -161,6 +165,17 @@ class DataConfig:
     def there(self) -> bool:
         """Whether there is anything on the disk where ``root`` says, be it a pattern; a name of the hub and a URL are not looked for."""
         return self.of_hub or self.of_url or Path(self.root).exists() or next(glob.iglob(self.root), None) is not None
+
+    def _check_crop(self) -> None:
+        given = self.crop_scale
+        if given is None or given == "auto":
+            return
+        numbers = isinstance(given, list | tuple) and all(isinstance(share, int | float) and not isinstance(share, bool) for share in given)
+        if not (numbers and len(given) == 2 and 0 < given[0] <= given[1] <= 1):
+            raise UserError(
+                f"data.crop_scale={given} must be [smallest, largest] share of the image, as in [0.5,1.0], null for all of it, or auto."
+            )
+        self.crop_scale = [float(share) for share in given]
 
     def _check_folds(self) -> None:
         text = str(self.folds)

@@ -69,7 +69,7 @@ class ImageData(L.LightningDataModule):
         super().__init__()
         kind = kind_of(task)
         source = load_source(config, kind)
-        if kind.whole_view and config.crop_scale == [*USUAL_CROP]:
+        if kind.whole_view and config.crop_scale in ("auto", [*USUAL_CROP]):  # the numbers are of runs that were made before there was auto
             config = replace(config, crop_scale=None)
         if config.image_size is None and source.image_size is not None:
             config = replace(config, image_size=source.image_size)
@@ -150,6 +150,15 @@ class ImageData(L.LightningDataModule):
             held = into_memory(pictures, channels, self.unreadable)
             self.parts[part] = checked(held, channels, detail, self.unreadable) if check else held
         return self.preprocessing
+
+    def crop(self, scale: list[float] | None) -> Preprocessing:
+        """Take random crops of these shares of an image from now on, ``None``: the whole image; returns how images are prepared with it.
+
+        Raises:
+            RuntimeError: ``prepare_for`` has not been called.
+        """
+        self.config = replace(self.config, crop_scale=scale)
+        return self.prepare_for(self._ready())
 
     def readable(self, part: str) -> Images:
         """The images of a part but those that have been found to be unreadable."""

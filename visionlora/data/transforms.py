@@ -72,7 +72,7 @@ def for_data(preprocessing: Preprocessing, config: DataConfig, placed: bool = Fa
     where labels lie in it.
     """
     size = config.image_size or preprocessing.image_size
-    mode = "letterbox" if placed else "squash" if config.crop_scale is None else "center"
+    mode = "letterbox" if placed else "squash" if config.crop is None else "center"
     return replace(preprocessing, image_size=size, crop_mode=mode)
 
 
@@ -89,9 +89,7 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
     size, how = (preprocessing.image_size,) * 2, InterpolationMode(preprocessing.interpolation)
     if preprocessing.crop_mode == "letterbox":
         return _with_labels(preprocessing, config)
-    steps: list[torch.nn.Module] = (
-        [WholeView(size[0], how)] if config.crop_scale is None else [RandomCrop(size, tuple(config.crop_scale), interpolation=how)]
-    )
+    steps: list[torch.nn.Module] = [WholeView(size[0], how)] if config.crop is None else [RandomCrop(size, config.crop, interpolation=how)]
     if config.hflip:
         steps.append(v2.RandomHorizontalFlip(config.hflip))
     if config.randaugment:
@@ -103,9 +101,9 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
     steps.append(v2.PILToTensor())
     if config.random_erasing:
         steps.append(v2.RandomErasing(config.random_erasing))
-    smallest = 1.0 if config.crop_scale is None else math.sqrt(config.crop_scale[0])  # share of a side that fills the view
+    smallest = 1.0 if config.crop is None else math.sqrt(config.crop[0])  # share of a side that fills the view
     detail = math.ceil(OVERSAMPLED * preprocessing.image_size / smallest)
-    if config.crop_scale is None:
+    if config.crop is None:
         small = Small(steps[0], v2.Compose(steps[1:]), f"whole {size[0]} {how.value}")
     else:
         shorter = math.ceil(KEPT * preprocessing.image_size / smallest)
@@ -116,9 +114,10 @@ def train_transform(preprocessing: Preprocessing, config: DataConfig) -> Transfo
 def _with_labels(preprocessing: Preprocessing, config: DataConfig) -> Transform:
     """Random views of images with what lies in them: of another size at another place, mirrored, in other colours."""
     for key in ("crop_scale", "randaugment", "random_erasing", "transform"):
-        if getattr(config, key):
+        value = getattr(config, key)
+        if value and value != "auto":
             raise UserError(
-                f"data.{key}={getattr(config, key)} does not move masks and boxes with the image; leave it out:"
+                f"data.{key}={value} does not move masks and boxes with the image; leave it out:"
                 " data.scale_jitter, data.hflip and data.color_jitter do."
             )
     scales = (1.0, 1.0) if config.scale_jitter is None else (config.scale_jitter[0], config.scale_jitter[1])
@@ -151,7 +150,7 @@ def _eval_steps(preprocessing: Preprocessing) -> torch.nn.Module:
 
 def train_batch_transform(preprocessing: Preprocessing, config: DataConfig) -> BatchTransform | None:
     """``train_transform`` of whole batches, where each of its steps can be done so; else ``None``."""
-    if config.crop_scale is not None or config.randaugment or config.color_jitter or config.random_erasing or config.transform:
+    if config.crop is not None or config.randaugment or config.color_jitter or config.random_erasing or config.transform:
         return None
     size, how = [preprocessing.image_size] * 2, InterpolationMode(preprocessing.interpolation)
 

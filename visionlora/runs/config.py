@@ -103,6 +103,7 @@ OPEN = {
     "lora.r": None,
     "data.batch_size": None,
     "data.folds": "auto",
+    "data.crop_scale": "auto",
     "optim.lr": None,
     "optim.strength": None,
     "optim.soup": None,

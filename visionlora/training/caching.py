@@ -133,7 +133,7 @@ def _views(config: TrainConfig) -> int:
 
 
 def _augments(data: DataConfig) -> bool:
-    return bool(data.hflip or data.crop_scale or data.randaugment or data.color_jitter or data.random_erasing or data.transform)
+    return bool(data.hflip or data.crop or data.randaugment or data.color_jitter or data.random_erasing or data.transform)
 
 
 def _one_image(front: Front, trainer: L.Trainer, model: nn.Module) -> tuple[torch.Size, torch.dtype]:

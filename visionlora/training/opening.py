@@ -22,12 +22,15 @@ def open_both(config: TrainConfig, place: Place) -> tuple[ImageData, Backbone]:
         UserError: see ``ImageData`` and ``build_backbone``.
     """
     record = place.known.read_split() if place.known else None
-    without, why = replace(config.data, folds=0), _why_no_folds(config)
-    if _keeps_the_probe(config) and config.data.val_fraction is None:
-        without = replace(without, val_fraction=0.0)  # the probe is kept, and nothing chosen by what is held out
-    data = ImageData(without if why else config.data, config.seed, record, config.task)
+    without, why, keeps_probe = replace(config.data, folds=0), _why_no_folds(config), _keeps_the_probe(config)
+    opened = without if why else config.data
+    if keeps_probe and config.data.val_fraction is None:
+        opened = replace(opened, val_fraction=0.0)  # nothing is chosen by what is held out
+    data = ImageData(opened, config.seed, record, config.task)
     backbone = build_backbone(config, place, data)
-    if data.folds and (why := why_no_probe(bare_trainer(config), backbone.model, backbone.info.head, data.task)):
+    why_random = why_no_probe(bare_trainer(config), backbone.model, backbone.info.head, data.task)
+    if why_random and (data.folds or keeps_probe):
+        why = why_random
         data = ImageData(without, config.seed, record, config.task)
         data.task.meet(backbone.info.spec)
         backbone.info.preprocessing = data.prepare_for(backbone.info.preprocessing, check=True)

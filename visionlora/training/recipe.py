@@ -18,6 +18,7 @@ from rich.table import Table
 from visionlora.common.console import console
 from visionlora.common.files import inside, replace_file
 from visionlora.common.reading import sealed_json
+from visionlora.data.config import USUAL_CROP
 from visionlora.data.module import ImageData
 from visionlora.evaluation.probe import why_no_probe
 from visionlora.lora.config import LoraConfig
@@ -33,6 +34,8 @@ from visionlora.training.trainer import bare_trainer
 
 TIMED = 6
 """Batches by which ``recipe.minutes`` reckons; the first of them are not timed."""
+SHORT = 2
+"""Epochs up to which all of an image is shown: random crops were worse there (docs/recipes.md)."""
 SOUPS = 200
 """Training images up to which weights are averaged with those of the folds: with fewer folds it was no better (docs/recipes.md)."""
 
@@ -126,8 +129,6 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData, made: Sequenc
     else:
         because_head = because
     filling = _Filling(name, made)
-    if data.config.crop_scale is None and config.data.crop_scale is not None:
-        filling.choices.append(Choice("data.crop_scale", None, f"task={data.task.name} wants all of an image"))
     start = filling.of("model.head_init", config.model.head_init, row.head, because_head)
     config = replace(config, model=replace(config.model, head_init=start))
     size = filling.of("data.batch_size", config.data.batch_size, min(row.batch, max(images, 1)), because)
@@ -152,6 +153,7 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData, made: Sequenc
         soup = filling.of("optim.soup", soup, *_soup(images, config.optim.lr is not None))
     config = replace(config, optim=replace(config.optim, lr=chosen_rate, head_lr=head_rate, strength=strength, soup=bool(soup)))
     config = _with_epochs(config, row, because, filling, adapted, data)
+    config = _with_crop(config, filling, adapted, data)
     return config, Recipe(name, filling.choices)
 
 
@@ -188,6 +190,18 @@ def _with_epochs(config: TrainConfig, row: Row, because: str, filling: _Filling,
     return replace(config, trainer=config.trainer | {"max_epochs": epochs})
 
 
+def _with_crop(config: TrainConfig, filling: _Filling, adapted: Adapted, data: ImageData) -> TrainConfig:
+    """``data.crop_scale``, which the data and the model's card are told. A null is not listed: some sources have it in their file."""
+    (crop, why), given = _crop(config, data), config.data.crop_scale
+    if given != "auto":
+        if given is not None and given != crop:
+            filling.choices.append(Choice("data.crop_scale", given, why, instead=crop or "null"))
+        return config
+    adapted.info.preprocessing = data.crop(crop)
+    filling.choices.append(Choice("data.crop_scale", crop, why))
+    return replace(config, data=replace(config.data, crop_scale=crop))
+
+
 def _rate(config: TrainConfig, row: Row) -> float:
     usual = usual_rate(config.optim.name, config.lora)
     started = row.rate if config.model.head_init in ("probe", "pretrained") else 1.0
@@ -212,6 +226,22 @@ def _strength(name: str, data: ImageData, no_line: str, head: str) -> tuple[str,
     if why := no_line or unknown:
         return "all", why
     return "auto", "validation says how much of the update is kept"
+
+
+def _crop(config: TrainConfig, data: ImageData) -> tuple[list[float] | None, str]:
+    """Random crops, but where they were worse or take away what the labels are of."""
+    if type(data.task).whole_view:
+        return None, f"task={data.task.name} wants all of an image"
+    if config.recipe.name == "plain":
+        return [*USUAL_CROP], "the same for all data"
+    if config.optim.strength == "none":
+        return [*USUAL_CROP], "nothing of the training is kept"
+    epochs, steps = config.trainer.get("max_epochs"), config.trainer.get("max_steps")
+    if epochs in (None, -1):
+        epochs = (steps or 0) * data.batch_size / max(len(data.parts["train"]), 1)
+    if epochs <= SHORT:
+        return None, f"in so short a training, {epochs:.2g} epochs, random crops cost more than they give"
+    return [*USUAL_CROP], "with few images random crops were better, with many as good"
 
 
 def _soup(images: int, own_rate: bool) -> tuple[bool, str]:
