@@ -149,6 +149,7 @@ OVERRIDES: list[tuple[tuple[str, ...], str]] = [
     (("lora.targets='re:layer('",), "'re:layer\\(' is not a regular expression"),
     (("lora.budget=1%", "lora.allocate=shift", "lora.reference=nowhere"), "lora.reference=nowhere: there is no such file or folder"),
     (("trainer.strategy=dpp",), "Did you mean 'ddp'"),
+    (("trainer.strategy=ddp_spawn", "trainer.devices=2"), "take trainer.strategy=ddp, which starts them once"),
     (("trainer.accelerator=cpu", "trainer.devices=999"), "trainer.devices=999 is more processes than this machine has cores"),
     (("model.in_chans=4", "data.randaugment=2"), "not of model.in_chans=4"),
     (("model.in_chans=5",), "images are read with 1, 3 or 4 channels"),

@@ -127,7 +127,7 @@ def check_hardware(config: TrainConfig) -> None:
     """Make sure that this machine has what ``trainer.accelerator`` and ``trainer.devices`` ask for; asked before anything is read.
 
     Raises:
-        UserError: no such accelerator, or more processes than the CPU has cores.
+        UserError: no such accelerator or strategy, or more processes than the CPU has cores.
     """
     accelerator, devices = str(config.trainer.get("accelerator") or "auto"), config.trainer.get("devices")
     known = ("auto", "gpu", *AcceleratorRegistry)
@@ -136,6 +136,11 @@ def check_hardware(config: TrainConfig) -> None:
     strategy, strategies = str(config.trainer.get("strategy") or "auto"), ("auto", *StrategyRegistry)
     if strategy not in strategies:
         raise UserError(f"trainer.strategy={strategy} is unknown; auto and ddp are the usual ones.{did_you_mean(strategy, strategies)}")
+    if any(way in strategy for way in ("spawn", "fork", "notebook")):
+        raise UserError(
+            f"trainer.strategy={strategy} starts new processes for every step of a run, training and test; take trainer.strategy=ddp,"
+            " which starts them once."
+        )
     there = [name for name, registered in AcceleratorRegistry.items() if registered["accelerator"].is_available()]
     if (accelerator == "gpu" and not {"cuda", "mps"} & set(there)) or accelerator not in ("auto", "gpu", *there):
         raise UserError(
