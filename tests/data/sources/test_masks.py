@@ -128,6 +128,60 @@ def test_what_folders_may_be_called(folders: str, tmp_path: Path) -> None:
     assert np.array_equal(found.labels[0].read(), placed.pictures(6)[0][1])
 
 
+def in_one_folder(root: Path, images: str, masks: str) -> Path:
+    """The training images in ``root/IMAGES``, and their masks in ``root/MASKS``."""
+    placed.write_masks(root, {"train": 6})
+    (root / "train/images").rename(root / images)
+    (root / "train/masks").rename(root / masks)
+    return root
+
+
+def stems(source: Source) -> dict[str, list[str]]:
+    return {part: [Path(name).stem for name in images.names] for part, images in source.parts.items()}
+
+
+def test_pascal_voc_has_lists_and_masks_of_some_images(tmp_path: Path) -> None:
+    root = in_one_folder(tmp_path, "JPEGImages", "SegmentationClass")
+    (root / "SegmentationClass/train5.png").unlink()
+    lists = root / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "default.txt").write_text("train0\ntrain1")  # as CVAT writes it: no parts
+    assert stems(load(root)) == {"train": [f"train{number}" for number in range(5)]}
+    (lists / "train.txt").write_text("train0\ntrain3\n")
+    (lists / "val.txt").write_text("train2\n")
+    assert stems(load(root)) == {"train": ["train0", "train3"], "test": ["train2"]}  # the only part held out
+    (lists / "val.txt").write_text("train5\n")
+    with pytest.raises(UserError, match=r"val\.txt names 1 image that is not there: train5"):
+        load(root)
+
+
+def test_fast_ai_has_codes_and_a_list_of_validation(tmp_path: Path) -> None:
+    root = in_one_folder(tmp_path, "images", "labels")
+    for path in (root / "labels").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_P"))
+    (root / "classes.txt").unlink()
+    (root / "codes.txt").write_text("Sky\nCar\nVoid\n")
+    (root / "valid.txt").write_text("train4.png\ntrain1.png\n")
+    source = load(root)
+    assert source.classes == ["Sky", "Car"]
+    assert stems(source) == {"train": ["train0", "train2", "train3", "train5"], "test": ["train4", "train1"]}
+    (root / "valid.txt").write_text("\n".join(f"train{number}.png" for number in range(6)))
+    with pytest.raises(UserError, match="names all images, and none is left for training"):
+        load(root)
+
+
+def test_cvat_names_colours_in_a_labelmap(tmp_path: Path) -> None:
+    root = write_colours(placed.write_masks(tmp_path, PARTS))
+    (root / "class_dict.csv").unlink()
+    (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\nred:128,0,64::\ngreen:64,192,0::\n")
+    source = load(root)
+    assert source.classes == ["background", "red", "green"]
+    assert np.array_equal(source.parts["train"].labels[0].read(), placed.pictures(6)[0][1])
+    (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground 0 0 0")
+    with pytest.raises(UserError, match=r"labelmap\.txt, line 2: .*; it must have lines such as road:128,64,128::"):
+        load(root)
+
+
 def mask(root: Path) -> Path:
     return root / "train/masks/train0.png"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,13 @@ class PartPairs:
     names: list[str]
     paths: list[Path]
     labels: list[Path]
+
+    def subset(self, places: Iterable[int]) -> PartPairs:
+        """Those at some places, in their order."""
+        chosen = list(places)
+        return PartPairs(
+            [self.names[place] for place in chosen], [self.paths[place] for place in chosen], [self.labels[place] for place in chosen]
+        )
 
 
 def part_roots(root: Path, folders: Sequence[tuple[str, str]], beside: Sequence[str]) -> dict[str, tuple[Path, Path]]:
@@ -83,7 +90,7 @@ def pairs(
         labels: the folder of the files.
         endings: that these may have, with their dot.
         suffixes: that may stand between name and ending.
-        lacking: an image may have no file; it is left out then, and a line says how many.
+        lacking: an image may have no file; it is left out then.
 
     Raises:
         UserError: an image has no such file, a file no image, or there are no images.

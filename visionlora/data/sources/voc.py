@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from visionlora.common.errors import UserError
 from visionlora.common.processes import process_rank
-from visionlora.common.text import counted, not_there
+from visionlora.common.text import counted
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
 from visionlora.data.sources.annotated import files_below, finished, size_of
+from visionlora.data.sources.lists import of_lists
 from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Box, Faults
-
-LISTS = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
-"""Files of ``ImageSets/Main`` that name the images of a part, the first that is there."""
 
 
 def voc(config: DataConfig) -> Source:
@@ -42,7 +39,8 @@ def voc(config: DataConfig) -> Source:
         print(f"data.root={root}: {count} without an XML file of the same name, left out (first: {unlabelled[0]}).", file=sys.stderr)
     lists = root / "ImageSets" / "Main"
     if set(parts) == {"train"} and lists.is_dir():
-        parts = _by_lists(lists, parts["train"]) or parts
+        by_name = {path.stem: (path, file) for path, file in parts["train"]}
+        parts = {part: [by_name[name] for name in names] for part, names in of_lists(lists, by_name).items()} or parts
     faults = Faults(f"data.root={root}")
     read = {part: [(path, _objects(file, path)) for path, file in pairs] for part, pairs in parts.items()}
     classes = sorted({name for found in read.values() for _, objects in found for name, _ in objects})
@@ -53,26 +51,6 @@ def voc(config: DataConfig) -> Source:
         names = [path.relative_to(root).as_posix() for path, _ in rows]
         images_by_part[part] = Images(labels, names, [path for path, _ in rows])
     return finished(root, classes, images_by_part, faults)
-
-
-def _by_lists(folder: Path, pairs: Sequence[tuple[Path, Path]]) -> dict[str, list[tuple[Path, Path]]]:
-    """The images by the part whose list names them.
-
-    Raises:
-        UserError: a list names an image that is not there.
-    """
-    by_name = {path.stem: (path, file) for path, file in pairs}
-    parts = {}
-    for part, names in LISTS.items():
-        file = next((folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()), None)
-        if file is None:
-            continue
-        rows = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        absent = [name for name in rows if name not in by_name]
-        if absent:
-            raise UserError(f"{file} names {not_there(absent)}.")
-        parts[part] = [by_name[name] for name in dict.fromkeys(rows)]
-    return parts if "train" in parts else {}
 
 
 def _objects(file: Path, image: Path) -> list[tuple[str, Box]]:

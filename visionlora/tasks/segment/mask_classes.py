@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -14,14 +15,14 @@ from visionlora.common.text import counted
 from visionlora.tasks.placed import IGNORED
 from visionlora.tasks.segment.mask_file import COLOURS, Numbering, read_mask
 
-CLASSES = "classes.txt"
-"""Beside images and masks: the names of the classes."""
+CLASSES = ("classes.txt", "codes.txt", "class_names.txt")
+"""Files beside images and masks, one of which may have the names of the classes: ours, fast.ai's and labelme's."""
 NO_CLASS = ("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care")
 """Names, in lower case, of what is no class."""
 
 
 def known_classes(folder: Path, files: Sequence[Path]) -> tuple[list[str], Numbering]:
-    """Names of the classes, and what stands for them in the files: by ``class_dict.csv`` or ``classes.txt`` in the folder, else by what
+    """Names of the classes, and what stands for them in the files: by a file of ``COLOURS`` or of ``CLASSES`` in the folder, else by what
     the masks have.
 
     Masks of 0 and 255 alone have a background and a foreground.
@@ -29,11 +30,11 @@ def known_classes(folder: Path, files: Sequence[Path]) -> tuple[list[str], Numbe
     Raises:
         UserError: a file of names cannot be read or names fewer than two classes, or the masks have fewer.
     """
-    file, colours = folder / COLOURS, tuple[int, ...]()
-    if file.is_file():
-        names, colours = read_colours(file)
-        return _numbered(names, str(file), colours)
-    file = folder / CLASSES
+    for name in COLOURS:
+        if (file := folder / name).is_file():
+            names, colours = read_colours(file)
+            return _numbered(names, str(file), colours)
+    file = next((folder / name for name in CLASSES if (folder / name).is_file()), folder / CLASSES[0])
     given = read_classes(file) if file.is_file() else None
     if given is None or len(given) == 2:
         with ThreadPoolExecutor() as pool:
@@ -58,27 +59,40 @@ def _numbered(names: Sequence[str], where: str, colours: tuple[int, ...] = ()) -
 
 
 def read_colours(file: Path) -> tuple[list[str], tuple[int, ...]]:
-    """Names of classes and their colours, from a table with the columns ``name``, ``r``, ``g`` and ``b``.
+    """Names of classes and their colours: from a table with the columns ``name``, ``r``, ``g`` and ``b``, or of CVAT's ``labelmap.txt``.
 
     Raises:
         UserError: it cannot be read, lacks a column, or has a name or a colour twice.
     """
     names, colours = list[str](), list[int]()
+    rows, form = (_cvat_rows, "lines such as road:128,64,128::") if file.suffix == ".txt" else (_rows, "the columns name, r, g and b")
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            for row in csv.DictReader(stream):
-                cells = {str(key).strip().lower(): str(cell).strip() for key, cell in row.items()}
-                bands = [int(cells[band]) for band in "rgb"]
+            for name, *bands in rows(stream):
                 if not all(0 <= band <= 255 for band in bands):
                     raise ValueError(f"{bands} is no colour")
-                names.append(cells["name"])
+                names.append(name)
                 colours.append(bands[0] << 16 | bands[1] << 8 | bands[2])
     except (OSError, UnicodeDecodeError, ValueError, KeyError, csv.Error) as error:
         why = f"the column {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{file}, line {len(names) + 2}: {why}; it must have the columns name, r, g and b.") from None
+        raise UserError(f"{file}, line {len(names) + 2}: {why}; it must have {form}.") from None
     if not names or len(set(names)) < len(names) or len(set(colours)) < len(colours):
         raise UserError(f"{file} must have each name and each colour once, and has {len(names)} rows.")
     return names, tuple(colours)
+
+
+def _rows(stream: TextIO) -> Iterator[tuple[str, int, int, int]]:
+    for row in csv.DictReader(stream):
+        cells = {str(key).strip().lower(): str(cell).strip() for key, cell in row.items()}
+        yield (cells["name"], int(cells["r"]), int(cells["g"]), int(cells["b"]))
+
+
+def _cvat_rows(stream: TextIO) -> Iterator[tuple[str, int, int, int]]:
+    for line in stream:
+        if line.strip() and not line.startswith("#"):
+            name, colour = line.split(":")[:2]
+            red, green, blue = (int(band) for band in colour.split(","))
+            yield (name.strip(), red, green, blue)
 
 
 def read_classes(file: Path) -> list[str]:

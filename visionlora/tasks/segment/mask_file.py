@@ -11,8 +11,8 @@ from PIL import Image
 from visionlora.common.errors import UnreadableError
 from visionlora.tasks.placed import IGNORED
 
-COLOURS = "class_dict.csv"
-"""Beside images and masks that are pictures in colours: the name and the colour of each class."""
+COLOURS = ("class_dict.csv", "labelmap.txt")
+"""Files beside masks that are pictures in colours, one of which has the name and the colour of each class; the last is CVAT's."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def read_mask(path: str, colours: Sequence[int] = ()) -> np.ndarray:
                 if (bands[..., :1] != bands).any():
                     raise UnreadableError(
                         f"the mask {path} is a picture in colours; its pixels must be the numbers of classes,"
-                        f" or {COLOURS} beside the folders must say which colour is which class"
+                        f" or {COLOURS[0]} beside the folders must say which colour is which class"
                     )
                 return bands[..., 0]
             if image.mode not in ("L", "P", "1", "I;16", "I"):
@@ -108,5 +108,6 @@ def _numbers_of(bands: np.ndarray, colours: Sequence[int], path: str) -> np.ndar
     if len(strange):
         row, column = strange[0]
         colour = ", ".join(str(band) for band in bands[row, column])
-        raise UnreadableError(f"the mask {path} has the colour {colour} (row {row}, column {column}), which {COLOURS} does not name")
+        where = f"(row {row}, column {column})"
+        raise UnreadableError(f"the mask {path} has the colour {colour} {where}, which {' or '.join(COLOURS)} does not name")
     return np.asarray(numbers, np.uint8)
