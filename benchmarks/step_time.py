@@ -27,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,19 +123,24 @@ class Side:
 
     def saved_mib(self) -> float:
         """What autograd holds after a forward pass."""
-        own = {t.untyped_storage().data_ptr() for t in (*self.model.parameters(), *self.model.buffers(), self.images)}
-        found: dict[int, int] = {}
+        return saved_mib(self.loss, (*self.model.parameters(), *self.model.buffers(), self.images))
 
-        def note(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                found[storage.data_ptr()] = storage.nbytes()
-            return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            kept = self.loss()
-        del kept
-        return sum(found.values()) / 2**20
+def saved_mib(loss: Callable[[], Tensor], there: Iterable[Tensor]) -> float:
+    """What autograd holds after ``loss()``, in MiB: distinct storages, but for those of the tensors that are ``there`` anyway."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in there}
+    found: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        kept = loss()
+    del kept
+    return sum(found.values()) / 2**20
 
 
 def peft_model(model: nn.Module, rank: int, batch_norm_moves: bool) -> nn.Module:
