@@ -17,6 +17,7 @@ from visionlora.backbone.info import info_of
 from visionlora.common.errors import UserError
 from visionlora.lora.adapter import Adapter
 from visionlora.runs.config import usual_rate
+from visionlora.training import recipe
 from visionlora.training.recipe_table import PLAIN, TABLE, row_for
 from visionlora.training.run import run
 
@@ -108,17 +109,21 @@ def test_plain_is_the_same_for_all_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "crop", "mode"),
+    ("many", "words", "crop", "mode"),
     [
-        (("trainer.max_epochs=2",), None, "squash"),
-        (("trainer.max_epochs=3",), [0.35, 1.0], "center"),
-        (("trainer.max_steps=1",), None, "squash"),
-        (("trainer.max_epochs=2", "recipe=plain"), [0.35, 1.0], "center"),
-        (("trainer.max_epochs=2", "data.crop_scale=[0.5,1.0]"), [0.5, 1.0], "center"),
+        (10, ("trainer.max_epochs=5",), None, "squash"),
+        (10, ("trainer.max_epochs=6",), [0.35, 1.0], "center"),
+        (10, ("trainer.max_steps=1",), None, "squash"),
+        (10, ("trainer.max_epochs=2", "recipe=plain"), [0.35, 1.0], "center"),
+        (10, ("trainer.max_epochs=2", "data.crop_scale=[0.5,1.0]"), [0.5, 1.0], "center"),
+        (100, ("trainer.max_epochs=2",), [0.35, 1.0], "center"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
 )
-def test_crops_are_left_out_of_a_short_training(words: tuple[str, ...], crop: list[float] | None, mode: str, tmp_path: Path) -> None:
+def test_crops_are_left_out_where_many_images_are_seen_a_few_times(
+    many: int, words: tuple[str, ...], crop: list[float] | None, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "MANY", many)
     run(compose(*OPEN, "data.crop_scale=auto", "data.image_size=32", "data.val_fraction=0", *words), tmp_path)
     assert OmegaConf.load(tmp_path / "config.yaml").data.crop_scale == crop
     info = info_of(vl.load(tmp_path).model)

@@ -34,8 +34,9 @@ from visionlora.training.trainer import bare_trainer
 
 TIMED = 6
 """Batches by which ``recipe.minutes`` reckons; the first of them are not timed."""
-SHORT = 2
-"""Epochs up to which all of an image is shown: random crops were worse there (docs/recipes.md)."""
+MANY, SHORT = 2_000, 5
+"""With more training images and at most so many epochs, all of an image is shown: random crops were no better, and mostly worse
+(docs/recipes.md)."""
 SOUPS = 200
 """Training images up to which weights are averaged with those of the folds: with fewer folds it was no better (docs/recipes.md)."""
 
@@ -236,12 +237,12 @@ def _crop(config: TrainConfig, data: ImageData) -> tuple[list[float] | None, str
         return [*USUAL_CROP], "the same for all data"
     if config.optim.strength == "none":
         return [*USUAL_CROP], "nothing of the training is kept"
-    epochs, steps = config.trainer.get("max_epochs"), config.trainer.get("max_steps")
+    images, epochs = len(data.parts["train"]), config.trainer.get("max_epochs")
     if epochs in (None, -1):
-        epochs = (steps or 0) * data.batch_size / max(len(data.parts["train"]), 1)
-    if epochs <= SHORT:
-        return None, f"in so short a training, {epochs:.2g} epochs, random crops cost more than they give"
-    return [*USUAL_CROP], "with few images random crops were better, with many as good"
+        epochs = (config.trainer.get("max_steps") or 0) * data.batch_size / max(images, 1)
+    if images > MANY and epochs <= SHORT:
+        return None, f"{images:,} images, each seen {epochs:.2g} times, are better seen whole"
+    return [*USUAL_CROP], f"better with few images; as good with up to {MANY:,}, or where each is seen more than {SHORT} times"
 
 
 def _soup(images: int, own_rate: bool) -> tuple[bool, str]:
