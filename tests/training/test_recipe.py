@@ -179,3 +179,12 @@ def test_folds_that_cannot_be_had_are_told(tmp_path: Path, capsys: pytest.Captur
     assert "data.folds=3: there are none, as with lora.method=dora" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(UserError, match=r"data\.folds=1 must be auto, 0"):
         compose(*OPEN, "data.folds=1")
+
+
+def test_a_run_without_crops_goes_on_where_the_command_is_typed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "MANY", 10)
+    words = (*TYPED, "data.crop_scale=auto", "data.image_size=32", "trainer.max_epochs=2")
+    run(compose(*words, "logger={}"), tmp_path)
+    gone_on = command("train", *words, "ckpt_path=last", f"hydra.run.dir={tmp_path}")
+    assert "laid out with another" not in gone_on.stderr
+    assert gone_on.returncode == 0

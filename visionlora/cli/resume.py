@@ -36,8 +36,8 @@ def resumed_config(config: TrainConfig, folder: Path) -> TrainConfig:
         return config
     saved = run.read_config()
     given = OmegaConf.create(portable(config))
-    for key in (*found_keys(saved), *(key for key in left_open(given) if OmegaConf.select(saved, key) is not None)):
-        OmegaConf.update(given, key, OmegaConf.select(saved, key))
+    for key in (*found_keys(saved), *left_open(given)):
+        OmegaConf.update(given, key, OmegaConf.select(saved, key, default=OmegaConf.select(given, key)))
     resumed = OmegaConf.merge(given, {key: saved[key] for key in OWN if key in saved})
     assert isinstance(resumed, DictConfig)
     for key in _parsed(HydraConfig.get().overrides.task):
