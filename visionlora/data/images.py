@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,8 +208,25 @@ def into_memory(pictures: Images, channels: int, unreadable: Unreadable) -> Imag
     return replace(pictures.subset(kept), arrays=arrays[: len(kept)])
 
 
-def checked(pictures: Images, channels: int, detail: int, unreadable: Unreadable, most: int | None = CHECKED) -> Images:
-    """The images without those that cannot be read, where their files have at most so many bytes; else as they are, unopened."""
+def checked(
+    pictures: Images,
+    channels: int,
+    detail: int,
+    unreadable: Unreadable,
+    most: int | None = CHECKED,
+    *,
+    fits: Callable[[Any, Image.Image], object] | None = None,
+) -> Images:
+    """The images without those that cannot be read, where their files have at most so many bytes; else as they are, unopened.
+
+    Args:
+        pictures: the images.
+        channels: see ``Images.open``.
+        detail: see ``Images.open``.
+        unreadable: what is found is noted here.
+        most: bytes; ``None`` for any number.
+        fits: is shown each label with its image, and raises ``UnreadableError`` where they do not go together.
+    """
     if pictures.in_memory:
         return pictures
     size = 0
@@ -218,14 +235,24 @@ def checked(pictures: Images, channels: int, detail: int, unreadable: Unreadable
         if most is not None and size > most:
             return pictures
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda i: _opened(pictures, i, channels, detail, unreadable) is None, range(len(pictures))))
+        list(pool.map(lambda i: _opened(pictures, i, channels, detail, unreadable, fits) is None, range(len(pictures))))
     return pictures.without(unreadable)
 
 
-def _opened(pictures: Images, index: int, channels: int, detail: int | None, unreadable: Unreadable) -> Image.Image | None:
+def _opened(
+    pictures: Images,
+    index: int,
+    channels: int,
+    detail: int | None,
+    unreadable: Unreadable,
+    fits: Callable[[Any, Image.Image], object] | None = None,
+) -> Image.Image | None:
     """The image, or ``None`` and a note."""
     try:
-        return pictures.open(index, channels, detail)
+        image = pictures.open(index, channels, detail)
+        if fits is not None:
+            fits(pictures.labels[index], image)
+        return image
     except UnreadableError as error:
         unreadable[pictures.names[index]] = error.why
         return None

@@ -137,7 +137,7 @@ class ImageData(L.LightningDataModule):
         """Take over what the backbone wants; returns it as this data will be prepared.
 
         Images that cannot be read are noted and left out: at once where they are few and small enough to be kept in memory or,
-        with ``check``, to be decoded all; else when their turn comes.
+        with ``check``, to be decoded all; else when their turn comes. So it is with masks and boxes that do not fit their image.
 
         Raises:
             UserError: images cannot be read or augmented with that many channels.
@@ -146,9 +146,10 @@ class ImageData(L.LightningDataModule):
         self._train_transform = train_transform(self.preprocessing, self.config)
         self._train_batch_transform = train_batch_transform(self.preprocessing, self.config)
         channels, detail = self.preprocessing.channels, eval_transform(self.preprocessing).detail
+        fits = self.task.placed if isinstance(self.task, PlacedTask) else None
         for part, pictures in self.parts.items():
             held = into_memory(pictures, channels, self.unreadable)
-            self.parts[part] = checked(held, channels, detail, self.unreadable) if check else held
+            self.parts[part] = checked(held, channels, detail, self.unreadable, fits=fits) if check else held
         return self.preprocessing
 
     def crop(self, scale: list[float] | None) -> Preprocessing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,18 @@ def doubled_id(root: Path) -> None:
     file.write_text(json.dumps(content))
 
 
+def changed(key: str, place: int = 0, **values: object) -> Callable[[Path], object]:
+    """Changes an entry of a list of COCO's training file, the first one where no place is given."""
+
+    def change(root: Path) -> None:
+        file = root / "annotations/instances_train.json"
+        content = json.loads(file.read_text())
+        content[key][place] |= values
+        file.write_text(json.dumps(content))
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("name", "spoil", "message"),
     [
@@ -112,7 +125,19 @@ def doubled_id(root: Path) -> None:
         ("yolo", lambda root: (root / "labels/train/other.txt").write_text("0 .5 .5 .1 .1"), r"other\.txt has no image of the same name"),
         ("yolo", lambda root: (root / "data.yaml").unlink(), r"neither data\.yaml nor classes\.txt"),
         ("voc", lambda root: (root / "Annotations/train0.xml").write_text("<annotation>"), "cannot be read as XML"),
-        ("voc", lambda root: (root / "ImageSets/Main/train.txt").write_text("train0\nnowhere"), "names 1 image that is not there: nowhere"),
+        (
+            "voc",
+            lambda root: (root / "ImageSets/Main/train.txt").write_text("train0\nnowhere"),
+            "names 1 image that is not there, or without an XML file of the same name: nowhere",
+        ),
+        ("yolo", lambda root: (root / "labels/train/train0.txt").write_text("inf .5 .5 .1 .1"), "is no row of numbers"),
+        (
+            "yolo",
+            lambda root: (root / "labels/train/train0.txt").write_text("0 .5 .5 .1 .1", "utf-16"),
+            "cannot be read: .*UTF-8",
+        ),
+        ("coco", changed("images", width="x"), r"instances_train\.json, train0\.png: width and height must be numbers of pixels"),
+        ("coco", changed("categories", -1, id=9), "the category id 9 is there twice"),
         (
             "voc",
             lambda root: (root / "Annotations/train0.xml").write_text(
@@ -127,6 +152,76 @@ def test_a_mistake_is_told_with_its_file(name: str, spoil: Callable[[Path], obje
     spoil(root)
     with pytest.raises(UserError, match=message):
         load_source(DataConfig(name, str(root)), kind_of("detect"))
+
+
+def test_pascal_vocs_masks_are_no_images(tmp_path: Path) -> None:
+    root = placed.write_voc(tmp_path, PARTS)
+    wanted = loaded("voc", root)
+    for folder in ("SegmentationClass", "SegmentationObject"):
+        (root / folder).mkdir()
+        shutil.copy(root / "JPEGImages/train0.png", root / folder)
+    (root / "ImageSets/Main/val.txt").write_text("")  # an empty list is none
+    found = loaded("voc", root)
+    assert (found["train"], found["test"]) == (wanted["train"], wanted["test"])
+
+
+def test_annotations_in_one_folder_are_of_every_part(tmp_path: Path) -> None:
+    root = placed.write_voc(tmp_path, PARTS)
+    wanted = loaded("voc", root)
+    for part in PARTS:
+        names = [f"{part}{number}.png" for number in range(PARTS[part])]
+        move(root, *((f"JPEGImages/{name}", f"images/{part}/{name}") for name in names))
+    shutil.rmtree(root / "ImageSets")
+    assert loaded("voc", root) == wanted
+
+
+def test_coco_takes_no_image_for_another(tmp_path: Path) -> None:
+    root = placed.write_coco(tmp_path, {"train": 2})
+    file = root / "annotations/instances_train.json"
+    wanted = loaded("coco", root)
+    content = json.loads(file.read_text())
+    for number, image in enumerate(content["images"]):
+        move(root, (f"train/train{number}.png", f"pictures/cam{number}/0.png"))
+        image["file_name"] = f"cam{number}/0.png"
+    file.write_text(json.dumps(content))
+    assert loaded("coco", root) == wanted
+    assert loaded("coco", file) == wanted  # the images are beside the folder of the file
+    (root / "pictures/cam1/0.png").unlink()
+    with pytest.raises(UserError, match=r"names cam0/0\.png and cam1/0\.png, and there is only .*cam0/0\.png for both"):
+        loaded("coco", root)
+    move(root, ("pictures/cam0/0.png", "pictures/a/0.png"))
+    shutil.copytree(root / "pictures/a", root / "pictures/b")
+    changed("images", file_name="0.png")(root)
+    with pytest.raises(UserError, match=r"names 0\.png, which may be .*a/0\.png or .*b/0\.png; it must say the folder"):
+        loaded("coco", root)
+
+
+@pytest.mark.parametrize("name", ["voc", "coco"])
+def test_boxes_of_an_image_on_its_side_are_told_before_the_training(name: str, tmp_path: Path) -> None:
+    from visionlora.backbone.info import Preprocessing
+
+    root = WRITERS[name](tmp_path, PARTS)
+    if name == "voc":
+        (root / "Annotations/train0.xml").write_text(placed.voc_xml([(0, (1, 1, 9, 9))], 32, 48))
+    else:
+        changed("images", width=32, height=48)(root)
+    data = ImageData(DataConfig(name, str(root), num_workers=0), task="detect")
+    data.prepare_for(Preprocessing(64, (0.5,) * 3, (0.5,) * 3), check=True)
+    (why,) = data.unreadable.values()
+    assert "its boxes are of an image of 32 × 48 pixels, as if it lay on its side, and it has 48 × 32" in why
+
+
+def test_yolo_with_key_points_and_a_part_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = placed.write_yolo(tmp_path, PARTS)
+    wanted = loaded("yolo", root)
+    described = json.loads((root / "data.yaml").read_text())
+    (root / "data.yaml").write_text(json.dumps(described | {"kpt_shape": [2, 2]}))
+    for file in (root / "labels/train").iterdir():
+        file.write_text("\n".join(f"{line} .4 .4 .6 .6" for line in file.read_text().splitlines()))
+    assert loaded("yolo", root) == wanted
+    shutil.rmtree(root / "labels/val")
+    assert set(loaded("yolo", root)) == {"train", "test"}
+    assert "3 images of the val part without labels, left out" in capsys.readouterr().err
 
 
 def test_without_a_folder(tmp_path: Path) -> None:

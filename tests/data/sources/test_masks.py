@@ -151,7 +151,7 @@ def test_pascal_voc_has_lists_and_masks_of_some_images(tmp_path: Path) -> None:
     (lists / "val.txt").write_text("train2\n")
     assert stems(load(root)) == {"train": ["train0", "train3"], "test": ["train2"]}  # the only part held out
     (lists / "val.txt").write_text("train5\n")
-    with pytest.raises(UserError, match=r"val\.txt names 1 image that is not there: train5"):
+    with pytest.raises(UserError, match=r"val\.txt names 1 image that is not there, or without a mask: train5"):
         load(root)
 
 
@@ -164,7 +164,7 @@ def test_fast_ai_has_codes_and_a_list_of_validation(tmp_path: Path) -> None:
     (root / "valid.txt").write_text("train4.png\ntrain1.png\n")
     source = load(root)
     assert source.classes == ["Sky", "Car"]
-    assert stems(source) == {"train": ["train0", "train2", "train3", "train5"], "test": ["train4", "train1"]}
+    assert stems(source) == {"train": ["train0", "train2", "train3", "train5"], "test": ["train1", "train4"]}
     (root / "valid.txt").write_text("\n".join(f"train{number}.png" for number in range(6)))
     with pytest.raises(UserError, match="names all images, and none is left for training"):
         load(root)
@@ -180,6 +180,60 @@ def test_cvat_names_colours_in_a_labelmap(tmp_path: Path) -> None:
     (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground 0 0 0")
     with pytest.raises(UserError, match=r"labelmap\.txt, line 2: .*; it must have lines such as road:128,64,128::"):
         load(root)
+
+
+def test_lists_name_images_in_folders(tmp_path: Path) -> None:
+    root = in_one_folder(tmp_path, "JPEGImages", "SegmentationClass")
+    for place in ("JPEGImages", "SegmentationClass"):
+        for number in range(6):
+            folder = root / place / f"cam{number % 2}"
+            folder.mkdir(exist_ok=True)
+            (root / place / f"train{number}.png").rename(folder / f"{number // 2} a.png")
+    lists = root / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("cam0/0 a\ncam0/1 a.png\n")
+    (lists / "test.txt").write_text("cam1/0 a\n")
+    names = {part: images.names for part, images in load(root).parts.items()}
+    assert names == {"train": ["JPEGImages/cam0/0 a.png", "JPEGImages/cam0/1 a.png"], "test": ["JPEGImages/cam1/0 a.png"]}
+    (lists / "test.txt").write_text("0 a\n")
+    with pytest.raises(UserError, match=r"names 0 a, and 2 images are called so; it must say their folders"):
+        load(root)
+    (lists / "test.txt").write_text("cam2/0 a\n")
+    with pytest.raises(UserError, match=r"names 1 image that is not there, or without a mask: cam2/0 a"):
+        load(root)
+
+
+def test_black_and_white_masks_go_by_their_colours_or_two_names(tmp_path: Path) -> None:
+    root = placed.write_masks(tmp_path, PARTS)
+    for path in root.rglob("masks/*.png"):
+        Image.fromarray(np.where(np.asarray(Image.open(path)) > 0, 255, 0).astype(np.uint8)).save(path)
+    for names in ("background\ncell\nother", "background\nVoid"):
+        (root / "classes.txt").write_text(names)
+        with pytest.raises(UserError, match="the masks have the values 0 and 255 alone, of which 255 is no class; name two classes"):
+            load(root)
+    (root / "classes.txt").unlink()
+    (root / "class_dict.csv").write_text("name,r,g,b\nbackground,0,0,0\ncell,255,255,255\n")
+    source = load(root)
+    assert source.classes == ["background", "cell"]
+    assert np.array_equal(source.parts["train"].labels[0].read(), placed.pictures(6)[0][1] > 0)
+
+
+def test_masks_of_no_image_are_told_and_twins_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = placed.write_masks(tmp_path, PARTS)
+    (root / "train/images/train0.png").unlink()
+    assert len(load(root).parts["train"]) == 5
+    assert "1 file of no image, left out" in capsys.readouterr().err
+    Image.new("RGB", (48, 32)).save(root / "train/images/train1.jpg")
+    with pytest.raises(UserError, match=r"train1\.jpg and .*train1\.png have the same name, and one file"):
+        load(root)
+
+
+def test_a_mask_of_another_size_is_told_before_the_training(tmp_path: Path) -> None:
+    root = placed.write_masks(tmp_path, PARTS)
+    Image.new("L", (47, 32)).save(root / "test/masks/test0.png")
+    data = ImageData(DataConfig("masks", str(root), num_workers=0), task="segment")
+    data.prepare_for(Preprocessing(64, (0.5,) * 3, (0.5,) * 3), check=True)
+    assert [*data.unreadable] == ["test/images/test0.png"]
 
 
 def mask(root: Path) -> Path:

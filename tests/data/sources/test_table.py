@@ -119,7 +119,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     (HEAD + TWO + "no/such.png,cat\nnor/this.png,dog\n", {}, r"2 images .* not there: no/such.png \(line 14\); nor/this.png \(line 15"),
     (HEAD + TWO + "train/cat/0.png,dog\n", {}, "lines 2 and 14 have the same image, train/cat/0.png"),
     (HEAD + TWO.replace("2.png,dog", "2.png,"), {}, "line 7, column 'label': it is empty, where a class is needed"),
-    (HEAD + TWO + "train/dog/0.png\n", {}, "line 14: it has 1 cells, where the heading has 2"),
+    (HEAD + TWO + "train/dog/0.png\n", {}, "line 14: it has 1 cell, where the heading has 2"),
     (HEAD.replace("image", "part,image") + "trian,train/cat/0.png,cat\n", {}, "line 2, column 'part': 'trian' is no part"),
     (
         "part,image,label\ntrain,train/cat/0.png,cat\ntrain,train/dog/0.png,dog\ntest,train/dog/1.png,dgo\n", {},

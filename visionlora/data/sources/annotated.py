@@ -35,35 +35,45 @@ def part_of(path: PurePath) -> str | None:
     return None
 
 
-def files_below(root: Path, ending: str, without: Sequence[str] = ()) -> Files:
-    """The images and the annotations below a folder; what is in no part's folder is under ``train`` where nothing is in one.
+def files_below(root: Path, ending: str, without: Sequence[str] = (), images: str | None = None) -> Files:
+    """The images and the annotations below a folder; what is in no part's folder is under ``train`` where nothing is in one. Annotations
+    that are in no part's folder are of every part whose images they have the name of.
 
     Args:
         root: the folder.
         ending: of annotations, with its dot.
         without: names of files that are no annotations.
+        images: name of the folder below the root that has all images, if it is there: masks beside it have the same names.
 
     Raises:
         UserError: there is no such folder, it has no images, or two of one part have the same name.
     """
     if not root.is_dir():
         raise UserError(f"data.root={root} {'is a file, not a folder' if root.exists() else 'is not there'}.")
-    found, is_image, loose = Files(), OtherFiles(), []
+    found, is_image, loose, of_all = Files(), OtherFiles(), [], []
+    own = root / images if images is not None and next((root / images).glob("*"), None) else None
     for path in sorted(root.rglob("*")):
         if not path.is_file():
             continue
         below = path.relative_to(root)
         part = part_of(below)
         annotation = path.suffix.lower() == ending and path.name not in without
-        if not annotation and not is_image(path):
+        if not annotation and (not is_image(path) or (own is not None and not path.is_relative_to(own))):
+            continue
+        if part is None and annotation:
+            of_all.append(path)
             continue
         if part is None:
             loose.append(path)
         _put(found, part or "train", path, annotation)
-    parts = set(found.images)
-    if len(parts) > 1 and loose:  # such as a README's picture beside the folders of the parts
+    if len(found.images) > 1 and loose:  # such as a README's picture beside the folders of the parts
         for path in loose:
-            found.images["train"].pop(path.stem, None)
+            if found.images["train"].get(path.stem) == path:
+                del found.images["train"][path.stem]
+    for path in of_all:
+        of = [part for part, there in found.images.items() if path.stem in there] or ["train"]
+        for part in of:
+            _put(found, part, path, True)
     if not any(found.images.values()):
         raise UserError(f"data.root={root} has no images.")
     return found

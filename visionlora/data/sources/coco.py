@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,10 @@ class CocoFile:
 
     def size(self, image: Annotation, path: Path) -> tuple[int, int]:
         """Width and height of an image: as the file has them, else as the image has them."""
-        size = int(float(image.get("width") or 0)), int(float(image.get("height") or 0))
+        try:
+            size = int(float(image.get("width") or 0)), int(float(image.get("height") or 0))
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(f"{self.where(image)}: width and height must be numbers of pixels.") from None
         return size if min(size) > 0 else size_of(path)
 
     def where(self, image: Annotation) -> str:
@@ -89,8 +92,12 @@ def parts_of(root: Path) -> dict[str, CocoPart]:
     Raises:
         UserError: see ``coco``.
     """
+    files, found = _files(root), {}
     base = root if root.is_dir() else root.parent
-    files, images, found = _files(root), _images_below(base), {}
+    images = _images_below(base)
+    if not images and root.is_file():  # annotations/FILE.json beside images
+        base = base.parent
+        images = _images_below(base)
     for part, file in files.items():
         paths = _paths(file, images, part)
         found[part] = CocoPart(file, paths, [path.relative_to(base).as_posix() for path in paths])
@@ -144,6 +151,7 @@ def _read(path: Path) -> CocoFile:
     if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
         raise UserError(f"{path} is no file of COCO's: it needs lists of images, annotations and categories.")
     try:
+        of_categories = [int(one["id"]) for one in content["categories"]]
         categories = {int(one["id"]): str(one["name"]) for one in content["categories"]}
         ids = [int(one["id"]) for one in content["images"]]
         names = [str(one["file_name"]) for one in content["images"]]
@@ -152,10 +160,10 @@ def _read(path: Path) -> CocoFile:
         for one in content["annotations"]:
             if int(one["category_id"]) not in categories:
                 raise UserError(f"{path}: annotation {one.get('id')} has category {one['category_id']}, which is none of its categories.")
-            (crowds if one.get("iscrowd") else objects)[int(one["image_id"])].append(one)
+            (crowds if int(one.get("iscrowd") or 0) else objects)[int(one["image_id"])].append(one)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: an entry lacks {error} or has something else there.") from None
-    for what, values in (("image id", ids), ("file_name", names)):
+    for what, values in (("category id", of_categories), ("image id", ids), ("file_name", names)):
         if len(set(values)) != len(values):
             twice = next(value for place, value in enumerate(values) if value in values[:place])
             raise UserError(f"{path}: the {what} {twice!r} is there twice.")
@@ -184,15 +192,24 @@ def _paths(file: CocoFile, images: Mapping[str, list[Path]], part: str) -> list[
     for image in file.images:
         name = str(image["file_name"]).replace("\\", "/")
         there = images.get(name.rpartition("/")[2], [])
-        exact = [path for path in there if path.as_posix().endswith("/" + name.removeprefix("./"))] or there
+        exact = [path for path in there if path.as_posix().endswith("/" + name.removeprefix("./"))]
+        if not exact and len(there) == 1:  # the folder is another than it was where the file was written
+            exact = there
         near = [path for path in exact if path.is_relative_to(file.path.parent)] if len(exact) > 1 else exact
         of_part = [path for path in exact if part_of(path) == part] if len(near) != 1 else near
-        if of_part or exact:
-            found.append((of_part or exact)[0])
+        chosen = of_part or near or exact
+        if len(chosen) > 1:
+            raise UserError(f"{file.path} names {name}, which may be {chosen[0]} or {chosen[1]}; it must say the folder.")
+        if chosen:
+            found.append(chosen[0])
         else:
             missing.append(name)
     if missing:
         raise UserError(f"{file.path} names {not_there(missing)}.")
+    twice = next((path for path, times in Counter(found).items() if times > 1), None)
+    if twice is not None:
+        names = [str(image["file_name"]) for image, path in zip(file.images, found, strict=True) if path == twice]
+        raise UserError(f"{file.path} names {names[0]} and {names[1]}, and there is only {twice} for both.")
     return found
 
 

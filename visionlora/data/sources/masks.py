@@ -58,11 +58,12 @@ def _parts(root: Path) -> dict[str, PartPairs]:
     if set(found) != {"train"} or not (lists.is_dir() or held_out.is_file()):
         return found
     whole = found["train"]
-    places = {path.stem: place for place, path in enumerate(whole.paths)}
-    by_part = of_lists(lists, places) if lists.is_dir() else of_held_out(held_out, places)
+    images, _ = part_roots(root, FOLDERS, BESIDE)["train"]
+    paths = [path.relative_to(images).with_suffix("").as_posix() for path in whole.paths]
+    by_part = of_lists(lists, paths, "a mask") if lists.is_dir() else of_held_out(held_out, paths, "a mask")
     if "test" not in by_part and "val" in by_part:  # as with class folders: the one held-out part gives the final figure
         by_part["test"] = by_part.pop("val")
-    return {part: whole.subset(places[name] for name in names) for part, names in by_part.items()} or found
+    return {part: whole.subset(places) for part, places in by_part.items()} or found
 
 
 def _check(labels: Sequence[MaskFile]) -> None:

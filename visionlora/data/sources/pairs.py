@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from visionlora.common.errors import UserError
+from visionlora.common.processes import process_rank
 from visionlora.common.text import counted, first_of
 from visionlora.data.images import OtherFiles
 
@@ -92,10 +94,12 @@ def pairs(
         suffixes: that may stand between name and ending.
         lacking: an image may have no file; it is left out then.
 
+    A line says how many files are of no image.
+
     Raises:
-        UserError: an image has no such file, a file no image, or there are no images.
+        UserError: an image has no such file, two images have the same one, or there are no images.
     """
-    is_image = OtherFiles()
+    is_image, used = OtherFiles(), dict[Path, Path]()
     files = {
         path.relative_to(labels).with_suffix("").as_posix(): path for path in sorted(labels.rglob("*")) if path.suffix.lower() in endings
     }
@@ -108,6 +112,8 @@ def pairs(
         if file is None:
             missing.append(path.name)
             continue
+        if (before := used.setdefault(file, path)) != path:
+            raise UserError(f"{before} and {path} have the same name, and one file, {file}; rename one of them.")
         found.names.append(path.relative_to(root).as_posix())
         found.paths.append(path)
         found.labels.append(file)
@@ -118,4 +124,6 @@ def pairs(
         )
     if not found.names:
         raise UserError(f"{images} has no images.")
+    if (others := len(files) - len(used)) and not process_rank():
+        print(f"{labels}: {counted(others, 'file')} of no image, left out.", file=sys.stderr)
     return found

@@ -6,12 +6,12 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.processes import process_rank
-from visionlora.common.text import not_there
+from visionlora.common.text import counted, not_there
 from visionlora.data.config import DataConfig
 from visionlora.data.images import FilesBelow, Images, files_in
 from visionlora.data.opening import extensions
@@ -80,10 +80,10 @@ def table(config: DataConfig) -> Table:
     for line, row in enumerate(rows, start=2):
         if not any(row):
             continue
-        if len(row) < width:
-            raise UserError(f"{file}, line {line}: it has {len(row)} cells, where the heading has {len(heading)}.")
+        if len(row) < width or any(row[len(heading) :]):
+            raise UserError(f"{file}, line {line}: it has {counted(len(row), 'cell')}, where the heading has {len(heading)}.")
         into = found["train" if part is None else _part_of(f"{file}, line {line}, column {heading[part]!r}", row[part])]
-        into.names.append(row[image].strip())
+        into.names.append(_plain(row[image].strip()))
         into.cells.append(tuple(words.setdefault(row[column], row[column]) for column in labels))
         into.lines.append(line)
         if weight is not None:
@@ -106,6 +106,11 @@ def table(config: DataConfig) -> Table:
     lines = {name: rows.lines for name, rows in known.items()}
     cells = Cells(str(file), tuple(heading[column] for column in labels), of_labels, lines, config.separator)
     return Table(images, cells)
+
+
+def _plain(name: str) -> str:
+    """A path below the folder, without ``./``: one image has one name."""
+    return PurePosixPath(name).as_posix() if name.startswith("./") or "/./" in name or "//" in name else name
 
 
 def _image_column(file: Path, heading: Sequence[str], config: DataConfig) -> int:

@@ -25,7 +25,7 @@ def voc(config: DataConfig) -> Source:
         UserError: no images with files, or a file that cannot be read.
     """
     root = Path(config.root)
-    found = files_below(root, ".xml")
+    found = files_below(root, ".xml", images="JPEGImages")
     parts: dict[str, list[tuple[Path, Path]]] = {}
     unlabelled: list[str] = []
     for part, images in found.images.items():
@@ -39,22 +39,23 @@ def voc(config: DataConfig) -> Source:
         print(f"data.root={root}: {count} without an XML file of the same name, left out (first: {unlabelled[0]}).", file=sys.stderr)
     lists = root / "ImageSets" / "Main"
     if set(parts) == {"train"} and lists.is_dir():
-        by_name = {path.stem: (path, file) for path, file in parts["train"]}
-        parts = {part: [by_name[name] for name in names] for part, names in of_lists(lists, by_name).items()} or parts
+        whole = parts["train"]
+        by_part = of_lists(lists, [path.stem for path, _ in whole], "an XML file of the same name")
+        parts = {part: [whole[place] for place in places] for part, places in by_part.items()} or parts
     faults = Faults(f"data.root={root}")
-    read = {part: [(path, _objects(file, path)) for path, file in pairs] for part, pairs in parts.items()}
-    classes = sorted({name for found in read.values() for _, objects in found for name, _ in objects})
+    read = {part: [(path, *_objects(file, path)) for path, file in pairs] for part, pairs in parts.items()}
+    classes = sorted({name for found in read.values() for _, objects, _ in found for name, _ in objects})
     known = {name: number for number, name in enumerate(classes)}
     images_by_part = {}
     for part, rows in read.items():
-        labels = [faults.of_image([(known[name], box) for name, box in objects], path.name) for path, objects in rows]
-        names = [path.relative_to(root).as_posix() for path, _ in rows]
-        images_by_part[part] = Images(labels, names, [path for path, _ in rows])
+        labels = [faults.of_image([(known[name], box) for name, box in objects], path.name, size=size) for path, objects, size in rows]
+        names = [path.relative_to(root).as_posix() for path, *_ in rows]
+        images_by_part[part] = Images(labels, names, [path for path, *_ in rows])
     return finished(root, classes, images_by_part, faults)
 
 
-def _objects(file: Path, image: Path) -> list[tuple[str, Box]]:
-    """Name and box of each object.
+def _objects(file: Path, image: Path) -> tuple[list[tuple[str, Box]], tuple[int, int]]:
+    """Name and box of each object, and the height and width of the image.
 
     Raises:
         UserError: the file is none of Pascal VOC's.
@@ -73,7 +74,7 @@ def _objects(file: Path, image: Path) -> list[tuple[str, Box]]:
             raise UserError(f"{file}, object {number}: it has no {'bndbox' if name else 'name'}.")
         left, top, right, bottom = (_number(one, f"bndbox/{key}", file) for key in ("xmin", "ymin", "xmax", "ymax"))
         found.append((name, (left / width, top / height, right / width, bottom / height)))
-    return found
+    return found, (round(height), round(width))
 
 
 def _number(tree: ElementTree.Element, path: str, file: Path, usual: float | None = None) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from visionlora.common.errors import UserError
+from visionlora.common.processes import process_rank
+from visionlora.common.text import counted
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
 from visionlora.data.sources.annotated import files_below, finished, size_of
@@ -36,18 +39,21 @@ def yolo(config: DataConfig) -> Source:
     )
     if not any(found.annotations.values()):
         raise UserError(f"data.root={root} has images and no .txt file with labels.")
-    classes = _names(root, described)
+    classes, points = _names(root, described)
     faults = Faults(f"data.root={root}")
     parts = {}
     for part, images in found.images.items():
         files = {path.stem: path for path in found.annotations.get(part, [])}
         if not files and part != "train":  # a test part without labels, as contests have them
+            if not process_rank():
+                print(f"data.root={root}: {counted(len(images), 'image')} of the {part} part without labels, left out.", file=sys.stderr)
             continue
         strange = sorted(set(files) - set(images))
         if strange:
             raise UserError(f"{files[strange[0]]} has no image of the same name in the {part} part ({len(strange)} such files).")
+        objects = {stem: _objects(files[stem], classes, points) for stem in images if stem in files}
         labels = [
-            _label(faults, _objects(files[stem], classes), files[stem].name, path) if stem in files else faults.of_image([], path.name)
+            _label(faults, objects[stem], files[stem].name, path) if stem in objects else faults.of_image([], path.name)
             for stem, path in images.items()
         ]
         parts[part] = Images(labels, [path.relative_to(root).as_posix() for path in images.values()], list(images.values()))
@@ -71,8 +77,8 @@ def _mask(values: list[float], width: int, height: int) -> bytes | None:
         return None
 
 
-def _names(root: Path, described: Path | None) -> list[str]:
-    """The names of the classes, of the file that is given or else of the first there is.
+def _names(root: Path, described: Path | None) -> tuple[list[str], bool]:
+    """The names of the classes, of the file that is given or else of the first there is; and whether lines go on with key points.
 
     Raises:
         UserError: there are none.
@@ -81,9 +87,10 @@ def _names(root: Path, described: Path | None) -> list[str]:
     if file is None:
         raise UserError(f"data.root={root} has neither data.yaml nor classes.txt, which would name the classes.")
     if file.suffix in (".txt", ".names"):
-        return read_classes(file)
+        return read_classes(file), False
     try:
-        names: Any = yaml.safe_load(file.read_text(encoding="utf-8")).get("names")
+        content: Any = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        names: Any = content.get("names")
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}.") from None
     if isinstance(names, dict):
@@ -93,20 +100,25 @@ def _names(root: Path, described: Path | None) -> list[str]:
         names = [by_number[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names or len(set(map(str, names))) != len(names):
         raise UserError(f"{file}: 'names' must be the names of the classes, each once.")
-    return [str(name) for name in names]
+    return [str(name) for name in names], content.get("kpt_shape") is not None
 
 
-def _objects(file: Path, classes: list[str]) -> list[tuple[int, list[float]]]:
-    """Class and numbers of each line: four of a box, or the corners of a polygon."""
+def _objects(file: Path, classes: list[str], points: bool) -> list[tuple[int, list[float]]]:
+    """Class and numbers of each line: four of a box, after which there may be key points (``points``), or the corners of a polygon."""
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} cannot be read: {error}; it must be a text in UTF-8.") from None
+    for number, line in enumerate(lines, start=1):
         words = line.split()
         if not words:
             continue
         try:
             kind, values = int(float(words[0])), [float(word) for word in words[1:]]
-        except ValueError:
+        except (ValueError, OverflowError):
             raise UserError(f"{file}, line {number}: {line.strip()[:80]!r} is no row of numbers: class, x, y, width, height.") from None
+        values = values[:4] if points else values
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             raise UserError(f"{file}, line {number}: it has {len(words)} numbers; a box has 5, a polygon a class and pairs of them.")
         if not 0 <= kind < len(classes):

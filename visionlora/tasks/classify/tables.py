@@ -24,11 +24,15 @@ def print_classes(outcome: Classified) -> None:
     table = Table(title=title, title_justify="left")
     for column in ("class", "precision", "recall", "F1", "images"):
         table.add_column(column, justify="left" if column == "class" else "right")
+    there = [report[name] for name in outcome.classes if report[name]["support"]]
+    mean = {key: sum(row[key] for row in there) / max(len(there), 1) for key in ("precision", "recall", "f1-score")}
+    rows = report | {"macro avg": mean | {"support": report["macro avg"]["support"]}}  # of the classes that there are images of
     for name in [*classes, "macro avg", "weighted avg"]:
-        row = report[name]
+        row = rows[name]
         if name == "macro avg":
             table.add_section()
-        table.add_row(escape(name), *(f"{row[key]:.1%}" for key in ("precision", "recall", "f1-score")), f"{row['support']:.0f}")
+        shares = (f"{row[key]:.1%}" if row["support"] else "-" for key in ("precision", "recall", "f1-score"))
+        table.add_row(escape(name), *shares, f"{row['support']:.0f}")
     console.print(table)
     if levels := outcome.levels():
         shares = (f"{level['top1']:.1%} of {level['classes']:.0f}" for level in levels)

@@ -22,7 +22,7 @@ class Boxes:
         boxes: of the objects.
         classes: index of the class of each.
         masks: COCO's compressed run lengths of each; empty where they have boxes alone.
-        size: height and width of the image of the masks.
+        size: height and width of the image by its file of labels; zeros where that does not say.
     """
 
     boxes: tuple[Box, ...]
@@ -63,7 +63,7 @@ class Faults:
             objects: class and box of each.
             file: the image in words.
             masks: of each, where they have any; an image of which one object has none has none.
-            size: height and width of the image of the masks.
+            size: height and width of the image by its file.
         """
         boxes, classes, kept = [], [], []
         for number, (kind, (left, top, right, bottom)) in enumerate(objects, start=1):

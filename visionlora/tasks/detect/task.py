@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from visionlora.common.config import fraction
-from visionlora.common.errors import UserError
+from visionlora.common.errors import UnreadableError, UserError
 from visionlora.common.text import in_brackets
 from visionlora.tasks.detect import card
 from visionlora.tasks.detect.boxes import Boxes
 from visionlora.tasks.detect.prediction import Detected
 from visionlora.tasks.interfaces import PartImages
 from visionlora.tasks.measure import Measure
-from visionlora.tasks.placed import Placed, PlacedTask
+from visionlora.tasks.placed import FULL_SIZE, Placed, PlacedTask
 from visionlora.tasks.task import Loss
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 THRESHOLD = 0.3
 """Score from which a box is told where no images have chosen another."""
+SHAPE = 0.1
+"""Logarithm of the ratio by which the shape of an image may differ from what its file of labels says: decoding smaller rounds a little."""
 SMALLEST = 2.0
 """Pixels a side below which what a view has left of a box is dropped."""
 
@@ -90,6 +93,11 @@ class Detect(PlacedTask):
         from torchvision import tv_tensors
 
         own: Boxes = label or Boxes((), ())
+        height, width = own.size
+        if own.boxes and height and width and abs(math.log(width * image.height / (height * image.width))) > SHAPE:
+            wide, high = image.info.get(FULL_SIZE, image.size)
+            turned = ", as if it lay on its side" if (width > height) != (wide > high) else ""
+            raise UnreadableError(f"its boxes are of an image of {width} × {height} pixels{turned}, and it has {wide} × {high}")
         scale = torch.tensor([image.width, image.height] * 2, dtype=torch.float32)
         boxes = torch.tensor(own.boxes, dtype=torch.float32).reshape(-1, 4) * scale
         found = {

@@ -28,7 +28,8 @@ def known_classes(folder: Path, files: Sequence[Path]) -> tuple[list[str], Numbe
     Masks of 0 and 255 alone have a background and a foreground.
 
     Raises:
-        UserError: a file of names cannot be read or names fewer than two classes, or the masks have fewer.
+        UserError: a file of names cannot be read or names fewer than two classes, or the masks have fewer; or they have 0 and 255 alone,
+            and the file names other classes than two.
     """
     for name in COLOURS:
         if (file := folder / name).is_file():
@@ -36,14 +37,36 @@ def known_classes(folder: Path, files: Sequence[Path]) -> tuple[list[str], Numbe
             return _numbered(names, str(file), colours)
     file = next((folder / name for name in CLASSES if (folder / name).is_file()), folder / CLASSES[0])
     given = read_classes(file) if file.is_file() else None
-    if given is None or len(given) == 2:
+    if given is None:
         with ThreadPoolExecutor() as pool:
-            present = set().union(*pool.map(lambda path: set(np.unique(read_mask(str(path))).tolist()), files))
+            present = set().union(*pool.map(_values, files))
         if present == {0, IGNORED}:
-            return given or ["background", "foreground"], Numbering((0, IGNORED), 1)
-        if given is None:
-            return _numbered([f"class{value}" for value in range(max(present - {IGNORED}, default=0) + 1)], f"{folder}, by its masks,")
+            return ["background", "foreground"], Numbering((0, IGNORED), 1)
+        return _numbered([f"class{value}" for value in range(max(present - {IGNORED}, default=0) + 1)], f"{folder}, by its masks,")
+    if _black_and_white(files):
+        classes = [name for name in given if name.lower() not in NO_CLASS]
+        if len(given) == len(classes) == 2:
+            return given, Numbering((0, IGNORED), 1)
+        raise UserError(
+            f"{file} names {counted(len(given), 'class', 'classes')}, and the masks have the values 0 and 255 alone, of which 255 is no"
+            " class; name two classes, a background and a foreground, or write the numbers of the classes into the masks."
+        )
     return _numbered(given, str(file))
+
+
+def _black_and_white(files: Sequence[Path]) -> bool:
+    """Whether the masks have 0 and 255 alone; most often the first says no."""
+    present = set[int]()
+    for file in files:
+        present |= _values(file)
+        if present - {0, IGNORED}:
+            return False
+    return IGNORED in present
+
+
+def _values(file: Path) -> set[int]:
+    """The numbers in a mask."""
+    return set(np.unique(read_mask(str(file))).tolist())
 
 
 def _numbered(names: Sequence[str], where: str, colours: tuple[int, ...] = ()) -> tuple[list[str], Numbering]:

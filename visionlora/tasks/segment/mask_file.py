@@ -78,7 +78,7 @@ def read_mask(path: str, colours: Sequence[int] = ()) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-            if colours and image.mode in ("RGB", "RGBA", "P"):
+            if colours and (image.mode in ("RGB", "RGBA", "P") or (image.mode in ("L", "1") and _greys(colours))):
                 return _numbers_of(np.asarray(image.convert("RGB")), colours, path)
             if image.mode in ("RGB", "RGBA"):
                 bands = np.asarray(image.convert("RGB"))
@@ -96,6 +96,11 @@ def read_mask(path: str, colours: Sequence[int] = ()) -> np.ndarray:
     if numbers.max(initial=0) > IGNORED:
         raise UnreadableError(f"the mask {path} has the value {numbers.max()}; classes are 0 to 254, and 255 is none")
     return numbers.astype(np.uint8)
+
+
+def _greys(colours: Sequence[int]) -> bool:
+    """Whether a grey picture can have them all; else its values are the numbers themselves."""
+    return all(colour % 0x010101 == 0 for colour in colours)
 
 
 def _numbers_of(bands: np.ndarray, colours: Sequence[int], path: str) -> np.ndarray:
