@@ -17,6 +17,7 @@ from visionlora.backbone.info import Preprocessing
 from visionlora.data.config import DataConfig
 from visionlora.data.images import FilesBelow
 from visionlora.data.module import ImageData
+from visionlora.data.sources.table_file import rows_of
 from visionlora.data.split import fold_parts
 
 Folders = Callable[..., Path]
@@ -120,6 +121,8 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     (HEAD + TWO + "train/cat/0.png,dog\n", {}, "lines 2 and 14 have the same image, train/cat/0.png"),
     (HEAD + TWO.replace("2.png,dog", "2.png,"), {}, "line 7, column 'label': it is empty, where a class is needed"),
     (HEAD + TWO + "train/dog/0.png\n", {}, "line 14: it has 1 cell, where the heading has 2"),
+    (HEAD + TWO + "./train/cat/0.png,dog\n", {}, "lines 2 and 14 have the same image, train/cat/0.png"),
+    (HEAD + TWO.replace("2.png,dog", "2.png,0,5"), {}, "line 7: it has 3 cells, where the heading has 2"),
     (HEAD.replace("image", "part,image") + "trian,train/cat/0.png,cat\n", {}, "line 2, column 'part': 'trian' is no part"),
     (
         "part,image,label\ntrain,train/cat/0.png,cat\ntrain,train/dog/0.png,dog\ntest,train/dog/1.png,dgo\n", {},
@@ -198,3 +201,9 @@ def test_paths_are_made_when_they_are_asked_for(tmp_path: Path) -> None:
     assert list(files.subset([2, 0])) == [tmp_path / "a/3.png", tmp_path / "a/1.png"]
     assert files.missing() == ["2.png", "a/3.png"]
     assert list(pickle.loads(pickle.dumps(files))) == list(files)
+
+
+def test_commas_in_numbers_become_points_where_semicolons_separate(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    file.write_text('image;size;colour\na.png;0,5;"red, green"\nb.png;-12,25;1,2,3\n')
+    assert list(rows_of(file))[1:] == [["a.png", "0.5", "red, green"], ["b.png", "-12.25", "1,2,3"]]

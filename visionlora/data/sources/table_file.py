@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from visionlora.common.errors import UserError
 
+_DECIMAL = re.compile(r"[-+]?\d+,\d+")
 ENDINGS = {".csv": ",", ".tsv": "\t"}
 
 
 def rows_of(file: Path) -> Iterator[list[str]]:
     """The cells of each row, the headings first.
 
-    A CSV file whose headings have semicolons and no comma is separated by these, as a spreadsheet writes it where the comma is in numbers.
+    A CSV file whose headings have semicolons and no comma is separated by these, as a spreadsheet writes it where the comma is in numbers;
+    in a cell that is such a number it becomes a point.
 
     Raises:
         UserError: the file is of another kind, or cannot be read.
@@ -30,8 +33,11 @@ def rows_of(file: Path) -> Iterator[list[str]]:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
             stream.seek(0)
-            semicolons = ending == ".csv" and ";" in first and "," not in first
-            yield from csv.reader(stream, delimiter=";" if semicolons else ENDINGS[ending])
+            if ending == ".csv" and ";" in first and "," not in first:
+                for row in csv.reader(stream, delimiter=";"):
+                    yield [cell.replace(",", ".") if _DECIMAL.fullmatch(cell.strip()) else cell for cell in row]
+            else:
+                yield from csv.reader(stream, delimiter=ENDINGS[ending])
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read as {ending[1:].upper()}: {error}.") from None
 
