@@ -155,7 +155,7 @@ def test_a_mistake_is_told_with_its_file(name: str, spoil: Callable[[Path], obje
 
 
 def test_pascal_vocs_masks_are_no_images(tmp_path: Path) -> None:
-    root = placed.write_voc(tmp_path, PARTS)
+    root = placed.write_voc(tmp_path / "own", PARTS)
     wanted = loaded("voc", root)
     for folder in ("SegmentationClass", "SegmentationObject"):
         (root / folder).mkdir()
@@ -163,6 +163,8 @@ def test_pascal_vocs_masks_are_no_images(tmp_path: Path) -> None:
     (root / "ImageSets/Main/val.txt").write_text("")  # an empty list is none
     found = loaded("voc", root)
     assert (found["train"], found["test"]) == (wanted["train"], wanted["test"])
+    shutil.copytree(root, tmp_path / "devkit/VOCdevkit/VOC2012", ignore=shutil.ignore_patterns("devkit"))
+    assert loaded("voc", tmp_path / "devkit") == found
 
 
 def test_annotations_in_one_folder_are_of_every_part(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def voc(config: DataConfig) -> Source:
     Raises:
         UserError: no images with files, or a file that cannot be read.
     """
-    root = Path(config.root)
+    root = _own_root(Path(config.root))
     found = files_below(root, ".xml", images="JPEGImages")
     parts: dict[str, list[tuple[Path, Path]]] = {}
     unlabelled: list[str] = []
@@ -52,6 +52,12 @@ def voc(config: DataConfig) -> Source:
         names = [path.relative_to(root).as_posix() for path, *_ in rows]
         images_by_part[part] = Images(labels, names, [path for path, *_ in rows])
     return finished(root, classes, images_by_part, faults)
+
+
+def _own_root(root: Path) -> Path:
+    """The folder with ``JPEGImages``, where it is the only one below the folder that is given, as in ``VOCdevkit/VOC2012``."""
+    own = [path.parent for pattern in ("JPEGImages", "*/JPEGImages", "*/*/JPEGImages") for path in root.glob(pattern)]
+    return own[0] if len(own) == 1 else root
 
 
 def _objects(file: Path, image: Path) -> tuple[list[tuple[str, Box]], tuple[int, int]]:
