@@ -57,6 +57,9 @@ def test_other_layouts(tmp_path: Path) -> None:
     move(yolo, *((f"{kind}/{part}", f"{'valid' if part == 'val' else part}/{kind}") for kind in ("images", "labels") for part in PARTS))
     assert loaded("yolo", yolo) == wanted  # as Roboflow lays it out
     assert loaded("yolo", yolo / "data.yaml") == wanted  # as Ultralytics is given it
+    (yolo / "data.yaml").unlink()
+    (yolo / "train/labels/classes.txt").write_text("\n".join(placed.NAMES))  # as LabelImg leaves it
+    assert loaded("yolo", yolo) == wanted
     voc = placed.write_voc(tmp_path / "b", {"train": 9})
     together = {name: boxes for part in loaded("voc", voc).values() for name, boxes in enumerate(part)}
     move(voc, ("JPEGImages", "pictures"), ("Annotations", "xml"), ("ImageSets", "lists"))

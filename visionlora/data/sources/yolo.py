@@ -20,7 +20,7 @@ from visionlora.tasks.run_lengths import run_lengths
 from visionlora.tasks.segment.mask_classes import read_classes
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
-"""Files that may have the names of the classes, below the root."""
+"""Files that may have the names of the classes, in the root or one or two folders below it."""
 
 
 def yolo(config: DataConfig) -> Source:
@@ -83,7 +83,8 @@ def _names(root: Path, described: Path | None) -> tuple[list[str], bool]:
     Raises:
         UserError: there are none.
     """
-    file = described or next((root / name for name in NAMES if (root / name).is_file()), None)
+    below = [path for name in NAMES for pattern in (name, f"*/{name}", f"*/*/{name}") for path in sorted(root.glob(pattern))]
+    file = described or next(iter(below), None)  # LabelImg writes classes.txt beside the labels
     if file is None:
         raise UserError(f"data.root={root} has neither data.yaml nor classes.txt, which would name the classes.")
     if file.suffix in (".txt", ".names"):
