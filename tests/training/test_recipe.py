@@ -11,6 +11,7 @@ import timm
 import torch
 from conftest import QUIET, TINY, command, compose, results
 from omegaconf import OmegaConf
+from quickly import quickly
 
 import visionlora as vl
 from visionlora.backbone.info import info_of
@@ -108,18 +109,17 @@ def test_plain_is_the_same_for_all_data(tmp_path: Path) -> None:
     assert results(tmp_path)["folds"] == 0
 
 
-@pytest.mark.parametrize(
-    ("many", "words", "crop", "mode"),
-    [
-        (10, ("trainer.max_epochs=5",), None, "squash"),
-        (10, ("trainer.max_epochs=6",), [0.35, 1.0], "center"),
-        (10, ("trainer.max_steps=1",), None, "squash"),
-        (10, ("trainer.max_epochs=2", "recipe=plain"), [0.35, 1.0], "center"),
-        (10, ("trainer.max_epochs=2", "data.crop_scale=[0.5,1.0]"), [0.5, 1.0], "center"),
-        (100, ("trainer.max_epochs=2",), [0.35, 1.0], "center"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
-)
+CROPS: list[tuple[int, tuple[str, ...], list[float] | None, str]] = [
+    (10, ("trainer.max_epochs=5",), None, "squash"),
+    (100, ("trainer.max_epochs=2",), [0.35, 1.0], "center"),
+    (10, ("trainer.max_epochs=6",), [0.35, 1.0], "center"),
+    (10, ("trainer.max_steps=1",), None, "squash"),
+    (10, ("trainer.max_epochs=2", "recipe=plain"), [0.35, 1.0], "center"),
+    (10, ("trainer.max_epochs=2", "data.crop_scale=[0.5,1.0]"), [0.5, 1.0], "center"),
+]
+
+
+@pytest.mark.parametrize(("many", "words", "crop", "mode"), quickly(CROPS, 2, names=4))
 def test_crops_are_left_out_where_many_images_are_seen_a_few_times(
     many: int, words: tuple[str, ...], crop: list[float] | None, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
