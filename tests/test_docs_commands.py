@@ -30,7 +30,6 @@ ALWAYS = (
     "python -m visionlora.train",
     "python -m visionlora.train task=regression data=table data.root=COUNTS.csv data.label=red_cells",
     "python -m visionlora.train task=detect data=coco data.root=COCO model.decoder=mask_rcnn",
-    "python -m visionlora.train -m lora.r=1,2,4,8,16 seed=0,1,2",
     "python -m visionlora.train again=DIR hydra.run.dir=NEW",
     "python -m visionlora.check data=imagefolder data.root=DIR",
     "python -m visionlora.evaluate 'run=[DIR,FULL]' compare=true",
