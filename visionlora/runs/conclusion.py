@@ -45,8 +45,8 @@ def _course(results: Mapping[str, Any], curves: Curves) -> tuple[int, str]:
     steps, epochs = int(results.get("steps", 0)), int(results.get("epochs", 0))
     if not steps or not epochs:
         return 0, "Nothing was trained."
-    if results.get("strength/update") == 0:
-        return 0, ""  # nothing of the training is kept, and more of it would be no better founded
+    if results.get("strength/update") == results.get("strength/head") == 0:
+        return 0, ""  # the probe is kept, and more training would be no better founded
     if steps < FEW_STEPS and not results.get("recipe"):  # a recipe knows how many do for so few images
         taken = "one optimizer step was" if steps == 1 else f"{steps} optimizer steps were"
         return math.ceil(epochs * FEW_STEPS / steps), f"Only {taken} taken: more are likely to help."

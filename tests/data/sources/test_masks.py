@@ -140,13 +140,14 @@ def stems(source: Source) -> dict[str, list[str]]:
     return {part: [Path(name).stem for name in images.names] for part, images in source.parts.items()}
 
 
-def test_pascal_voc_has_lists_and_masks_of_some_images(tmp_path: Path) -> None:
+def test_pascal_voc_has_lists_and_masks_of_some_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = in_one_folder(tmp_path, "JPEGImages", "SegmentationClass")
     (root / "SegmentationClass/train5.png").unlink()
     lists = root / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
     (lists / "default.txt").write_text("train0\ntrain1")  # as CVAT writes it: no parts
     assert stems(load(root)) == {"train": [f"train{number}" for number in range(5)]}
+    assert "1 image without a file in" in capsys.readouterr().err
     (lists / "train.txt").write_text("train0\ntrain3\n")
     (lists / "val.txt").write_text("train2\n")
     assert stems(load(root)) == {"train": ["train0", "train3"], "test": ["train2"]}  # the only part held out

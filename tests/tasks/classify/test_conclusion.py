@@ -38,6 +38,8 @@ FLAT = [0.30, 0.25, 0.22, 0.21, 0.21]
             "visionlora.evaluate",
         ),
         ({"steps": 12}, FLAT, "Only 12 optimizer steps were taken", "trainer.max_epochs=42"),
+        ({"steps": 12, "strength/update": 0.0, "strength/head": 0.0}, FLAT, "15.0 points better", "visionlora.evaluate"),  # the probe
+        ({"steps": 12, "strength/update": 0.0, "strength/head": 1.0}, FLAT, "Only 12 optimizer steps were taken", "trainer.max_epochs=42"),
         ({"steps": 1, "epochs": 1}, [0.3], "Only one optimizer step was taken", "trainer.max_epochs=100"),
         ({"steps": 0, "epochs": 0}, [], "Nothing was trained", "visionlora.evaluate"),
         ({}, [0.5, 0.4, 0.3], "still fell in the last epoch, from 0.400 to 0.300", "trainer.max_epochs=10"),

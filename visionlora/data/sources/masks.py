@@ -51,15 +51,15 @@ def masks(config: DataConfig) -> Source:
 def _parts(root: Path) -> dict[str, PartPairs]:
     """Images and masks by part."""
     lists, held_out = root / "ImageSets" / "Segmentation", root / HELD_OUT
+    roots = part_roots(root, FOLDERS, BESIDE)
     found = {
         part: pairs(root, images, masks, ENDINGS, SUFFIXES, lacking=lists.is_dir())  # Pascal VOC has masks of some images
-        for part, (images, masks) in part_roots(root, FOLDERS, BESIDE).items()
+        for part, (images, masks) in roots.items()
     }
     if set(found) != {"train"} or not (lists.is_dir() or held_out.is_file()):
         return found
-    whole = found["train"]
-    images, _ = part_roots(root, FOLDERS, BESIDE)["train"]
-    paths = [path.relative_to(images).with_suffix("").as_posix() for path in whole.paths]
+    whole, (folder, _) = found["train"], roots["train"]
+    paths = [path.relative_to(folder).with_suffix("").as_posix() for path in whole.paths]
     by_part = of_lists(lists, paths, "a mask") if lists.is_dir() else of_held_out(held_out, paths, "a mask")
     if "test" not in by_part and "val" in by_part:  # as with class folders: the one held-out part gives the final figure
         by_part["test"] = by_part.pop("val")

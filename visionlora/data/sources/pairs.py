@@ -92,7 +92,7 @@ def pairs(
         labels: the folder of the files.
         endings: that these may have, with their dot.
         suffixes: that may stand between name and ending.
-        lacking: an image may have no file; it is left out then.
+        lacking: an image may have no file; it is left out then, and a line says how many.
 
     A line says how many files are of no image.
 
@@ -124,6 +124,8 @@ def pairs(
         )
     if not found.names:
         raise UserError(f"{images} has no images.")
+    if missing and not process_rank():
+        print(f"{images}: {counted(len(missing), 'image')} without a file in {labels}, left out (first: {missing[0]}).", file=sys.stderr)
     if (others := len(files) - len(used)) and not process_rank():
         print(f"{labels}: {counted(others, 'file')} of no image, left out.", file=sys.stderr)
     return found
