@@ -71,6 +71,65 @@ def test_other_layouts(tmp_path: Path) -> None:
     assert loaded("coco", coco) == loaded("coco", file)
 
 
+def in_sets(root: Path, described: str) -> Path:
+    """YOLO's files with the images in ``images/set1`` to ``set3``, which no word makes parts, and what ``data.yaml`` says of them."""
+    placed.write_yolo(root, PARTS)
+    for number, part in enumerate(PARTS, start=1):
+        move(root, *((f"{kind}/{part}", f"{kind}/set{number}") for kind in ("images", "labels")))
+    (root / "data.yaml").write_text(f"names: {list(placed.NAMES)}\n{described}")
+    return root
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        "train: images/set1\nval: images/set2\ntest: images/set3\n",
+        "path: .\ntrain: ../images/set1\nvalid: [images/set2]\ntest: images/set3\n",  # Roboflow's way, and a list of folders
+        "path: /nowhere/else\ntrain: train.txt\nval: ./lists/held_out.txt\ntest: images/set3\n",
+    ],
+    ids=["folders", "roboflow", "lists"],
+)
+def test_parts_as_data_yaml_names_them(described: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = loaded("yolo", placed.write_yolo(tmp_path / "a", PARTS))
+    root = in_sets(tmp_path / "b", described)
+    if "held_out" in described:
+        (root / "lists").mkdir()
+        (root / "train.txt").write_text("\n".join(f"./images/set1/{path.name}" for path in sorted((root / "images/set1").iterdir())))
+        (root / "lists/held_out.txt").write_text("\n".join(f"images/set2/{path.name}" for path in sorted((root / "images/set2").iterdir())))
+    assert loaded("yolo", root) == loaded("yolo", root / "data.yaml") == wanted
+    shutil.copytree(root / "images/set3", root / "images/more")
+    assert loaded("yolo", root) == wanted
+    assert "3 images of no part, left out: images/more/" in capsys.readouterr().err
+
+
+def test_data_yaml_that_names_other_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = in_sets(tmp_path / "a", "train: images/set1\nval: images/set1\n")  # as coco128.yaml
+    assert list(loaded("yolo", root)) == ["train"]
+    assert "names the same images for train and val, which is left out" in capsys.readouterr().err
+    with pytest.raises(UserError, match="6 images would be of train and of val"):
+        loaded("yolo", in_sets(tmp_path / "b", "train: images/set1\nval: [images/set1, images/set2]\n"))
+    root = in_sets(tmp_path / "c", "train: list.txt\n")
+    (root / "list.txt").write_text("images/set1/gone.png")
+    with pytest.raises(UserError, match=r"list\.txt names images/set1/gone\.png, which is not there"):
+        loaded("yolo", root)
+    elsewhere = placed.write_yolo(tmp_path / "d", PARTS)
+    wanted = loaded("yolo", elsewhere)
+    (elsewhere / "data.yaml").write_text(f"names: {list(placed.NAMES)}\npath: /nowhere\ntrain: gone/train\nval: gone/val\n")
+    assert loaded("yolo", elsewhere) == wanted  # of another machine: the names of the folders say it
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/data.yaml").write_text(f"names: {list(placed.NAMES)}\npath: ../d\ntrain: images/train\nval: images/val\n")
+    assert loaded("yolo", tmp_path / "e/data.yaml") == wanted  # the description lies elsewhere
+
+
+def test_other_json_files_beside_cocos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = placed.write_coco(tmp_path, PARTS)
+    wanted = loaded("coco", root)
+    (root / "info.json").write_text('{"author": "me"}')
+    (root / "annotations/train_ids.json").write_text("[7, 8]")
+    assert loaded("coco", root) == wanted
+    assert "2 JSON files without COCO's lists, left out: annotations/train_ids.json" in capsys.readouterr().err
+
+
 def test_faults_are_mended_told_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = placed.write_voc(tmp_path, PARTS)
     strange = [(0, (20, 10, 5, 30)), (1, (-9, 0, 20, 12)), (0, (4, 4, 4, 9)), (1, (60, 4, 90, 9))]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from visionlora.common.errors import UnreadableError, UserError
 from visionlora.common.processes import process_rank
+from visionlora.common.text import counted, first_of
 from visionlora.data.images import Images, OtherFiles
 from visionlora.data.sources.pairs import PARTS
 from visionlora.data.sources.source import Source
@@ -35,7 +37,9 @@ def part_of(path: PurePath) -> str | None:
     return None
 
 
-def files_below(root: Path, ending: str, without: Sequence[str] = (), images: str | None = None) -> Files:
+def files_below(
+    root: Path, ending: str, without: Sequence[str] = (), images: str | None = None, named: Callable[[Path], str | None] | None = None
+) -> Files:
     """The images and the annotations below a folder; what is in no part's folder is under ``train`` where nothing is in one. Annotations
     that are in no part's folder are of every part whose images they have the name of.
 
@@ -44,21 +48,25 @@ def files_below(root: Path, ending: str, without: Sequence[str] = (), images: st
         ending: of annotations, with its dot.
         without: names of files that are no annotations.
         images: name of the folder below the root that has all images, if it is there: masks beside it have the same names.
+        named: gives the part of a path where the folders on the way do not; an empty one leaves it out, and a line counts such images.
 
     Raises:
         UserError: there is no such folder, it has no images, or two of one part have the same name.
     """
     if not root.is_dir():
         raise UserError(f"data.root={root} {'is a file, not a folder' if root.exists() else 'is not there'}.")
-    found, is_image, loose, of_all = Files(), OtherFiles(), [], []
+    found, is_image, loose, of_all, out = Files(), OtherFiles(), [], [], []
     own = root / images if images is not None and next((root / images).glob("*"), None) else None
     for path in sorted(root.rglob("*")):
         if not path.is_file():
             continue
         below = path.relative_to(root)
-        part = part_of(below)
+        part = part_of(below) if named is None else named(path)
         annotation = path.suffix.lower() == ending and path.name not in without
         if not annotation and (not is_image(path) or (own is not None and not path.is_relative_to(own))):
+            continue
+        if part == "":
+            out += [] if annotation else [below.as_posix()]
             continue
         if part is None and annotation:
             of_all.append(path)
@@ -66,6 +74,8 @@ def files_below(root: Path, ending: str, without: Sequence[str] = (), images: st
         if part is None:
             loose.append(path)
         _put(found, part or "train", path, annotation)
+    if out and not process_rank():
+        print(f"data.root={root}: {counted(len(out), 'image')} of no part, left out: {first_of(out, 3)}.", file=sys.stderr)
     if len(found.images) > 1 and loose:  # such as a README's picture beside the folders of the parts
         for path in loose:
             if found.images["train"].get(path.stem) == path:

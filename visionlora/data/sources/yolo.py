@@ -15,18 +15,22 @@ from visionlora.data.config import DataConfig
 from visionlora.data.images import Images
 from visionlora.data.sources.annotated import files_below, finished, size_of
 from visionlora.data.sources.source import Source
+from visionlora.data.sources.yolo_parts import NamedParts, base_of
 from visionlora.tasks.detect.boxes import Box, Boxes, Faults
 from visionlora.tasks.run_lengths import run_lengths
 from visionlora.tasks.segment.mask_classes import read_classes
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names")
 """Files that may have the names of the classes, in the root or one or two folders below it."""
+NO_LABELS = ("classes.txt", "README.txt", "README.dataset.txt", "README.roboflow.txt", "train.txt", "val.txt", "test.txt")
+"""Files of text that are no labels."""
 
 
 def yolo(config: DataConfig) -> Source:
     """Images with ``labels``: a line ``class x y width height`` for each object, in shares of the image, x and y of its middle; or the
     corners of a polygon, which is the mask of the object, with the box around it. Folders may be ``images/PART`` beside ``labels/PART``,
-    or ``PART/images`` beside ``PART/labels``. ``data.yaml`` or ``classes.txt`` has the names. An image without a file has no objects.
+    or ``PART/images`` beside ``PART/labels``, or what ``data.yaml`` names as parts. It has the names of the classes, or ``classes.txt``
+    has. An image without a file has no objects.
 
     Raises:
         UserError: no images, no names, a line that cannot be read, a class that has no name.
@@ -34,12 +38,18 @@ def yolo(config: DataConfig) -> Source:
     root, described = Path(config.root), None
     if root.suffix in (".yaml", ".yml") and root.is_file():
         root, described = root.parent, root
-    found = files_below(
-        root, ".txt", without=("classes.txt", "README.txt", "README.dataset.txt", "README.roboflow.txt", "train.txt", "val.txt", "test.txt")
-    )
+    file = described or _description(root)
+    content = _content(file) if file is not None and file.suffix in (".yaml", ".yml") else {}
+    if described is not None:
+        root = base_of(described, content)
+    named = NamedParts(file, content, root).of if file is not None and content else None
+    found = files_below(root, ".txt", NO_LABELS, named=named)
     if not any(found.annotations.values()):
         raise UserError(f"data.root={root} has images and no .txt file with labels.")
-    classes, points = _names(root, described)
+    if file is None:
+        raise UserError(f"data.root={root} has neither data.yaml nor classes.txt, which would name the classes.")
+    classes = _names(file, content) if content else read_classes(file)
+    points = content.get("kpt_shape") is not None
     faults = Faults(f"data.root={root}")
     parts = {}
     for part, images in found.images.items():
@@ -77,23 +87,34 @@ def _mask(values: list[float], width: int, height: int) -> bytes | None:
         return None
 
 
-def _names(root: Path, described: Path | None) -> tuple[list[str], bool]:
-    """The names of the classes, of the file that is given or else of the first there is; and whether lines go on with key points.
+def _description(root: Path) -> Path | None:
+    """The first file that has the names of the classes; LabelImg writes ``classes.txt`` beside the labels."""
+    below = (path for name in NAMES for pattern in (name, f"*/{name}", f"*/*/{name}") for path in sorted(root.glob(pattern)))
+    return next(below, None)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """What ``data.yaml`` says.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}.") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{file} cannot be read: it must be a mapping that has 'names'.")
+    return content
+
+
+def _names(file: Path, content: dict[str, Any]) -> list[str]:
+    """The names of the classes, in the order of their numbers.
 
     Raises:
         UserError: there are none.
     """
-    below = [path for name in NAMES for pattern in (name, f"*/{name}", f"*/*/{name}") for path in sorted(root.glob(pattern))]
-    file = described or next(iter(below), None)  # LabelImg writes classes.txt beside the labels
-    if file is None:
-        raise UserError(f"data.root={root} has neither data.yaml nor classes.txt, which would name the classes.")
-    if file.suffix in (".txt", ".names"):
-        return read_classes(file), False
-    try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        names: Any = content.get("names")
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}.") from None
+    names = content.get("names")
     if isinstance(names, dict):
         by_number = {str(number): name for number, name in names.items()}
         if set(by_number) != {str(number) for number in range(len(names))}:
@@ -101,7 +122,7 @@ def _names(root: Path, described: Path | None) -> tuple[list[str], bool]:
         names = [by_number[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names or len(set(map(str, names))) != len(names):
         raise UserError(f"{file}: 'names' must be the names of the classes, each once.")
-    return [str(name) for name in names], content.get("kpt_shape") is not None
+    return [str(name) for name in names]
 
 
 def _objects(file: Path, classes: list[str], points: bool) -> list[tuple[int, list[float]]]:
