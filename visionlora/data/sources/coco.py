@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.common.errors import UserError
-from visionlora.common.text import not_there
+from visionlora.common.processes import process_rank
+from visionlora.common.text import counted, first_of, not_there
 from visionlora.data.config import DataConfig
 from visionlora.data.images import Images, OtherFiles
 from visionlora.data.sources.annotated import finished, part_of, size_of
@@ -21,6 +23,7 @@ from visionlora.tasks.run_lengths import run_lengths
 
 Annotation = Mapping[str, Any]
 """An entry of a file of COCO's."""
+LACKING = "it needs lists of images, annotations and categories"
 
 
 @dataclass
@@ -117,19 +120,31 @@ def crowds_in(parts: Mapping[str, CocoPart]) -> int:
 def _files(root: Path) -> dict[str, CocoFile]:
     """The files of annotations by part."""
     if root.is_file():
-        return {"train": _read(root)}
+        if not _has_lists(content := _json(root)):
+            raise UserError(f"{root} is no file of COCO's: {LACKING}.")
+        return {"train": _read(root, content)}
     if not root.is_dir():
         raise UserError(f"data.root={root} is not there.")
     found: dict[str, CocoFile] = {}
+    others: dict[Path, str] = {}
     for path in sorted(root.rglob("*.json")):
         part = part_of(path.relative_to(root)) or _named(path.stem) or "train"
         if path.stem.startswith(("captions", "person_keypoints", "image_info", "panoptic", "stuff")):
             continue
+        if not _has_lists(content := _json(path)):
+            others[path] = part
+            continue
         if part in found:
             raise UserError(f"{found[part].path} and {path} are both of the part {part}; leave one, or give the file itself as data.root.")
-        found[part] = _read(path)
+        found[part] = _read(path, content)
+    strange = next((path for path, part in others.items() if part not in found), None)
+    if strange is not None:  # it may be the part's own
+        raise UserError(f"{strange} is no file of COCO's: {LACKING}.")
     if not found:
         raise UserError(f"data.root={root} has no .json file with annotations.")
+    if others and not process_rank():
+        names = first_of([path.relative_to(root).as_posix() for path in others], 3)
+        print(f"data.root={root}: {counted(len(others), 'JSON file')} without COCO's lists, left out: {names}.", file=sys.stderr)
     return found
 
 
@@ -138,18 +153,23 @@ def _named(stem: str) -> str | None:
     return next((part for part, names in PARTS.items() for word in words if word.rstrip("0123456789") in names), None)
 
 
-def _read(path: Path) -> CocoFile:
-    """One file.
-
-    Raises:
-        UserError: it is none of COCO's.
-    """
+def _json(path: Path) -> Any:
     try:
-        content = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from None
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
-        raise UserError(f"{path} is no file of COCO's: it needs lists of images, annotations and categories.")
+
+
+def _has_lists(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories"))
+
+
+def _read(path: Path, content: Mapping[str, Any]) -> CocoFile:
+    """What a file says that has COCO's lists.
+
+    Raises:
+        UserError: an entry is damaged, or an id is there twice.
+    """
     try:
         of_categories = [int(one["id"]) for one in content["categories"]]
         categories = {int(one["id"]): str(one["name"]) for one in content["categories"]}
