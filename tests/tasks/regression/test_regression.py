@@ -51,9 +51,10 @@ def test_scaled_and_back_is_the_same(log: bool) -> None:
     torch.testing.assert_close(one.in_units(scaled), numbers, rtol=1e-3, atol=1e-3)
 
 
-def test_numbers_that_are_all_the_same_are_no_division_by_zero() -> None:
+def test_numbers_that_are_all_the_same_are_told_and_no_division_by_zero(capsys: pytest.CaptureFixture[str]) -> None:
     one = task(1)
     one.look_at([(3.0,), (3.0,)])
+    assert capsys.readouterr().err == "'x0' is the same in all 2 training images: there is nothing to learn.\n"
     assert one.options.scale == [1.0]
     evaluation = Evaluation(one, "val")
     evaluation.update(torch.zeros(1, 1), torch.tensor([[3.0]]))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from visionlora.common.config import one_of
 from visionlora.common.errors import UserError
+from visionlora.common.processes import process_rank
 from visionlora.common.text import in_brackets
 from visionlora.tasks.cells import Cells
 from visionlora.tasks.interfaces import PartImages
@@ -99,6 +101,9 @@ class Regression(Task):
             if numbers.min() < 0:
                 raise UserError(f"task.log=true is for numbers from 0 up; one of the training part is {numbers.min():g}.")
             numbers = np.log1p(numbers)
+        for name, constant in zip(self.names, numbers.min(0) == numbers.max(0), strict=False):
+            if constant and not process_rank():
+                print(f"{name!r} is the same in all {len(labels):,} training images: there is nothing to learn.", file=sys.stderr)
         if self.options.center is None:
             self.options.center = [float(f"{value:.8g}") for value in numbers.mean(0)]
         if self.options.scale is None:
