@@ -113,6 +113,7 @@ CROPS: list[tuple[int, tuple[str, ...], list[float] | None, str]] = [
     (10, ("trainer.max_epochs=5",), None, "squash"),
     (100, ("trainer.max_epochs=2",), [0.35, 1.0], "center"),
     (10, ("trainer.max_epochs=6",), [0.35, 1.0], "center"),
+    (10, ("trainer.max_steps=1", "trainer.max_epochs=9"), None, "squash"),
     (10, ("trainer.max_steps=1",), None, "squash"),
     (10, ("trainer.max_epochs=2", "recipe=plain"), [0.35, 1.0], "center"),
     (10, ("trainer.max_epochs=2", "data.crop_scale=[0.5,1.0]"), [0.5, 1.0], "center"),

@@ -237,9 +237,9 @@ def _crop(config: TrainConfig, data: ImageData) -> tuple[list[float] | None, str
         return [*USUAL_CROP], "the same for all data"
     if config.optim.strength == "none":
         return [*USUAL_CROP], "nothing of the training is kept"
-    images, epochs = len(data.parts["train"]), config.trainer.get("max_epochs")
-    if epochs in (None, -1):
-        epochs = (config.trainer.get("max_steps") or 0) * data.batch_size / max(images, 1)
+    images, limits = len(data.parts["train"]), [config.trainer.get(key) for key in ("max_epochs", "max_steps")]
+    a_step = data.batch_size * (config.trainer.get("accumulate_grad_batches") or 1) / max(images, 1)
+    epochs = min((limit * size for limit, size in zip(limits, (1, a_step), strict=True) if limit not in (None, -1)), default=math.inf)
     if images > MANY and epochs <= SHORT:
         return None, f"{images:,} images, each seen {epochs:.2g} times, are better seen whole"
     return [*USUAL_CROP], f"better with few images; as good with up to {MANY:,}, or where each is seen more than {SHORT} times"
