@@ -14,7 +14,8 @@ from PIL import Image
 from visionlora.backbone.info import Preprocessing
 from visionlora.data.batches import EpochBatches, MemoryImages
 from visionlora.data.config import DataConfig
-from visionlora.data.images import Images, into_memory
+from visionlora.data.first_look import into_memory
+from visionlora.data.images import Images
 from visionlora.data.loading import EpochSampler, OneView, TransformedImages
 from visionlora.data.module import ImageData
 from visionlora.data.transforms import eval_batch_transform, eval_transform, train_batch_transform, train_transform

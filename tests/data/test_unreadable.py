@@ -75,7 +75,7 @@ def names(folder: Path, bad: dict[str, range]) -> list[str]:
 @pytest.fixture
 def not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a large set: what cannot be read is found when its turn comes."""
-    monkeypatch.setattr("visionlora.data.images.checked.__defaults__", (-1,))
+    monkeypatch.setattr("visionlora.data.first_look.checked.__defaults__", (-1,))
 
 
 def loaded(root: Path, workers: int = 0, batch_size: int = 5, **more: Any) -> ImageData:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visionlora.common.errors import UserError
-from visionlora.data.images import find_images
+from visionlora.data.files import find_images
 
 COLUMNS = ("path", "file", "filename", "image", "image_path")
 """Headings under which a CSV file may have its paths; else they are in its first column."""

@@ -4,6 +4,7 @@ any number of processes, and after a resume.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from visionlora.common.errors import UnreadableError
+from visionlora.common.errors import UnreadableError, UserError
+from visionlora.common.processes import worker_ending
 from visionlora.data.decoded import Decoded
 from visionlora.data.images import Images, Unreadable
 from visionlora.data.transforms import Transform
@@ -196,3 +198,38 @@ def mixed_seed(*numbers: int) -> int:
 def _process() -> tuple[int, int]:
     ready = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)
+
+
+def file_loader(images: TransformedImages, sampler: EpochSampler, batch_size: int, workers: int) -> FileLoader:
+    """Batches of images that are opened one at a time, by so many processes; 0: by this one."""
+    return FileLoader(
+        images,
+        batch_size=batch_size,
+        collate_fn=images.batch,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=worker_ending(),
+        generator=torch.Generator(),  # else each epoch draws from the global one
+        drop_last=sampler.shuffle and len(sampler) % batch_size == 1 < len(sampler),  # as EpochBatches
+    )
+
+
+def draws(weights: Sequence[float], groups: Sequence[int] | None) -> Tensor | None:
+    """How often each image is drawn, in proportion, float64 ``(N,)``; ``None``: all equally often.
+
+    Args:
+        weights: of each image; empty where all have the same.
+        groups: of each image, where every group is drawn as often.
+
+    Raises:
+        UserError: no weight is above 0.
+    """
+    found = torch.tensor(weights, dtype=torch.float64) if weights else None
+    if groups is not None:
+        counts = Counter(groups)
+        balanced = torch.tensor([1 / counts[group] for group in groups], dtype=torch.float64)
+        found = balanced if found is None else balanced * found
+    if found is not None and not found.sum() > 0:
+        raise UserError("no image of the training part has a weight above 0.")
+    return found

@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from visionlora.backbone.info import Preprocessing, info_of
 from visionlora.common.errors import UserError
-from visionlora.common.processes import worker_ending
 from visionlora.data.batches import CachedFeatures, EpochBatches, MemoryImages
 from visionlora.data.config import USUAL_CROP, DataConfig
 from visionlora.data.decoded import Decoded
-from visionlora.data.images import Images, Unreadable, checked, find_images, into_memory
-from visionlora.data.loading import EpochSampler, FileLoader, LateLoader, OneView, TransformedImages
+from visionlora.data.files import find_images
+from visionlora.data.first_look import checked, into_memory
+from visionlora.data.images import Images, Unreadable
+from visionlora.data.loading import EpochSampler, LateLoader, OneView, TransformedImages, draws, file_loader
 from visionlora.data.pruning import Pruning, Shown
 from visionlora.data.sources.load import load_source
 from visionlora.data.split import complete, folds_of, recorded
@@ -195,14 +196,7 @@ class ImageData(L.LightningDataModule):
         ``data.balance=sampler`` every group as often.
         """
         train = self.parts["train"]
-        weights = torch.tensor(train.weights, dtype=torch.float64) if train.weights else None
-        groups = self.task.groups(train.labels)
-        if self.config.balance == "sampler" and groups is not None:
-            counts = Counter(groups)
-            balanced = torch.tensor([1 / counts[group] for group in groups], dtype=torch.float64)
-            weights = balanced if weights is None else balanced * weights
-        if weights is not None and not weights.sum() > 0:
-            raise UserError("no image of the training part has a weight above 0.")
+        weights = draws(train.weights, self.task.groups(train.labels) if self.config.balance == "sampler" else None)
         skipped = None if self.pruning is None else self.pruning.skipped
         return EpochSampler(len(train), self.seed, True, weights, self.config.repeats, skipped)
 
@@ -283,26 +277,15 @@ class ImageData(L.LightningDataModule):
         sampler: EpochSampler,
         unreadable: Unreadable | None = None,
     ) -> DataLoader[Any]:
-        channels, workers = self._ready().channels, self._workers(pictures)
+        channels = self._ready().channels
         overfits = getattr(self.trainer, "overfit_batches", 0)  # Lightning then puts a sampler of images in
         # Pillow resizes transparent images in a way of its own.
         placed = self.task if isinstance(self.task, PlacedTask) else None
         if pictures.in_memory and batched is not None and channels != 4 and not overfits and placed is None:
             return self._batches(MemoryImages(pictures, self.task.tensor(pictures.labels), batched, channels), sampler)
-        batch_size = self.batch_size
         noted = self.unreadable if unreadable is None else unreadable
         dataset = TransformedImages(pictures, each, channels, self.task.tensor, noted, placed, self.decoded)
-        return FileLoader(
-            dataset,
-            batch_size=batch_size,
-            collate_fn=dataset.batch,
-            sampler=sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            worker_init_fn=worker_ending(),
-            generator=torch.Generator(),  # else each epoch draws from the global one
-            drop_last=sampler.shuffle and len(sampler) % batch_size == 1 < len(sampler),  # as EpochBatches
-        )
+        return file_loader(dataset, sampler, self.batch_size, self._workers(pictures))
 
     def _batches(self, dataset: Dataset[Any], sampler: EpochSampler) -> DataLoader[Any]:
         return LateLoader(dataset, sampler=EpochBatches(sampler, self.batch_size), batch_size=None, generator=torch.Generator())

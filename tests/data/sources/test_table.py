@@ -15,7 +15,7 @@ import pytest
 from visionlora import UserError
 from visionlora.backbone.info import Preprocessing
 from visionlora.data.config import DataConfig
-from visionlora.data.images import FilesBelow
+from visionlora.data.files import FilesBelow
 from visionlora.data.module import ImageData
 from visionlora.data.sources.table_file import rows_of
 from visionlora.data.split import fold_parts

@@ -12,7 +12,8 @@ from PIL import Image
 from visionlora.common.errors import UnreadableError, UserError
 from visionlora.common.processes import process_rank
 from visionlora.common.text import counted, first_of
-from visionlora.data.images import Images, OtherFiles
+from visionlora.data.files import OtherFiles
+from visionlora.data.images import Images
 from visionlora.data.sources.pairs import PARTS
 from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Faults

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from visionlora.common.errors import UserError
-from visionlora.data.images import Images, OtherFiles
+from visionlora.data.files import OtherFiles
+from visionlora.data.images import Images
 from visionlora.data.sources.folders import PARTS
 from visionlora.data.stores import opened
 

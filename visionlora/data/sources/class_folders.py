@@ -8,7 +8,8 @@ from torchvision.datasets.folder import make_dataset
 
 from visionlora.common.errors import UserError
 from visionlora.data.config import DataConfig
-from visionlora.data.images import Images, OtherFiles
+from visionlora.data.files import OtherFiles
+from visionlora.data.images import Images
 from visionlora.data.sources.archives import packed_folders
 from visionlora.data.sources.folders import class_names, is_archive, part_folders
 from visionlora.data.sources.source import Source

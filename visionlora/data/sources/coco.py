@@ -14,7 +14,8 @@ from visionlora.common.errors import UserError
 from visionlora.common.processes import process_rank
 from visionlora.common.text import counted, first_of, not_there
 from visionlora.data.config import DataConfig
-from visionlora.data.images import Images, OtherFiles
+from visionlora.data.files import OtherFiles
+from visionlora.data.images import Images
 from visionlora.data.sources.annotated import finished, part_of, size_of
 from visionlora.data.sources.pairs import PARTS
 from visionlora.data.sources.source import Source

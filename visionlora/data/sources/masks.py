@@ -8,7 +8,8 @@ from pathlib import Path
 
 from visionlora.common.errors import UnreadableError, UserError
 from visionlora.data.config import DataConfig
-from visionlora.data.images import CHECKED, Images
+from visionlora.data.first_look import CHECKED
+from visionlora.data.images import Images
 from visionlora.data.sources.lists import HELD_OUT, of_held_out, of_lists
 from visionlora.data.sources.pairs import PartPairs, pairs, part_roots
 from visionlora.data.sources.source import Source

@@ -10,7 +10,7 @@ from pathlib import Path
 from visionlora.common.errors import UserError
 from visionlora.common.processes import process_rank
 from visionlora.common.text import counted, first_of
-from visionlora.data.images import OtherFiles
+from visionlora.data.files import OtherFiles
 
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 """Names that the folder of a part may have."""

@@ -13,7 +13,8 @@ from visionlora.common.errors import UserError, did_you_mean
 from visionlora.common.processes import process_rank
 from visionlora.common.text import counted, not_there
 from visionlora.data.config import DataConfig
-from visionlora.data.images import FilesBelow, Images, files_in
+from visionlora.data.files import FilesBelow, files_in
+from visionlora.data.images import Images
 from visionlora.data.opening import extensions
 from visionlora.data.sources.folders import PARTS
 from visionlora.data.sources.table_file import rows_of

@@ -10,7 +10,7 @@ from typing import Any
 from visionlora.common.errors import UserError
 from visionlora.common.processes import process_rank
 from visionlora.common.text import counted
-from visionlora.data.images import OtherFiles
+from visionlora.data.files import OtherFiles
 from visionlora.data.sources.annotated import part_of
 from visionlora.data.sources.pairs import PARTS
 
