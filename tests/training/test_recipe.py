@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import placed
 import pytest
 import timm
 import torch
@@ -17,7 +18,10 @@ import visionlora as vl
 from visionlora.backbone.info import info_of
 from visionlora.common.errors import UserError
 from visionlora.lora.adapter import Adapter
+from visionlora.runs import config as config_module
 from visionlora.runs.config import usual_rate
+from visionlora.runs.folder import RunFolder
+from visionlora.runs.identity import same_run
 from visionlora.training import recipe
 from visionlora.training.recipe_table import PLAIN, TABLE, row_for
 from visionlora.training.run import run
@@ -189,3 +193,17 @@ def test_a_run_without_crops_goes_on_where_the_command_is_typed_again(tmp_path: 
     gone_on = command("train", *words, "ckpt_path=last", f"hydra.run.dir={tmp_path}")
     assert "laid out with another" not in gone_on.stderr
     assert gone_on.returncode == 0
+
+
+PLACED = [("segment", "default"), ("detect", "full"), ("segment", "full"), ("segment", "none"), ("detect", "default"), ("detect", "none")]
+
+
+@pytest.mark.parametrize(("task", "lora"), quickly(PLACED, 2, names=2))
+def test_a_sweep_finds_again_what_its_recipe_chose_for_boxes_and_masks(task: str, lora: str, tmp_path: Path) -> None:
+    source, write = {"segment": ("masks", placed.write_masks), "detect": ("voc", placed.write_voc)}[task]
+    root = write(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
+    words = ("model=timm", "model.name=test_resnet", "model.pretrained=false", "data.num_workers=0", "trainer.max_steps=1", *QUIET)
+    config = compose(f"task={task}", f"data={source}", f"data.root={root}", f"lora={lora}", "data.image_size=64", *words, "logger={}")
+    run(config, tmp_path / "run")
+    assert set(chosen(tmp_path / "run")) <= set(config_module.OPEN)
+    assert same_run(config, RunFolder(tmp_path / "run"))

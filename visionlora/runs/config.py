@@ -105,6 +105,7 @@ OPEN = {
     "data.folds": "auto",
     "data.crop_scale": "auto",
     "optim.lr": None,
+    "optim.head_lr": None,
     "optim.strength": None,
     "optim.soup": None,
     "trainer.max_epochs": None,
