@@ -92,6 +92,7 @@ def in_sets(root: Path, described: str) -> Path:
 def test_parts_as_data_yaml_names_them(described: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wanted = loaded("yolo", placed.write_yolo(tmp_path / "a", PARTS))
     root = in_sets(tmp_path / "b", described)
+    (tmp_path / "images/set1").mkdir(parents=True)  # of other data, where Roboflow's path would lead to
     if "held_out" in described:
         (root / "lists").mkdir()
         (root / "train.txt").write_text("\n".join(f"./images/set1/{path.name}" for path in sorted((root / "images/set1").iterdir())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,8 @@ class NamedParts:
     def __init__(self, file: Path, content: Mapping[str, Any], root: Path) -> None:
         self.root, self.by_image = root, dict[Path, str]()
         named = {part: next((content[name] for name in names if content.get(name)), None) for part, names in PARTS.items()}
-        places = {part: _places(file, part, entry, (base_of(file, content), file.parent, root)) for part, entry in named.items() if entry}
+        bases = (base_of(file, content), file.parent, root)
+        places = {part: _places(file, part, entry, bases, root) for part, entry in named.items() if entry}
         self.parts = [part for part, there in places.items() if there] if places.get("train") else []
         self.lists = {place.resolve() for part in self.parts for place in places[part] if place.is_file()}
         for part in list(self.parts):
@@ -77,16 +79,16 @@ def _key(path: Path) -> Path:
     return Path(*parts)
 
 
-def _places(file: Path, part: str, entry: Any, bases: tuple[Path, ...]) -> list[Path]:
-    """The folders and lists of an entry that are there; Roboflow writes them from a folder that is one further up."""
+def _places(file: Path, part: str, entry: Any, bases: tuple[Path, ...], root: Path) -> list[Path]:
+    """The folders and lists of an entry that are there, below the root; Roboflow writes them from a folder that is one further down."""
     entries = entry if isinstance(entry, list) else [entry]
     if not all(isinstance(each, str) for each in entries):
         raise UserError(f"{file}: {part!r} must be a folder, a list of images (.txt), or a list of such.")
     found = []
     for each in entries:
         words = each.replace("\\", "/")
-        tried = [base / word for base in bases for word in (words, words.removeprefix("../"))]
-        found += [path for path in tried if path.exists()][:1]
+        tried = [Path(os.path.abspath(base / word)) for base in bases for word in (words, words.removeprefix("../"))]
+        found += [path for path in tried if path.exists() and path.is_relative_to(os.path.abspath(root))][:1]
     return found
 
 
