@@ -26,7 +26,7 @@ def model_of(decoder: str) -> nn.Module:
     torch.manual_seed(0)
     model = vl.create_backbone("timm/test_resnet", CLASSES, False, decoder=decoder, image_size=SIDE).eval()
     for name, parameter in model.named_parameters():  # so that there are boxes of all scores
-        if name.endswith(("cls_logits.weight", "cls_score.weight", "bbox_reg.weight", "bbox_pred.weight", "bbox_ctrness.weight")):
+        if name.endswith(("cls_logits.weight", "cls_score.weight", "bbox_reg.0.weight", "bbox_pred.weight", "bbox_ctrness.weight")):
             nn.init.normal_(parameter, std=0.2)
     return model
 

@@ -36,7 +36,7 @@ def ours(decoder: str) -> nn.Module:
     torch.manual_seed(0)
     model = vl.create_backbone("timm/test_resnet", CLASSES, False, decoder=decoder, image_size=SIDE).eval()
     for name, parameter in model.named_parameters():  # so that there are boxes of all scores
-        if name.endswith(("cls_logits.weight", "bbox_reg.weight", "bbox_ctrness.weight")):
+        if name.endswith(("cls_logits.weight", "bbox_reg.0.weight", "bbox_ctrness.weight")):
             nn.init.normal_(parameter, std=0.2)
     return model
 
@@ -52,6 +52,16 @@ def raw(model: Any, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor], li
     pyramid = model.neck(model.backbone(images))
     anchors = model.anchors(ImageList(images, [(SIDE, SIDE)] * len(images)), pyramid)
     return model.head(pyramid), anchors, [one.shape[2] * one.shape[3] for one in pyramid]
+
+
+def test_boxes_that_have_lost_their_area_still_learn() -> None:
+    """A rectifier alone would have no gradient there, and mAP would stay 0."""
+    model: Any = ours("fcos")
+    last = model.head.regression_head.bbox_reg[0]
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, -4.0)
+    detection_loss(model(torch.randn(3, 3, SIDE, SIDE)), some_targets(), CLASSES).backward()
+    assert (last.bias.grad < 0).all()  # the sides move outwards
 
 
 @pytest.mark.parametrize("decoder", DETECTORS)
