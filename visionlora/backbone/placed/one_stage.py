@@ -13,6 +13,8 @@ from visionlora.backbone.placed.maps import Neck, OverMaps, exactly, is_narrow
 
 CHANNELS, CONVS = (256, 96), (4, 2)
 """Of pyramid and head, and layers of each branch of an FCOS head: torchvision's, and the narrower ones'."""
+STEEP = 4.0
+"""Of the softplus of FCOS: with 1 mAP on blood cells at 224 pixels was 1.3 to 1.6 points lower."""
 RATIOS = (0.5, 1.0, 2.0)
 """Height over width of RetinaNet's anchors."""
 
@@ -61,8 +63,9 @@ def fcos(backbone: nn.Module, channels: list[int], steps: list[int], classes: in
     sizes = tuple((step,) for step in (*steps, 2 * steps[-1]))
     head = FCOSHead(CHANNELS[narrow], 1, classes, CONVS[narrow])
     # How far the sides are passes a rectifier in torchvision's head. Where it is 0 at every place, it has no gradient and stays so: with
-    # objects of 12 pixels every box lost its area within an epoch, and mAP was 0. A softplus before it is never 0.
-    head.regression_head.bbox_reg = nn.Sequential(head.regression_head.bbox_reg, nn.Softplus())
+    # objects of 12 pixels every box lost its area within an epoch, and mAP was 0. A steep softplus before it is never 0.
+    head.regression_head.bbox_reg = nn.Sequential(head.regression_head.bbox_reg, nn.Softplus(beta=STEEP))
+    nn.init.ones_(head.regression_head.bbox_reg[0].bias)  # boxes of two steps at first
     return Detector(backbone, Neck(channels, CHANNELS[narrow]), head, AnchorGenerator(sizes, ((1.0,),) * len(sizes)))
 
 
