@@ -195,15 +195,26 @@ def test_a_run_without_crops_goes_on_where_the_command_is_typed_again(tmp_path: 
     assert gone_on.returncode == 0
 
 
-PLACED = [("segment", "default"), ("detect", "full"), ("segment", "full"), ("segment", "none"), ("detect", "default"), ("detect", "none")]
+PLACED: list[tuple[str, str, float, float | None]] = [
+    ("segment", "default", 3e-3, 9e-3),
+    ("detect", "full", 3e-4, 3e-3),  # what is new has the adapters' rate also where everything is trained
+    ("detect", "default", 6e-3, 3e-3),
+    ("segment", "full", 3e-4, 9e-3),
+    ("segment", "none", 9e-3, None),
+    ("detect", "none", 9e-3, None),
+]
 
 
-@pytest.mark.parametrize(("task", "lora"), quickly(PLACED, 2, names=2))
-def test_a_sweep_finds_again_what_its_recipe_chose_for_boxes_and_masks(task: str, lora: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("task", "lora", "rate", "of_new"), quickly(PLACED, 3, names=4))
+def test_a_sweep_finds_again_what_its_recipe_chose_for_boxes_and_masks(
+    task: str, lora: str, rate: float, of_new: float | None, tmp_path: Path
+) -> None:
     source, write = {"segment": ("masks", placed.write_masks), "detect": ("voc", placed.write_voc)}[task]
     root = write(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
     words = ("model=timm", "model.name=test_resnet", "model.pretrained=false", "data.num_workers=0", "trainer.max_steps=1", *QUIET)
     config = compose(f"task={task}", f"data={source}", f"data.root={root}", f"lora={lora}", "data.image_size=64", *words, "logger={}")
     run(config, tmp_path / "run")
+    optim = OmegaConf.load(tmp_path / "run/config.yaml").optim
+    assert (optim.lr, optim.head_lr) == (rate, of_new)
     assert set(chosen(tmp_path / "run")) <= set(config_module.OPEN)
     assert same_run(config, RunFolder(tmp_path / "run"))

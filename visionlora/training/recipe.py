@@ -28,7 +28,7 @@ from visionlora.runs.folder import RunFolder
 from visionlora.tasks.placed import PlacedTask
 from visionlora.training.adapted import Adapted
 from visionlora.training.finders import tuned
-from visionlora.training.recipe_table import PLAIN, RANKS, SHARES, Row, placed_row, row_for
+from visionlora.training.recipe_table import PLAIN, RANKS, RATES, SHARES, Row, placed_row, row_for
 from visionlora.training.strength import FEW, MOST, few_a_class, why_no_choice, why_no_line, why_not
 from visionlora.training.trainer import bare_trainer
 
@@ -135,12 +135,14 @@ def decide(config: TrainConfig, adapted: Adapted, data: ImageData, made: Sequenc
     size = filling.of("data.batch_size", config.data.batch_size, min(row.batch, max(images, 1)), because)
     data.batch_size = size
     config = replace(config, data=replace(config.data, batch_size=size, folds=data.folds))
-    rate = _rate(config, row)
+    rate = _rate(config, row, data)
     chosen_rate = filling.of("optim.lr", config.optim.lr, rate, f"{_head_words(start)}, {_share_words(config, rate)}")
     head_rate = config.optim.head_lr
-    if isinstance(data.task, PlacedTask) and name != "plain" and config.lora.method != "none" and data.task.head_share != 1:
+    if isinstance(data.task, PlacedTask) and name != "plain" and config.lora.method != "none":
         usual = usual_rate(config.optim.name, LoraConfig())  # of adapters, also where everything is trained
-        head_rate = filling.of("optim.head_lr", head_rate, float(f"{data.task.head_share * usual:.3g}"), "of what is new over the backbone")
+        of_new = float(f"{data.task.head_share * usual:.3g}")
+        if head_rate is not None or of_new != chosen_rate:
+            head_rate = filling.of("optim.head_lr", head_rate, of_new, "of what is new over the backbone")
     no_line = why_no_line(config.lora) or why_random
     impossible = no_line if config.optim.strength == "none" else no_line or why_no_choice(data)
     if config.optim.strength in ("auto", "none") and impossible:
@@ -203,9 +205,11 @@ def _with_crop(config: TrainConfig, filling: _Filling, adapted: Adapted, data: I
     return replace(config, data=replace(config.data, crop_scale=crop))
 
 
-def _rate(config: TrainConfig, row: Row) -> float:
+def _rate(config: TrainConfig, row: Row, data: ImageData) -> float:
     usual = usual_rate(config.optim.name, config.lora)
     started = row.rate if config.model.head_init in ("probe", "pretrained") else 1.0
+    if config.recipe.name != "plain" and config.lora.method not in WITHOUT_ADAPTERS:
+        started *= RATES.get(data.task.name, 1.0)
     return float(f"{usual * started:.3g}")
 
 
@@ -215,7 +219,8 @@ def _head_words(head: str) -> str:
 
 def _share_words(config: TrainConfig, rate: float) -> str:
     share = rate / usual_rate(config.optim.name, config.lora)
-    return f"{'the usual rate' if share == 1 else f'{share:.2g} of the usual rate'} of {config.optim.name} and {config.lora.method}"
+    words = "the usual rate" if share == 1 else f"{share:.2g} {'of' if share < 1 else 'times'} the usual rate"
+    return f"{words} of {config.optim.name} and {config.lora.method}"
 
 
 def _strength(name: str, data: ImageData, no_line: str, head: str) -> tuple[str, str]:
