@@ -51,8 +51,9 @@ class Side:
         data_words = ("data=digits", f"data.image_size={SIZES[task]}", f"data.batch_size={BATCH}", "data.num_workers=0")
         config = composed(*SILENT, f"task={task}", *data_words, *words)
         L.seed_everything(0, verbose=False)
-        data, backbone = open_both(config, find_place(config, folder))
-        self.adapted = adapt(config, backbone, None)
+        opened = open_both(config, find_place(config, folder))
+        config, data = opened.config, opened.data
+        self.adapted = adapt(config, opened.backbone, None)
         self.module = build_module(config, self.adapted, data).train()
         images, labels = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
         self.images = images.to(memory_format=torch.channels_last)

@@ -9,6 +9,7 @@ The two largest connected pieces of each class in a scene, with a margin; those 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,15 @@ def objects(mask: np.ndarray) -> list[tuple[int, int, int]]:
     return found
 
 
+def scenes(root: Path) -> Iterator[tuple[str, Path, Image.Image, np.ndarray]]:
+    """The part of each scene, its file, the scene itself and its mask ``(H, W)``, of the numbers of classes."""
+    for part in ("train", "val", "test"):
+        for path in sorted((root / part / "images").iterdir()):
+            scene = Image.open(path).convert("RGB")
+            file = next((root / part / "masks").glob(f"{path.stem}.*"))
+            yield part, path, scene, np.asarray(Image.open(file).resize(scene.size, Image.Resampling.NEAREST))
+
+
 def main() -> None:
     """Write ``OUT/{train,test}/CLASS/*.png``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,17 +53,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     names = (options.root / "classes.txt").read_text(encoding="utf-8").split()
-    for part in ("train", "val", "test"):
-        for path in sorted((options.root / part / "images").iterdir()):
-            scene = Image.open(path).convert("RGB")
-            file = next((options.root / part / "masks").glob(f"{path.stem}.*"))
-            mask = np.asarray(Image.open(file).resize(scene.size, Image.Resampling.NEAREST))
-            for name in CLASSES:
-                folder = options.out / ("train" if part == "train" else "test") / name
-                folder.mkdir(parents=True, exist_ok=True)
-                for number, (x, y, half) in enumerate(objects(mask == names.index(name))):
-                    box = max(x - half, 0), max(y - half, 0), min(x + half, scene.width), min(y + half, scene.height)
-                    scene.crop(box).save(folder / f"{path.stem}_{number}.png")
+    for part, path, scene, mask in scenes(options.root):
+        for name in CLASSES:
+            folder = options.out / ("train" if part == "train" else "test") / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, (x, y, half) in enumerate(objects(mask == names.index(name))):
+                box = max(x - half, 0), max(y - half, 0), min(x + half, scene.width), min(y + half, scene.height)
+                scene.crop(box).save(folder / f"{path.stem}_{number}.png")
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ class ImageData(L.LightningDataModule):
         self.config, self.seed = config, seed
         self.task = make_task(task, source.classes)
         self.task.check_names(f"data={config.name}")
+        self.object_share = None if source.image_size else source.object_share  # of a source that knows the size, it is not asked for
         self.folders = source.folders or source.classes  # what the classes are called where they come from
         self.record: dict[str, list[str]]
         if record:

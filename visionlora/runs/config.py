@@ -102,6 +102,7 @@ OPEN = {
     "model.head_init": None,
     "lora.r": None,
     "data.batch_size": None,
+    "data.image_size": None,
     "data.folds": "auto",
     "data.crop_scale": "auto",
     "optim.lr": None,

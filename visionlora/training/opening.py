@@ -1,8 +1,11 @@
-"""The images of a run and its backbone, opened together: each says something of the other, and whether there can be folds."""
+"""The images of a run and its backbone, opened together: each says something of the other, of its settings, and whether there can be
+folds.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from visionlora.common.console import console
 from visionlora.data.module import ImageData
@@ -11,11 +14,30 @@ from visionlora.evaluation.probe import why_no_probe
 from visionlora.runs.config import TrainConfig
 from visionlora.training.adapted import Backbone, build_backbone
 from visionlora.training.place import Place
+from visionlora.training.recipe import Choice, decide_rank
 from visionlora.training.strength import why_no_line
 from visionlora.training.trainer import bare_trainer
+from visionlora.training.view_size import decide_size
 
 
-def open_both(config: TrainConfig, place: Place) -> tuple[ImageData, Backbone]:
+@dataclass(frozen=True)
+class Opened:
+    """What a run begins with.
+
+    Args:
+        config: of the run, with what had to be chosen before there is a model.
+        data: the images.
+        backbone: that they are prepared for.
+        choices: what was chosen, and why.
+    """
+
+    config: TrainConfig
+    data: ImageData
+    backbone: Backbone
+    choices: Sequence[Choice]
+
+
+def open_both(config: TrainConfig, place: Place) -> Opened:
     """The images, and the backbone that they are prepared for.
 
     Raises:
@@ -27,11 +49,15 @@ def open_both(config: TrainConfig, place: Place) -> tuple[ImageData, Backbone]:
     if keeps_probe and config.data.val_fraction is None:
         opened = replace(opened, val_fraction=0.0)  # nothing is chosen by what is held out
     data = ImageData(opened, config.seed, record, config.task)
+    config, sized = decide_size(config, data)
+    if sized:
+        data.config = replace(data.config, image_size=sized[0].value)
+    config, ranked = decide_rank(config, data)
     backbone = build_backbone(config, place, data)
     why_random = why_no_probe(bare_trainer(config), backbone.model, backbone.info.head, data.task)
     if why_random and (data.folds or keeps_probe):
         why = why_random
-        data = ImageData(without, config.seed, record, config.task)
+        data = ImageData(replace(without, image_size=data.config.image_size), config.seed, record, config.task)
         data.task.meet(backbone.info.spec)
         backbone.info.preprocessing = data.prepare_for(backbone.info.preprocessing, check=True)
     why = why or data.why_not_folds
@@ -41,7 +67,7 @@ def open_both(config: TrainConfig, place: Place) -> tuple[ImageData, Backbone]:
         more = f" and {len(only) - 3} more" if len(only) > 3 else ""
         shown = ", ".join(f"{data.task.group_words[0]} {name!r}" for name in only[:3]) + more
         console.print(f"One training image only, never held out: {shown}.", highlight=False, markup=False)
-    return data, backbone
+    return Opened(config, data, backbone, [*sized, *ranked])
 
 
 def _keeps_the_probe(config: TrainConfig) -> bool:

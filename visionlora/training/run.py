@@ -33,7 +33,7 @@ from visionlora.training.module import TaskModule
 from visionlora.training.opening import open_both
 from visionlora.training.place import Place, find_place, resumable
 from visionlora.training.precision import trustworthy
-from visionlora.training.recipe import decide, decide_rank
+from visionlora.training.recipe import decide
 from visionlora.training.settling import settle
 from visionlora.training.strength import choose_strength, keep_probe
 from visionlora.training.trainer import build_trainer, check_hardware, fit
@@ -60,14 +60,14 @@ def run(
         check_hardware(config)
         place = find_place(config, folder)
         L.seed_everything(config.seed, verbose=False)
-        data, backbone = open_both(config, place)
+        opened = open_both(config, place)
+        config, data, backbone = opened.config, opened.data, opened.backbone
         bad_files = look_for_bad_files(config, place, data)
-        config, made = decide_rank(config, data)
         ranks = choose_ranks(config, place, backbone, data)
         base = base_to_keep(place, backbone)
         adapted = adapt(config, backbone, ranks)
         config = trustworthy(config, adapted.model)
-        config, recipe = decide(config, adapted, data, made)
+        config, recipe = decide(config, adapted, data, opened.choices)
         best_by = data.task.leading() if "val" in data.parts else None
         trainer, stopwatch = build_trainer(config, place.folder, place.checkpoint, best_by, (*more_callbacks, bad_files))
         made_with = provenance() | {"precision": str(trainer.precision)} | fingerprints(adapted.info.fingerprint, data.parts)

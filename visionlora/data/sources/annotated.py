@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ from visionlora.data.sources.pairs import PARTS
 from visionlora.data.sources.source import Source
 from visionlora.tasks.detect.boxes import Faults
 
+SAMPLED = 200
+"""Images whose objects tell how large objects are."""
 _PART_OF = {name: part for part, names in PARTS.items() for name in names}
 
 
@@ -113,6 +117,22 @@ def size_of(path: Path) -> tuple[int, int]:
         raise UnreadableError(f"its size cannot be read: {error}", path) from None
 
 
+def object_share(images: Images) -> float | None:
+    """The side of an object, the square root of its area, as a share of the longer side of its image: of the middle one of all objects in
+    some of the images, in order of size. ``None``: they have none.
+    """
+    found = []
+    for place in range(0, len(images), max(len(images) // SAMPLED, 1)):
+        label = images.labels[place]
+        try:
+            height, width = label.size if all(label.size) else size_of(images.paths[place])[::-1]
+        except UnreadableError:
+            continue
+        longer = max(height, width)
+        found += [math.sqrt((right - left) * width * (bottom - top) * height) / longer for left, top, right, bottom in label.boxes]
+    return statistics.median(found) if found else None
+
+
 def finished(root: Path, classes: Sequence[str], parts: dict[str, Images], faults: Faults, of: str = "box") -> Source:
     """The source, after its faults, which are ``of`` its boxes or objects, are told.
 
@@ -126,4 +146,4 @@ def finished(root: Path, classes: Sequence[str], parts: dict[str, Images], fault
         raise UserError(f"data.root={root}: there are no objects in {faults.images:,} images.")
     if "test" not in parts and "val" in parts:  # as with class folders: the one held-out part gives the final figure
         parts["test"] = parts.pop("val")
-    return Source(list(classes), parts)
+    return Source(list(classes), parts, object_share=object_share(parts["train"]))

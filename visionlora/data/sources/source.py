@@ -19,12 +19,14 @@ class Source:
         parts: the images, of ``train`` at least.
         folders: what the classes are called where they come from, if ``data.classes`` has given them other names.
         image_size: what ``data.image_size=null`` is, where that is not the backbone's own size.
+        object_share: side of the objects in the images, on the median, as a share of the longer side of their image; where it is known.
     """
 
     classes: list[str]
     parts: dict[str, Images]
     image_size: int | None = None
     folders: list[str] = field(default_factory=list)
+    object_share: float | None = None
 
 
 def without_excluded(source: Source, file: Path) -> Source:
