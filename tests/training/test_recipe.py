@@ -218,3 +218,11 @@ def test_a_sweep_finds_again_what_its_recipe_chose_for_boxes_and_masks(
     assert (optim.lr, optim.head_lr) == (rate, of_new)
     assert set(chosen(tmp_path / "run")) <= set(config_module.OPEN)
     assert same_run(config, RunFolder(tmp_path / "run"))
+
+
+def test_boxes_in_few_epochs_have_the_usual_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "RATES", {"detect": (3, 2.0)})
+    root = placed.write_voc(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
+    words = ("model=timm", "model.name=test_resnet", "model.pretrained=false", "data.num_workers=0", "trainer.max_steps=1", *QUIET)
+    run(compose("task=detect", "data=voc", f"data.root={root}", "data.image_size=64", *words, "logger={}"), tmp_path / "run")
+    assert chosen(tmp_path / "run")["optim.lr"]["value"] == 3e-3

@@ -208,8 +208,9 @@ def _with_crop(config: TrainConfig, filling: _Filling, adapted: Adapted, data: I
 def _rate(config: TrainConfig, row: Row, data: ImageData) -> float:
     usual = usual_rate(config.optim.name, config.lora)
     started = row.rate if config.model.head_init in ("probe", "pretrained") else 1.0
-    if config.recipe.name != "plain" and config.lora.method not in WITHOUT_ADAPTERS:
-        started *= RATES.get(data.task.name, 1.0)
+    most, share = RATES.get(data.task.name, (0, 1.0))
+    if len(data.parts["train"]) <= most and config.recipe.name in ("auto", "best") and config.lora.method not in WITHOUT_ADAPTERS:
+        started *= share
     return float(f"{usual * started:.3g}")
 
 
