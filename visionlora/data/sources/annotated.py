@@ -18,7 +18,7 @@ from visionlora.data.files import OtherFiles
 from visionlora.data.images import Images
 from visionlora.data.sources.pairs import PARTS
 from visionlora.data.sources.source import Source
-from visionlora.tasks.detect.boxes import Faults
+from visionlora.tasks.detect.boxes import Boxes, Faults
 
 SAMPLED = 200
 """Images whose objects tell how large objects are."""
@@ -146,4 +146,5 @@ def finished(root: Path, classes: Sequence[str], parts: dict[str, Images], fault
         raise UserError(f"data.root={root}: there are no objects in {faults.images:,} images.")
     if "test" not in parts and "val" in parts:  # as with class folders: the one held-out part gives the final figure
         parts["test"] = parts.pop("val")
-    return Source(list(classes), parts, object_share=object_share(parts["train"]))
+    boxes = all(isinstance(label, Boxes) for label in parts["train"].labels)  # and no masks of classes
+    return Source(list(classes), parts, object_share=object_share(parts["train"]) if boxes else None)
