@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import figures, keep
+from benchmarks.runs import figures, keep, of_data
 
 ROWS: dict[str, tuple[str, ...]] = {
     "probe": ("recipe=plain", "lora=none", "model.head_init=probe", "optim.lr=1e-9", "trainer.max_epochs=1"),
@@ -42,8 +42,7 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 def measured(options: argparse.Namespace, row: str, seed: int) -> dict[str, float]:
     """What one run gives on the test part, and its seconds."""
-    given = {"root": options.root, "num_workers": 0, "label": options.label, "image_size": options.size}
-    words = [f"data.{key}={value}" for key, value in given.items() if value is not None]
+    words = of_data(root=options.root, num_workers=0, label=options.label, image_size=options.size)
     started = time.perf_counter()
     found = figures(f"task={options.task}", f"data={options.data}", f"seed={seed}", *words, *options.overrides, *ROWS[row])
     kept = {measure: float(found[f"test/{measure}"]) for measure in MEASURES[options.task]}

@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import figures, keep
+from benchmarks.runs import figures, keep, of_data
 
 ROWS = {"frozen": "lora=none", "lora": "lora=default", "full": "lora=full"}
 MEASURES = {"detect": ("map", "map50"), "segment": ("miou", "pixel_accuracy")}
@@ -29,8 +29,7 @@ RESULTS = Path(__file__).parent / "results" / "placed_rates.json"
 
 def measured(options: argparse.Namespace, rate: str, seed: int) -> dict[str, float]:
     """What one run gives on the validation and the test part, in %, and its seconds."""
-    given = {"root": options.root, "num_workers": 0, "image_size": options.size}
-    words = [f"data.{key}={value}" for key, value in given.items() if value is not None]
+    words = of_data(root=options.root, num_workers=0, image_size=options.size)
     below, _, above = rate.partition("/")
     rates = [f"optim.lr={below}", *([f"optim.head_lr={above}"] if above else [])]
     started = time.perf_counter()

@@ -35,6 +35,11 @@ def composed_as(kind: type[T], command: str, *words: str) -> T:
         return checked(kind, hydra.compose(command, list(words)))
 
 
+def of_data(**values: Any) -> list[str]:
+    """``data.KEY=VALUE`` of each that is given."""
+    return [f"data.{key}={value}" for key, value in values.items() if value is not None]
+
+
 def figures(*words: str) -> dict[str, Any]:
     """What ``results.json`` of ``visionlora.train WORDS`` says; its folder is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
