@@ -13,6 +13,7 @@ from PIL import Image
 
 import visionlora as vl
 from visionlora.backbone.info import info_of
+from visionlora.backbone.placed import detectors
 from visionlora.data.config import DataConfig
 from visionlora.data.module import ImageData
 from visionlora.training import view_size
@@ -29,6 +30,9 @@ FLEXIBLE = "model.name=test_resnet"
         (5, (), MOST),
         (12, (), 480),  # of 120 pixels: half the objects have at least 48 of 480
         (30, (), None),
+        (16, (), 384),
+        (16, ("model.name=vit_base_patch16_384",), None),
+        (16, ("model.name=efficientnet_b5",), None),  # whose own size is 456
         (5, ("recipe=plain",), None),
         (5, ("model.name=test_vit",), None),  # which takes one size
         (5, ("model=torchvision", "model.name=ssd300_vgg16", "model.decoder=null"), None),
@@ -54,17 +58,17 @@ def test_small_objects_are_looked_at_from_nearer(side: int, words: tuple[str, ..
 
 
 def test_a_run_is_made_and_gone_on_with_at_that_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"USUAL": 32, "MOST": 96}.items():
-        monkeypatch.setattr(view_size, name, value)
+    monkeypatch.setattr(detectors, "SIZE", 32)
+    monkeypatch.setattr(view_size, "MOST", 192)
     root = placed.write_voc(tmp_path / "data", {"train": 8, "val": 4, "test": 4})
     words = ("data=voc", f"data.root={root}", *MODEL, FLEXIBLE, *QUIET, "data.batch_size=4", "trainer.max_epochs=1")
     run(compose(*words, "logger={}"), tmp_path / "run")
-    assert OmegaConf.load(tmp_path / "run/config.yaml").data.image_size == 96
+    assert OmegaConf.load(tmp_path / "run/config.yaml").data.image_size == 192
     choices = {choice["key"]: choice for choice in json.loads((tmp_path / "run/recipe.json").read_text())["choices"]}
-    assert choices["data.image_size"]["value"] == 96
+    assert choices["data.image_size"]["value"] == 192
     assert choices["data.image_size"]["why"].startswith("half of the objects are smaller than")
     info = info_of(vl.load(tmp_path / "run").model)
     assert info is not None
-    assert info.preprocessing.image_size == 96
-    gone_on = command("train", *words, "data.image_size=96", "ckpt_path=last", f"hydra.run.dir={tmp_path / 'run'}")
+    assert info.preprocessing.image_size == 192
+    gone_on = command("train", *words, "data.image_size=192", "ckpt_path=last", f"hydra.run.dir={tmp_path / 'run'}")
     assert gone_on.returncode == 0, gone_on.stderr
