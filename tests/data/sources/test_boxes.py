@@ -120,6 +120,8 @@ def test_data_yaml_that_names_other_parts(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "e").mkdir()
     (tmp_path / "e/data.yaml").write_text(f"names: {list(placed.NAMES)}\npath: ../d\ntrain: images/train\nval: images/val\n")
     assert loaded("yolo", tmp_path / "e/data.yaml") == wanted  # the description lies elsewhere
+    (elsewhere / "data.yaml").write_text(f"names: {list(placed.NAMES)}\npath: {tmp_path / 'e'}\ntrain: images/train\nval: images/val\n")
+    assert loaded("yolo", elsewhere / "data.yaml") == wanted  # its path is a folder here too, but of something else
 
 
 def test_other_json_files_beside_cocos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,9 +30,8 @@ class NamedParts:
 
     def __init__(self, file: Path, content: Mapping[str, Any], root: Path) -> None:
         self.root, self.by_image = root, dict[Path, str]()
-        named = {part: next((content[name] for name in names if content.get(name)), None) for part, names in PARTS.items()}
         bases = (base_of(file, content), file.parent, root)
-        places = {part: _places(file, part, entry, bases, root) for part, entry in named.items() if entry}
+        places = {part: _places(file, part, entry, bases, root) for part, entry in _entries(content).items()}
         self.parts = [part for part, there in places.items() if there] if places.get("train") else []
         self.lists = {place.resolve() for part in self.parts for place in places[part] if place.is_file()}
         for part in list(self.parts):
@@ -65,9 +64,15 @@ class NamedParts:
 
 
 def base_of(file: Path, content: Mapping[str, Any]) -> Path:
-    """The folder that paths in ``data.yaml`` start from: its ``path`` where that is there, else its own."""
-    base = file.parent / str(content.get("path") or ".")
-    return base if base.is_dir() else file.parent
+    """The folder that paths in ``data.yaml`` start from: its ``path`` where that is there and has the training part, else its own."""
+    base, training = file.parent / str(content.get("path") or "."), _entries(content).get("train")
+    return base if training and _places(file, "train", training, (base,), base) else file.parent
+
+
+def _entries(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``data.yaml`` says of each part that it names."""
+    found = {part: next((content[name] for name in names if content.get(name)), None) for part, names in PARTS.items()}
+    return {part: entry for part, entry in found.items() if entry}
 
 
 def _key(path: Path) -> Path:
