@@ -8,16 +8,14 @@ A box is that of a connected piece of a class: cars or pedestrians in front of e
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
-from benchmarks.street_objects import scenes
+from benchmarks.street_objects import asked, scenes
 
 CLASSES = ("sign", "car", "pedestrian", "bicyclist")
 FEWEST = 64
@@ -34,16 +32,12 @@ def boxes(mask: np.ndarray) -> list[list[int]]:
 
 def main() -> None:
     """Write ``OUT/annotations/PART.json`` and copy the images to ``OUT/PART``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    names = (options.root / "classes.txt").read_text(encoding="utf-8").split()
-    (options.out / "annotations").mkdir(parents=True, exist_ok=True)
+    root, out, names = asked(str(__doc__))
+    (out / "annotations").mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for part, path, scene, mask in scenes(options.root):
-        (options.out / part).mkdir(exist_ok=True)
-        shutil.copy(path, options.out / part / path.name)
+    for part, path, scene, mask in scenes(root):
+        (out / part).mkdir(exist_ok=True)
+        shutil.copy(path, out / part / path.name)
         of_part = found.setdefault(part, {"images": [], "annotations": [], "categories": []})
         images, annotations, number = of_part["images"], of_part["annotations"], len(of_part["images"])
         images.append({"id": number, "file_name": path.name, "width": scene.width, "height": scene.height})
@@ -52,7 +46,7 @@ def main() -> None:
                 annotations.append({"id": len(annotations), "image_id": number, "category_id": kind, "bbox": box})
     for part, content in found.items():
         content["categories"] = [{"id": kind, "name": name} for kind, name in enumerate(CLASSES)]
-        (options.out / f"annotations/{part}.json").write_text(json.dumps(content))
+        (out / f"annotations/{part}.json").write_text(json.dumps(content))
 
 
 if __name__ == "__main__":

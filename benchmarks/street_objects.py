@@ -37,6 +37,15 @@ def objects(mask: np.ndarray) -> list[tuple[int, int, int]]:
     return found
 
 
+def asked(description: str) -> tuple[Path, Path, list[str]]:
+    """``--root`` and ``--out`` as they are typed, and the names of the classes below the root."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    return options.root, options.out, (options.root / "classes.txt").read_text(encoding="utf-8").split()
+
+
 def scenes(root: Path) -> Iterator[tuple[str, Path, Image.Image, np.ndarray]]:
     """The part of each scene, its file, the scene itself and its mask ``(H, W)``, of the numbers of classes."""
     for part in ("train", "val", "test"):
@@ -48,14 +57,10 @@ def scenes(root: Path) -> Iterator[tuple[str, Path, Image.Image, np.ndarray]]:
 
 def main() -> None:
     """Write ``OUT/{train,test}/CLASS/*.png``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    names = (options.root / "classes.txt").read_text(encoding="utf-8").split()
-    for part, path, scene, mask in scenes(options.root):
+    root, out, names = asked(str(__doc__))
+    for part, path, scene, mask in scenes(root):
         for name in CLASSES:
-            folder = options.out / ("train" if part == "train" else "test") / name
+            folder = out / ("train" if part == "train" else "test") / name
             folder.mkdir(parents=True, exist_ok=True)
             for number, (x, y, half) in enumerate(objects(mask == names.index(name))):
                 box = max(x - half, 0), max(y - half, 0), min(x + half, scene.width), min(y + half, scene.height)
