@@ -27,7 +27,6 @@ WORDNET = {"bird": "n01530575", "cat": "n02123045", "dog": "n02085620", "fish": 
 """Brambling, tabby, Chihuahua, tench."""
 ALL = commands()
 ALWAYS = (
-    "python -m visionlora.train",
     "python -m visionlora.train task=regression data=table data.root=COUNTS.csv data.label=red_cells",
     "python -m visionlora.train task=detect data=coco data.root=COCO model.decoder=mask_rcnn",
     "python -m visionlora.train again=DIR hydra.run.dir=NEW",
@@ -38,7 +37,7 @@ ALWAYS = (
     "python -m visionlora.export run=DIR 'format=[timm,onnx]'",
 )
 """In every run, of the README, which is what newcomers type: the commands that have no subprocess test of their own, and the trainings that
-have least in common."""
+have least in common. The plain one is in tests/training/test_train.py."""
 RAN: set[str] = set()
 """Commands that are the same once they are cut and their words in capitals are replaced."""
 

@@ -190,7 +190,8 @@ def assert_boxes(printed: str, predictor: vl.Predictor, image: Path) -> None:
     assert {name for name, _ in lines} <= set(predictor.classes)
 
 
-@pytest.mark.parametrize("trained", quickly(KINDS, ["detect"]), indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", list(KINDS), indirect=True)
 def test_a_run_made_smaller(trained: tuple[str, Path, Path]) -> None:
     """In eight bits it is nearly as good, and still finds its boxes by itself."""
     task, _, folder = trained
