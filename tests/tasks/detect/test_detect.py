@@ -162,6 +162,10 @@ def test_boxes_are_matched_likeliest_first() -> None:
     assert (one.objects, one.missed) == (2, [1])
     assert best_threshold([one], 0.3) == pytest.approx(0.9)
     assert best_threshold([matched(found[:0], true)], 0.3) == 0.3
+    found[0, 1] = 0.45678
+    least = best_threshold([matched(found[:1], true)], 0.3)
+    assert least == 0.456  # not 0.457, which the box does not have
+    assert matched(found, true, least).hits.any()
 
 
 def test_predictions_are_in_the_pixels_of_the_image() -> None:

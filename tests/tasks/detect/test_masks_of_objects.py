@@ -265,7 +265,9 @@ def test_predictions_have_masks_in_the_pixels_of_the_image(tmp_path: Path) -> No
     Image.new("RGB", (128, 100)).save(tmp_path / "x.png")
     (one, _) = task.predict_placed([str(tmp_path / "x.png"), "y"], found, 1, [(128, 100), (64, 64)], 64)
     _, entry = one.left(tmp_path, "x")
-    name, content = one.summary([entry], one.names)
+    _, broken = task.unreadable("broken.png", "it is empty").left(tmp_path, "broken")
+    name, content = one.summary([broken, entry], one.names)
+    assert [image["file_name"] for image in content["images"]] == [str(tmp_path / "x.png")]  # the other would be an image without objects
     (row,) = content["annotations"]
     assert row["segmentation"]["size"] == [100, 128]
     assert row["area"] == pytest.approx(60 * 60, rel=0.08)

@@ -73,6 +73,16 @@ def test_cross_entropy_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_what_is_of_the_cross_entropy_alone_is_refused_without_it(name: str) -> None:
+    for smoothing, weights, given in ((0.1, None, "optim.label_smoothing"), (0.0, torch.ones(CLASSES), "data.balance=weights")):
+        if "ce" in name.split("_"):
+            loss_of(SegmentOptions(loss=name), smoothing, weights)
+            continue
+        with pytest.raises(UserError, match=f"{given} is for the cross-entropy, which task.loss={name} has none of"):
+            loss_of(SegmentOptions(loss=name), smoothing, weights)
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_losses_learn_and_take_masks_of_no_class(name: str) -> None:
     outputs, masks = some()
     loss = loss_of(SegmentOptions(loss=name), 0.0, None)

@@ -48,7 +48,7 @@ KINDS = {
 }
 """By the name of ``model.decoder``."""
 SIZE = 320
-"""Pixels a side where ``data.image_size`` is not given: on blood cells mAP was 52.2 at 224 and 56.5 at 320 (docs/boxes.md)."""
+"""Pixels a side where ``data.image_size`` is not given: on blood cells mAP was 53.3 at 224 and 57.7 at 320 (docs/boxes.md)."""
 
 
 def build(spec: BackboneSpec, load: bool) -> tuple[nn.Module, BackboneInfo]:

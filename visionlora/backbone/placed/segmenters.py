@@ -16,7 +16,7 @@ from visionlora.common.smp import segmentation_models
 NARROWER: dict[str, dict[str, Any]] = {"fpn": {"decoder_pyramid_channels": 128, "decoder_segmentation_channels": 64}}
 """What decoders over a narrow backbone are told: over EfficientNet-Lite0, a step of this FPN takes a third of the time."""
 SIZE = 352
-"""Pixels a side where ``data.image_size`` is not given: on CamVid mIoU was 53.6 at 224 and 59.9 at 352 (docs/boxes.md)."""
+"""Pixels a side where ``data.image_size`` is not given: on CamVid mIoU was 54.8 at 224 and 60.6 at 352 (docs/boxes.md)."""
 HEAD = ("decoder", "neck", "segmentation_head")
 """What is made anew over the encoder, as far as a decoder has it."""
 

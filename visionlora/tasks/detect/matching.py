@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import ROUND_DOWN, Context
 
 import torch
 from torch import Tensor
@@ -49,7 +50,9 @@ def matched(found: Tensor, true: Tensor, least: float = 0.0) -> Matched:
 
 
 def best_threshold(matches: list[Matched], usual: float) -> float:
-    """The score from which a box is told, so that F1 is largest over all images; ``usual`` where nothing is found or there."""
+    """The score from which a box is told, so that F1 is largest over all images; ``usual`` where nothing is found or there. It has three
+    digits and is rounded down, so that the box whose score it is counts.
+    """
     scores, hits = torch.cat([one.scores for one in matches]), torch.cat([one.hits for one in matches])
     objects = sum(one.objects for one in matches)
     if not objects or not hits.any():
@@ -57,4 +60,5 @@ def best_threshold(matches: list[Matched], usual: float) -> float:
     order = scores.argsort(descending=True)
     right = hits[order].cumsum(0)
     f1 = 2 * right / (torch.arange(1, len(order) + 1) + objects)
-    return float(f"{float(scores[order][f1.argmax()]):.3g}")
+    score = scores[order][f1.argmax()].numpy()
+    return float(Context(prec=3, rounding=ROUND_DOWN).create_decimal(str(score)))

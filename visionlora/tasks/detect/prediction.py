@@ -69,14 +69,16 @@ class Detected:
             for (kind, _, _), counts in zip(self.objects, self.masks, strict=False):  # there may be no masks
                 bordered(image, decoded(counts, self.size), colour(kind))
             saved(boxed(image, self.objects, self.names), folder, "overlays", f"{name}.jpg")
-        return self, {"image": self.path, "objects": self.objects, "masks": self.masks, "size": self.size}
+        return self, {"image": self.path, "objects": self.objects, "masks": self.masks, "size": self.size, "error": self.error}
 
     @staticmethod
     def summary(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[str, Any]:
-        """Name and content of the file with the entries of all images: COCO's, which ``data=coco`` reads."""
+        """Name and content of the file with the entries of all images: COCO's, which ``data=coco`` reads. An image that could not be read
+        is left out: there it would be one without objects.
+        """
         images: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
-        for number, entry in enumerate(entries, start=1):
+        for number, entry in enumerate((entry for entry in entries if not entry["error"]), start=1):
             images.append({"id": number, "file_name": entry["image"]})
             for place, (kind, score, (left, top, right, bottom)) in enumerate(entry["objects"]):
                 box = [round(value, 2) for value in (left, top, right - left, bottom - top)]

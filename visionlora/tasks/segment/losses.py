@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from visionlora.common.errors import UserError
 from visionlora.common.smp import segmentation_models
 from visionlora.tasks.placed import IGNORED
 from visionlora.tasks.task import Loss
@@ -59,9 +60,13 @@ def loss_of(options: SegmentOptions, smoothing: float, weights: Tensor | None) -
     """The loss that the options name.
 
     Raises:
-        UserError: segmentation_models_pytorch is not installed.
+        UserError: segmentation_models_pytorch is not installed; or ``optim.label_smoothing`` or ``data.balance=weights``, which are for the
+            cross-entropy alone, is given for a loss without it.
     """
     names = options.loss.split("_")
+    given = "optim.label_smoothing" if smoothing else "data.balance=weights" if weights is not None else None
+    if given and "ce" not in names:
+        raise UserError(f"{given} is for the cross-entropy, which task.loss={options.loss} has none of; take ce, ce_dice or ce_lovasz.")
     if names == ["ce"]:
         return CrossEntropy(smoothing, weights)
     losses: Any = segmentation_models(f"task.loss={options.loss}").losses
