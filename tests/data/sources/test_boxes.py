@@ -230,6 +230,9 @@ def test_pascal_vocs_masks_are_no_images(tmp_path: Path) -> None:
     assert (found["train"], found["test"]) == (wanted["train"], wanted["test"])
     shutil.copytree(root, tmp_path / "devkit/VOCdevkit/VOC2012", ignore=shutil.ignore_patterns("devkit"))
     assert loaded("voc", tmp_path / "devkit") == found
+    shutil.copytree(root, tmp_path / "devkit/VOCdevkit/VOC2007", ignore=shutil.ignore_patterns("devkit"))
+    with pytest.raises(UserError, match=r"VOCdevkit/VOC2007, VOCdevkit/VOC2012; name one of them, as data\.root=.*VOC2012\."):
+        loaded("voc", tmp_path / "devkit")
 
 
 def test_annotations_in_one_folder_are_of_every_part(tmp_path: Path) -> None:
@@ -240,6 +243,26 @@ def test_annotations_in_one_folder_are_of_every_part(tmp_path: Path) -> None:
         move(root, *((f"JPEGImages/{name}", f"images/{part}/{name}") for name in names))
     shutil.rmtree(root / "ImageSets")
     assert loaded("voc", root) == wanted
+
+
+def test_coco_looks_at_folders_below_the_root_alone(tmp_path: Path) -> None:
+    wanted = loaded("coco", placed.write_coco(tmp_path / "data", PARTS))
+    assert loaded("coco", placed.write_coco(tmp_path / "test/val", PARTS)) == wanted
+
+
+def test_images_with_boxes_drawn_in_are_not_learnt(tmp_path: Path) -> None:
+    """``predict`` writes them beside its ``coco.json``, under the names of the images."""
+    root = placed.write_coco(tmp_path / "data", {"train": 2})
+    wanted = loaded("coco", root)
+    found = tmp_path / "found"
+    found.mkdir()
+    shutil.copy(root / "annotations/instances_train.json", found / "coco.json")
+    shutil.copytree(root / "train", found / "overlays")
+    for given in (found, found / "coco.json"):
+        with pytest.raises(UserError, match=r"not there.*If predict has written it, copy it into the folder of the images"):
+            loaded("coco", given)
+    shutil.copy(found / "coco.json", root / "train")
+    assert loaded("coco", root / "train") == wanted
 
 
 def test_coco_takes_no_image_for_another(tmp_path: Path) -> None:

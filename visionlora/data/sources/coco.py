@@ -103,7 +103,7 @@ def parts_of(root: Path) -> dict[str, CocoPart]:
         base = base.parent
         images = _images_below(base)
     for part, file in files.items():
-        paths = _paths(file, images, part)
+        paths = _paths(file, images, part, base)
         found[part] = CocoPart(file, paths, [path.relative_to(base).as_posix() for path in paths])
     return found
 
@@ -203,21 +203,22 @@ def _images_below(root: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _paths(file: CocoFile, images: Mapping[str, list[Path]], part: str) -> list[Path]:
-    """The file of each image.
+def _paths(file: CocoFile, images: Mapping[str, list[Path]], part: str, base: Path) -> list[Path]:
+    """The file of each image, of those that lie below ``base``.
 
     Raises:
         UserError: some are not there.
     """
     found, missing = [], []
+    drawn = file.path.parent / "overlays"  # what ``predict`` writes beside its coco.json: the images with boxes drawn in
     for image in file.images:
         name = str(image["file_name"]).replace("\\", "/")
-        there = images.get(name.rpartition("/")[2], [])
+        there = [path for path in images.get(name.rpartition("/")[2], []) if not path.is_relative_to(drawn)]
         exact = [path for path in there if path.as_posix().endswith("/" + name.removeprefix("./"))]
         if not exact and len(there) == 1:  # the folder is another than it was where the file was written
             exact = there
         near = [path for path in exact if path.is_relative_to(file.path.parent)] if len(exact) > 1 else exact
-        of_part = [path for path in exact if part_of(path) == part] if len(near) != 1 else near
+        of_part = [path for path in exact if part_of(path.relative_to(base)) == part] if len(near) != 1 else near
         chosen = of_part or near or exact
         if len(chosen) > 1:
             raise UserError(f"{file.path} names {name}, which may be {chosen[0]} or {chosen[1]}; it must say the folder.")
@@ -226,7 +227,8 @@ def _paths(file: CocoFile, images: Mapping[str, list[Path]], part: str) -> list[
         else:
             missing.append(name)
     if missing:
-        raise UserError(f"{file.path} names {not_there(missing)}.")
+        hint = " If predict has written it, copy it into the folder of the images, and give that as data.root." if drawn.is_dir() else ""
+        raise UserError(f"{file.path} names {not_there(missing)}.{hint}")
     twice = next((path for path, times in Counter(found).items() if times > 1), None)
     if twice is not None:
         names = [str(image["file_name"]) for image, path in zip(file.images, found, strict=True) if path == twice]

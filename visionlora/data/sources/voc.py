@@ -55,8 +55,16 @@ def voc(config: DataConfig) -> Source:
 
 
 def _own_root(root: Path) -> Path:
-    """The folder with ``JPEGImages``, where it is the only one below the folder that is given, as in ``VOCdevkit/VOC2012``."""
-    own = [path.parent for pattern in ("JPEGImages", "*/JPEGImages", "*/*/JPEGImages") for path in root.glob(pattern)]
+    """The folder with ``JPEGImages``, where it is the only one below the folder that is given, as in ``VOCdevkit/VOC2012``.
+
+    Raises:
+        UserError: there are several with parts of their own, as with two years of Pascal VOC.
+    """
+    own = [path.parent for pattern in ("JPEGImages", "*/JPEGImages", "*/*/JPEGImages") for path in sorted(root.glob(pattern))]
+    years = [path for path in own if (path / "ImageSets").is_dir()]
+    if len(years) > 1:
+        names = ", ".join(path.relative_to(root).as_posix() for path in years)
+        raise UserError(f"data.root={root} has several data sets, {names}; name one of them, as data.root={years[-1]}.")
     return own[0] if len(own) == 1 else root
 
 
