@@ -48,6 +48,8 @@ def predict(config: PredictConfig, folder: Path) -> list[Prediction]:
     for predictor in predictors.values():
         predictor.model.to(device)
         predictor.tta = config.tta
+        if config.threshold is not None:
+            predictor.task.tell_from(config.threshold)
     first = next(iter(predictors.values()))
     left = Left(output, config.overwrite, len(predictors) > 1) if isinstance(first.task, PlacedTask) else None
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -205,6 +205,7 @@ def test_pictures_in_memory(tiny_run: Path) -> None:
         (("input=.", "output=out.xlsx"), "the name ends in .xlsx; .csv, .jsonl, .parquet are known"),
         (("input=empty.csv",), "it has no rows"),
         (("input=.", "num_workers=-1"), "num_workers=-1 must be at least 0"),
+        (("input=.", "threshold=30"), "threshold=30.0 must be between 0 and 1"),
     ],
 )
 def test_mistakes(words: tuple[str, ...], message: str, tiny_run: Path, tmp_path: Path) -> None:

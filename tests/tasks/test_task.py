@@ -72,6 +72,22 @@ def test_what_every_task_has(name: str) -> None:
     assert len(found.cells()) == len(kind.columns)
 
 
+@pytest.mark.parametrize("name", TASKS.built_in)
+def test_another_threshold_is_told_from(name: str) -> None:
+    task = make_task(name, ["a", "b"])
+    if name == "multilabel":
+        task.tell_from(0.9)
+        assert task.options.thresholds == [0.9]
+        (found,) = task.predict(["x.png"], torch.tensor([[2.0, 3.0]]), 3)  # 0.88 and 0.95
+        assert found.row(3)["labels"] == "b"
+    elif name == "detect":
+        task.tell_from(0.9)
+        assert task.options.threshold == 0.9
+    else:
+        with pytest.raises(UserError, match=f"threshold=0.9 is for tasks that have one, .*; task={name} has none"):
+            task.tell_from(0.9)
+
+
 def test_the_measures_of_a_task_come_first() -> None:
     assert label("val/top1") == "validation top-1 accuracy"
     assert label("val/top1", Errors) == "validation first of one's own"

@@ -107,6 +107,12 @@ def test_a_run_and_what_is_made_of_it(trained: tuple[str, Path, Path], tmp_path:
     again_ = command("predict", f"run={folder}", f"input={images[0]}", f"output={output}")
     assert again_.returncode == 2
     assert "is there already" in again_.stderr
+    every = command("predict", f"run={folder}", f"input={images[0]}", f"output={tmp_path / 'every.csv'}", "threshold=0.01")
+    if task == "segment":
+        assert (every.returncode, "task=segment has none" in every.stderr) == (2, True)
+    else:
+        assert every.returncode == 0, every.stderr
+        assert pandas.read_csv(tmp_path / "every.csv")["objects"][0] > pandas.read_csv(output)["objects"][0]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from visionlora.common.config import at_least, listed, one_of
+from visionlora.common.config import at_least, fraction, listed, one_of
 from visionlora.common.errors import UserError
 
 TTA = ("none", "flip", "crops", "scales")
@@ -69,6 +69,7 @@ class PredictConfig:
     num_workers: int | None = None
     tta: str = "none"
     average: str = "none"
+    threshold: float | None = None
     output: str = "predictions.csv"
     overwrite: bool = False
 
@@ -78,6 +79,8 @@ class PredictConfig:
         one_of("average", self.average, ("none", "logits"))
         if self.average != "none" and len(self.runs) < 2:
             raise UserError(f"average={self.average} is of several runs, as in run=[DIR1,DIR2].")
+        if self.threshold is not None:
+            fraction("threshold", self.threshold)
         at_least("batch_size", self.batch_size, 1)
         if self.num_workers is not None:
             at_least("num_workers", self.num_workers, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -189,6 +189,18 @@ class Task:
             targets: ``(N, ...)``, of the same images.
         """
         return {}
+
+    def tell_from(self, threshold: float) -> None:
+        """Tell what has this score or more, from 0 to 1, in place of the threshold that was settled.
+
+        Raises:
+            UserError: the task has none.
+        """
+        ways = {"threshold": threshold, "thresholds": [threshold]}
+        own = {key: value for key, value in ways.items() if key in self.settled}
+        if not own:
+            raise UserError(f"threshold={threshold:g} is for tasks that have one, boxes and several labels; task={self.name} has none.")
+        self.options = replace(self.options, **own)
 
     def meet(self, spec: BackboneSpec) -> None:
         """Learn which model it is that gives the outputs, before anything is made of them.
