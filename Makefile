@@ -70,7 +70,7 @@ bench-accuracy: $(STAMP) ## the CIFAR-10 table of docs/accuracy.md; ARGS="--root
 
 docs: $(STAMP) ## build the documentation, strictly, to build/site
 	$(BIN)/python docs/reference.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-notebooks: $(STAMP) ## run the notebooks; QUICK=1: with a few pictures and steps, to see that they run
 	$(if $(QUICK),VISIONLORA_NOTEBOOKS=quick) $(BIN)/python -m pytest -m notebooks $(if $(QUICK),-n 2) $(ARGS)
