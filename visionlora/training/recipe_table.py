@@ -32,10 +32,10 @@ RANKS = {
     "detect": (16, "for boxes level with 4 on photographs and better on drawn digits"),
     "segment": (16, "for masks better than 4 in four of four pairs of runs"),
 }
-"""Rank of the updates by task, and why, where it was measured: ``docs/recipes.md``, ``docs/boxes.md``. Others have the usual one."""
+"""Rank of the updates by task, and why, where it was measured (docs/recipes.md, docs/boxes_measured.md); others have the usual one."""
 RATES = {"detect": (300, 2.0)}
 """Learning rate of the adapters by task up to so many training images, in units of the usual one, where it was better on validation
-images; with more images, and so fewer epochs, it was worse (docs/boxes.md)."""
+images; with more images, and so fewer epochs, it was worse (docs/boxes_measured.md)."""
 PLAIN = Row(math.inf, "random", 1.0, 3, 64)
 """``recipe=plain``: what the command took for all data before there were recipes."""
 TABLE = (

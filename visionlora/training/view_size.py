@@ -13,7 +13,7 @@ from visionlora.runs.config import TrainConfig
 from visionlora.training.recipe import Choice
 
 SIDE = 48
-"""Pixels that the side of half of the objects has in the view, if ``MOST`` allows it (docs/boxes.md)."""
+"""Pixels that the side of half of the objects has in the view, if ``MOST`` allows it (docs/boxes_measured.md)."""
 MOST, STEP = 512, 32
 """Pixels a side of the view at most, and what it is a multiple of."""
 
